@@ -9,7 +9,7 @@ from pathlib import Path
 def atomic_write(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` (text is stored as UTF-8) in one step.
 
-    The data reach the disk under a temporary name first; `os.replace` then swaps the name.
+    The data reach the disk under a temporary name first; `replace` then swaps the name.
     On any error the temporary file is removed and the old file is untouched.
     """
     path = Path(path)
@@ -19,7 +19,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             fsync(file)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""Attention: each position looks back at the ones before it and takes what it needs.
+
+Holds the causal mask, attention in its explicit and its fused form, multi-head and grouped-query
+attention, rotary positions and the key-value cache. Knows nothing of blocks, losses or tokens.
+
+Shapes: B batch, T time (queries), S time (keys and values), C n_embd, H query heads,
+G key-value heads (H is a multiple of G), D head_dim.
+
+Sources: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2 and 3.2.2; Ainslie et al.
+2023, "GQA"; Su et al. 2021, "RoFormer", section 3.4; Zhang and Sennrich 2019, "Root Mean Square
+Layer Normalization".
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# On CPUs the explicit form is faster for short sequences: the fused backward is slow there.
+EXPLICIT_ON_CPU_UP_TO = 256
+
+
+def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
+    """Return a (T, T) mask that is True where query t may see key s, that is where s <= t."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0):
+    """Mix the values `v` by how well each query matches each key.
+
+    q is (..., T, D), k and v are (..., S, D), mask is boolean and broadcasts to (..., T, S) with
+    at least one True in each row; returns (..., T, D). Source: Vaswani et al. 2017, equation 1.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)  # each row sums to 1
+    return weights @ v  # (..., T, D)
+
+
+def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine, each (length, head_dim): position t turns pair i by t / theta^(2i/D).
+
+    Pair i is made of dimensions i and i + D/2. Source: Su et al. 2021, equation 15.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
+    angles = torch.cat((angles, angles), dim=-1)  # (length, D)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cos + torch.cat((-second, first), dim=-1) * sin
+    return turned.to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Divide each vector by its root mean square, then scale each dimension by a learned weight."""
+
+    def __init__(self, size: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.float()  # squares of small numbers vanish in half precision
+        exact = exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (exact * self.weight).to(x.dtype)
+
+
+class KVCache:
+    """Keep the keys and values of past tokens, so that a new token costs one step, not a re-run.
+
+    Memory is taken once for `block_size` positions. `positions` (B,) counts the tokens of each
+    row: rows may differ in length, since every row is masked by its own count.
+    """
+
+    def __init__(
+        self, n_layer: int, batch_size: int, n_kv_head: int, block_size: int, head_dim: int,
+        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
+        shape = (n_layer, batch_size, n_kv_head, block_size, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (n_layer, B, G, S, D)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.length = 0  # no row is longer than this
+
+    @property
+    def block_size(self) -> int:
+        """The number of positions that fit."""
+        return self.keys.size(3)
+
+    def next_positions(self, T: int) -> Tensor:
+        """Return the positions (B, T) that the next T tokens of each row take."""
+        assert self.length + T <= self.block_size, (self.length, T, self.block_size)
+        return self.positions[:, None] + torch.arange(T, device=self.positions.device)
+
+    def mask(self, T: int) -> Tensor:
+        """Return (B, 1, T, S): each new token sees its own row's past and itself."""
+        seen = torch.arange(self.length + T, device=self.positions.device)
+        return (seen <= self.next_positions(T)[:, :, None])[:, None]
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
+        B, _, T, _ = k.shape
+        rows = torch.arange(B, device=k.device)[:, None]  # (B, 1), meets positions (B, T)
+        positions = self.next_positions(T)
+        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
+        end = self.length + T
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, counts: int | Tensor) -> None:
+        """Count tokens as seen once every layer has stored them: one number, or one a row (B,)."""
+        self.positions = self.positions + counts
+        self.length = int(self.positions.max())
+
+    def clear(self) -> None:
+        """Forget all tokens; the memory is kept."""
+        self.positions.zero_()
+        self.length = 0
+
+
+class Attention(nn.Module):
+    """Let every position gather from the past with several heads, each with its own question.
+
+    With its default options this is plain multi-head attention. Fewer `n_kv_head` than `n_head`
+    share keys and values among groups of heads; `qk_norm` normalises queries and keys per head.
+    """
+
+    def __init__(
+        self, n_embd: int, n_head: int, n_kv_head: int | None = None, head_dim: int | None = None,
+        qk_norm: bool = False, dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.n_head = n_head
+        self.n_kv_head = n_kv_head or n_head
+        self.head_dim = head_dim or n_embd // n_head
+        self.dropout = dropout
+        assert n_head % self.n_kv_head == 0, (n_head, self.n_kv_head)
+        self.query = nn.Linear(n_embd, n_head * self.head_dim, bias=False)
+        self.key = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
+        self.value = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
+        self.output = nn.Linear(n_head * self.head_dim, n_embd, bias=False)
+        self.query_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None, layer: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """Map x (B, T, C) to (B, T, C); position t depends on positions up to t alone.
+
+        rotary: cosine and sine of these positions, (T, D) or (B, 1, T, D).
+        cache: read the past from it and add these tokens to it, as layer number `layer`.
+        """
+        q = self.split_heads(self.query(x))  # (B, H, T, D)
+        k = self.split_heads(self.key(x))  # (B, G, T, D)
+        v = self.split_heads(self.value(x))  # (B, G, T, D)
+        q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is None:
+            mixed = self.mix(q, k, v)  # (B, H, T, D)
+        else:
+            mask = cache.mask(x.size(1))
+            k, v = cache.update(layer, k, v)  # (B, G, S, D)
+            mixed = self.mix(q.to(k.dtype), k, v, mask).to(x.dtype)  # (B, H, T, D)
+        return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """Cut the last dimension into heads: (B, T, H * D) -> (B, H, T, D)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend causally (no mask) or by `mask`, in whichever form is faster here."""
+        T, dropout = q.size(2), self.dropout if self.training else 0.0
+        if q.device.type == "cpu" and mask is None and T <= EXPLICIT_ON_CPU_UP_TO:
+            k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
+            return attend(q, k, v, causal_mask(T, q.device), dropout)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
+            enable_gqa=self.n_kv_head != self.n_head,
+        )  # fmt: skip

@@ -1,0 +1,82 @@
+"""Muon: momentum whose every update is made orthogonal, for the matrices inside a transformer.
+
+An update of a matrix usually has a few large singular values and many small ones, so it moves the
+weights in few directions. Muon replaces it by the nearest matrix with all singular values near 1:
+every direction moves equally far. Knows nothing of models; embeddings, norms and the output head
+train with AdamW.
+
+Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al.
+2025, "Muon is Scalable for LLM Training", section 2.2 (scale of the update).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push all singular values of each matrix (..., n, m) towards 1, into about 0.7 to 1.2.
+
+    Newton-Schulz iteration: only matrix products, so it is fast, in bfloat16 on a GPU too.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    wide = x.size(-2) <= x.size(-1)
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # now no singular value is above 1
+    for _ in range(steps):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Update matrices by orthogonalised Nesterov momentum, with decoupled weight decay.
+
+    lr is the root mean square of an update's entries times 5, so learning rates and weight decay
+    carry over from AdamW (whose updates have entries of about 0.2 lr).
+    """
+
+    def __init__(
+        self, params: Iterable, lr: float = 0.02, momentum: float = 0.95,
+        weight_decay: float = 0.0, steps: int = 5,
+    ):  # fmt: skip
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
+        )
+        for group in self.param_groups:
+            for p in group["params"]:
+                assert p.ndim == 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
+
+    @torch.no_grad()
+    def step(self, closure=None) -> Tensor | None:
+        """Update every parameter that has a gradient; matrices of one shape go together."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            alike = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for parameters in alike.values():
+                self.update(parameters, group)
+        return loss
+
+    def update(self, parameters: list[Tensor], group: dict) -> None:
+        """Take one step for parameters of one shape (n, m)."""
+        momentum, gradients = group["momentum"], []
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            gradients.append(p.grad.lerp(buffer, momentum))  # Nesterov: look one step ahead
+        updates = orthogonalise(torch.stack(gradients), group["steps"])
+        scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
+        for p, update in zip(parameters, updates, strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update, alpha=-group["lr"] * scale)

@@ -4,9 +4,8 @@ Knows nothing of training; asks the machine, and guesses nothing that it can mea
 """
 
 import contextlib
-import functools
 import os
-import time
+import re
 from contextlib import AbstractContextManager
 
 import psutil
@@ -40,7 +39,7 @@ def choose_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = device.type == "cpu" and bfloat16_speedup() > 1.5
+            fast = device.type == "cpu" and cpu_is_fast_at_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise ConfigError(
@@ -53,23 +52,16 @@ def choose_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     return DTYPES[name]
 
 
-@functools.cache
-def bfloat16_speedup() -> float:
-    """Measure how much faster this CPU multiplies in bfloat16 than in float32 (about 30 ms).
+def cpu_is_fast_at_bfloat16() -> bool:
+    """Tell whether this CPU has bfloat16 matrix instructions (AMX or AVX512-BF16).
 
-    Above 2 with matrix units (AMX) or AVX512-BF16, near or below 1 without.
+    Without them bfloat16 is slower than float32. oneDNN, which does the products, can be held back
+    by the environment variable ONEDNN_MAX_CPU_ISA.
     """
-    a, b = torch.ones(512, 512), torch.ones(512, 512)
-
-    def seconds(dtype: torch.dtype) -> float:
-        x, y, times = a.to(dtype), b.to(dtype), []
-        for _ in range(8):
-            start = time.perf_counter()
-            x @ y
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return seconds(torch.float32) / seconds(torch.bfloat16)
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if allowed not in ("DEFAULT", "ALL") and not re.search("BF16|FP16|AMX", allowed):
+        return False
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

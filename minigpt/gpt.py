@@ -163,8 +163,8 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the logits (B, T, V) and, where targets are given, the mean loss in nats.
 
-        idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. With a cache, idx holds
-        only the tokens that are new since the last call.
+        idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. With a
+        cache, idx holds only the tokens that are new since the last call.
         """
         T = idx.size(1)
         assert T <= self.config.block_size, (T, self.config.block_size)

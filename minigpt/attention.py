@@ -42,19 +42,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
 def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, each (length, head_dim): position t turns pair i by t / theta^(2i/D).
 
-    Pair i is made of dimensions i and i + D/2. Source: Su et al. 2021, equation 15.
+    Pair i is made of dimensions i and i + D/2; the sine of a pair's first half is stored negative,
+    as `rotate` needs it. Source: Su et al. 2021, equations 15 and 34.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
-    angles = torch.cat((angles, angles), dim=-1)  # (length, D)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (length, D)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
-    first, second = x.chunk(2, dim=-1)
-    turned = x * cos + torch.cat((-second, first), dim=-1) * sin
-    return turned.to(x.dtype)
+    partners = x.roll(x.size(-1) // 2, dims=-1)  # dimension i + D/2 at place i, and back
+    return (x * cos + partners * sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from minigpt.device import choose_dtype
+
 # One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -22,10 +24,10 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Push all singular values of each matrix (..., n, m) towards 1, into about 0.7 to 1.2.
 
-    Newton-Schulz iteration: only matrix products, so it is fast, in bfloat16 on a GPU too.
+    Newton-Schulz iteration: only matrix products, which are precise enough in bfloat16.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.to(choose_dtype(matrices.device))
     wide = x.size(-2) <= x.size(-1)
     x = x if wide else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # now no singular value is above 1

@@ -1,0 +1,94 @@
+"""What all checks share: call an answer without trusting it, and compare it with what is right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Wrong(Exception):
+    """An answer is wrong; the message says what to look at."""
+
+
+def require(condition: object, message: str) -> None:
+    """Raise Wrong with the message unless the condition holds."""
+    if not condition:
+        raise Wrong(message)
+
+
+def call(answer: Callable, *inputs: Any, case: str) -> Any:
+    """Call the answer on copies of the inputs; raise Wrong where it changed one of them."""
+    require(callable(answer), f"expected a function, got {type(answer).__name__}")
+    copies = [each.clone() if isinstance(each, Tensor) else each for each in inputs]
+    result = answer(*copies)
+    for number, (before, after) in enumerate(zip(inputs, copies, strict=True), 1):
+        if isinstance(before, Tensor):
+            same = before.shape == after.shape and torch.equal(before, after)
+            require(same, f"input {number} was changed in place ({case}); work on a new tensor")
+    require(result is not None, f"the function returned None ({case}); is a return missing?")
+    return result
+
+
+def same_tensor(
+    got: Any, expected: Tensor, case: str, look_at: str, tolerance: float = 1e-4
+) -> None:
+    """Require a tensor of the same shape, kind and values; name the first place that differs."""
+    require(isinstance(got, Tensor), f"expected a tensor, got {type(got).__name__} ({case})")
+    require(
+        got.shape == expected.shape,
+        f"the shape is {tuple(got.shape)}, expected {tuple(expected.shape)} ({case})",
+    )
+    require(
+        got.dtype == expected.dtype, f"the dtype is {got.dtype}, expected {expected.dtype} ({case})"
+    )
+    require(
+        not got.is_floating_point() or not got.isnan().any(),
+        f"the result holds NaN ({case}): a row of softmax with nothing but -inf, or inf - inf?",
+    )
+    close = got == expected
+    if got.is_floating_point():
+        close |= (got - expected).abs() <= tolerance * (1 + expected.abs())  # inf == inf above
+    if not close.all():
+        place = tuple((~close).nonzero()[0].tolist())
+        values = f"is {_show(got[place])}, expected {_show(expected[place])}"
+        index = f"[{', '.join(map(str, place))}] " if place else ""
+        raise Wrong(f"the value {index}{values} ({case}). {look_at}")
+
+
+def same_number(got: Any, expected: float, name: str, look_at: str, slack: float) -> None:
+    """Require a finite number within the slack of what is right."""
+    if isinstance(got, Tensor) and got.numel() == 1:
+        got = got.item()
+    require(
+        isinstance(got, int | float) and not isinstance(got, bool),
+        f"{name} should be a number, got {got!r}",
+    )
+    require(abs(got - expected) <= slack, f"{name} is {got:.4g}, which is not right. {look_at}")
+
+
+def integers(generator: torch.Generator, low: int, high: int, count: int = 1) -> list[int]:
+    """Draw `count` whole numbers from low to high, both included."""
+    return torch.randint(low, high + 1, (count,), generator=generator).tolist()
+
+
+def _show(value: Tensor) -> str:
+    value = value.item()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class LargestTensor(TorchFunctionMode):
+    """Watch the torch calls in a `with` block; remember the largest tensor that one returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers, self.shape = 0, ()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Run the call and measure what it returns."""
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(each, Tensor) and each.numel() > self.numbers:
+                self.numbers, self.shape = each.numel(), tuple(each.shape)
+        return result

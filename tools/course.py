@@ -1,0 +1,74 @@
+"""The course as data: modules in reading order, and the chapters that build them."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Reading order = import order: a module may import only from modules above it.
+# The numbers are the chapters that build the module; () is plumbing that no chapter derives.
+MODULES: dict[str, tuple[int, ...]] = {
+    "errors": (),
+    "files": (),
+    "plots": (),
+    "autograd": (1, 2),
+    "optim": (3,),
+    "nn": (4,),
+    "metrics": (4, 7, 18, 22),
+    "storyworld": (5,),
+    "corpus": (5,),
+    "tokenizer": (6,),
+    "chat": (18,),
+    "ngram": (7,),
+    "embeddings": (7,),
+    "batches": (10,),
+    "attention": (8, 9, 11),
+    "gpt": (9, 15),
+    "vision": (25,),
+    "device": (12,),
+    "distributed": (13,),
+    "muon": (15,),
+    "checkpoint": (10,),
+    "train": (10,),
+    "generate": (11,),
+    "scaling": (14,),
+    "pretrained": (16,),
+    "lora": (19,),
+    "finetune": (17, 18),
+    "preference": (20,),
+    "rl": (21,),
+    "quantize": (23,),
+    "runs": (),
+    "evaluate": (22,),
+    "serve": (24,),
+    "checks": (),
+    "commands": (),
+    "__main__": (),
+}
+
+# Modules whose every definition appears at most once, in the chapter that completes it.
+SHOWN_ONCE = frozenset(
+    ("autograd", "optim", "nn", "metrics", "tokenizer", "ngram", "embeddings", "attention", "gpt")
+    + ("batches", "train", "generate", "muon", "lora", "preference", "rl", "quantize")
+)
+
+# Modules, and single names, that any chapter may import before (or without) explaining them.
+IMPORT_ONLY = frozenset({"errors", "files", "plots", "runs", "checks", "device"})
+IMPORT_ONLY_NAMES = frozenset({"storyworld.story", "storyworld.documents"})
+
+LONGEST_SHOWN = 45  # lines of one definition in one cell
+
+
+def chapter_number(path: Path) -> int:
+    """Return the chapter a notebook belongs to: chapters/solutions/08_attention.ipynb -> 8."""
+    return int(path.name.split("_")[0])
+
+
+def notebooks(root: Path = ROOT) -> list[Path]:
+    """Return every notebook of the course: chapters, then their exercises and solutions."""
+    chapters = root / "chapters"
+    return sorted(chapters.glob("*.ipynb")) + sorted(chapters.glob("*/*.ipynb"))
+
+
+def ready_chapters(root: Path = ROOT) -> set[int]:
+    """Return the numbers of the chapters that exist; all others are still planned."""
+    return {chapter_number(path) for path in (root / "chapters").glob("*.ipynb")}

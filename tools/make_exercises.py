@@ -1,0 +1,106 @@
+"""Make exercise notebooks from solution notebooks: what stands between the markers is left out.
+
+    python tools/make_exercises.py                   # every solution
+    python tools/make_exercises.py FILE ...
+
+In a solution, `### BEGIN SOLUTION` and `### END SOLUTION` enclose the answer: in a function the
+exercise gets a line that raises NotImplementedError, elsewhere each name the answer assigns becomes
+`...`. A markdown or code cell tagged `solution-only` does not appear in the exercise at all.
+Run tools/build_notebooks.py on the result.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from build_notebooks import write_notebook
+from course import ROOT
+
+MARKED = re.compile(
+    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n(?P<answer>.*?)^[ \t]*### END SOLUTION[^\n]*$",
+    re.DOTALL | re.MULTILINE,
+)
+YOUR_CODE = "# your code here"
+
+
+def strip_solution(source: str) -> str:
+    """Replace every marked answer of a code cell by a blank that still runs.
+
+    >>> strip_solution("x = 1\\n### BEGIN SOLUTION\\ny = 2\\n### END SOLUTION")
+    'x = 1\\ny = ...  # your code here'
+    """
+    stripped = MARKED.sub(_blank, source)
+    assert "### BEGIN" not in stripped and "### END" not in stripped, f"unpaired marker:\n{source}"
+    return stripped
+
+
+def _blank(match: re.Match) -> str:
+    indent = match["indent"]
+    if indent:
+        return f'{indent}raise NotImplementedError("your code here")'
+    names = [
+        target.id
+        for node in ast.parse(match["answer"]).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    assert names, f"an answer outside a function must assign a name:\n{match['answer']}"
+    return "\n".join(f"{name} = ...  {YOUR_CODE}" for name in dict.fromkeys(names))
+
+
+def exercise_notebook(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return the exercise that a solution notebook stands for, without outputs."""
+    exercise = nbformat.v4.new_notebook()
+    for cell in solution.cells:
+        if "solution-only" in cell.metadata.get("tags", []):
+            continue
+        copy = nbformat.from_dict(cell)
+        if copy.cell_type == "code":
+            copy.source = strip_solution(copy.source)
+            copy.outputs, copy.execution_count = [], None
+        else:
+            copy.source = copy.source.replace(": solutions", ": exercises")
+        exercise.cells.append(copy)
+    return exercise
+
+
+def same_questions(exercise: nbformat.NotebookNode, solution: nbformat.NotebookNode) -> list[str]:
+    """Return where a stored exercise is not what its solution gives."""
+    expected, cells = exercise_notebook(solution).cells, exercise.cells
+    if len(expected) != len(cells):
+        return [f"{len(cells)} cells, but the solution gives {len(expected)}"]
+    pairs = enumerate(zip(cells, expected, strict=True))
+    return [
+        f"cell {number} is not what the solution gives; run tools/make_exercises.py"
+        for number, (cell, wanted) in pairs
+        if (cell.cell_type, cell.source) != (wanted.cell_type, wanted.source)
+    ]
+
+
+def exercise_path(solution: Path) -> Path:
+    """Return chapters/exercises/NAME for chapters/solutions/NAME."""
+    return solution.parent.parent / "exercises" / solution.name
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def main() -> None:
+    """Make the exercises of the solutions named on the command line, or of all."""
+    solutions = [Path(name) for name in sys.argv[1:]]
+    for path in solutions or sorted((ROOT / "chapters" / "solutions").glob("*.ipynb")):
+        target = exercise_path(path)
+        target.parent.mkdir(exist_ok=True)
+        exercise = exercise_notebook(_read(path))
+        if target.exists() and not same_questions(_read(target), _read(path)):
+            continue  # unchanged: keep the stored outputs
+        write_notebook(exercise, target)
+        print(f"{target}: made; now run tools/build_notebooks.py {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Copy the package's definitions into the notebook cells that show them.
+
+    python tools/sync_cells.py            # every notebook
+    python tools/sync_cells.py FILE ...
+
+The package is the source. A changed cell loses its outputs: run tools/build_notebooks.py next.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from build_notebooks import write_notebook
+from cells import Cell, package_text
+from course import ROOT, notebooks
+
+
+def sync(path: Path, root: Path = ROOT) -> list[int]:
+    """Bring one notebook's shown cells up to date; return the numbers of the changed cells."""
+    notebook = nbformat.read(path, as_version=4)
+    changed = []
+    for number, raw in enumerate(notebook.cells):
+        cell = Cell(path, number, raw.source)
+        if raw.cell_type != "code" or not cell.header:
+            continue
+        text = package_text(cell, root)
+        if text != raw.source:
+            raw.source, raw.outputs = text, []
+            changed.append(number)
+    if changed:
+        write_notebook(notebook, path)
+    return changed
+
+
+def main() -> None:
+    """Sync the notebooks named on the command line, or all."""
+    for path in [Path(name) for name in sys.argv[1:]] or notebooks():
+        if changed := sync(path):
+            print(f"{path}: cells {', '.join(map(str, changed))} copied from the package")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,587 @@
+"""Turn text into token ids and back: byte-level byte-pair encoding, or single characters.
+
+Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) starts from the 256 bytes and keeps
+joining the pair of neighbours that occurs most often. Every text is bytes, so nothing is unknown.
+Text is cut into chunks first (words, digits, punctuation, spaces); no merge crosses a chunk.
+
+Both tokenizers are saved as a `tokenizer.json` that the `tokenizers` library loads; that library
+is the fast engine for long texts and for batches, with identical ids. A special token never comes
+out of a user's text: its spelling is encoded as ordinary text unless `allowed_special` names it.
+
+This module does not know about files of text, documents or models.
+"""
+
+import codecs
+import functools
+import hashlib
+import heapq
+import json
+import operator
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import regex
+import tokenizers
+
+from minigpt.errors import ConfigError, DataError
+from minigpt.files import atomic_write
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
+LONG_TEXT = 100_000  # characters; from here on the library encodes, faster in the worst case
+REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
+
+# The published pattern of GPT-4 with one digit at a time, as Qwen2 uses it. In order: English
+# contractions; letters with one leading mark or space; a digit; punctuation; line ends; spaces.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHUNK = regex.compile(PATTERN)
+CHUNK_LIBRARY = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
+
+Pair = tuple[int, int]
+
+
+# --- cutting text into chunks ---
+
+
+def split_chunks(text: str) -> list[str]:
+    """Cut text where no merge may cross: "I'm 42!" -> ["I", "'m", " ", "4", "2", "!"].
+
+    `regex` and the library know different editions of Unicode, so the newest letters and digits
+    are letters to one and symbols to the other. Both agree on every character of Unicode 3.2;
+    a text with a later one is cut by the library, so that the ids are the same for everyone.
+    """
+    if text.isascii() or all(_in_unicode_3(character) for character in set(text)):
+        return CHUNK.findall(text)
+    return [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
+
+
+@functools.cache
+def _in_unicode_3(character: str) -> bool:
+    return unicodedata.ucd_3_2_0.category(character) != "Cn"
+
+
+def byte_symbols() -> dict[int, str]:
+    """Return a printable character for each byte, so that merges can be stored as JSON text.
+
+    Radford et al. 2019 (GPT-2): a printable byte stands for itself, the others move past 255;
+    the space becomes "Ġ". The order is that of the symbols' code points: the order of ids.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    moved = {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | moved
+
+
+BYTE_SYMBOLS = byte_symbols()
+SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
+
+
+# --- learning merges ---
+
+
+def count_chunks(texts: Iterable[str]) -> Counter[str]:
+    """Count every distinct chunk: a corpus has few distinct words, and each is merged once."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        check_surrogates(text)
+        counts.update(split_chunks(text))
+    return counts
+
+
+def learn_merges(words: list[list[int]], counts: list[int], new_ids: range) -> dict[Pair, int]:
+    """Join the most frequent pair of neighbours again and again; one merge for each new id.
+
+    `words[i]` are the ids of a distinct chunk that occurs `counts[i]` times; the words are merged
+    in place. Between equally frequent pairs the smaller pair of ids wins. Where no pair is left,
+    fewer merges than `new_ids` come back.
+    """
+    pair_counts, pair_words = index_pairs(words, counts)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    merges: dict[Pair, int] = {}
+    for new_id in new_ids:
+        pair = pop_most_frequent(heap, pair_counts)
+        if pair is None:
+            break
+        merges[pair] = new_id
+        touched = set()
+        for word in pair_words.pop(pair):
+            old, new = words[word], merge_pair(words[word], pair, new_id)
+            for neighbours in pairwise(old):
+                pair_counts[neighbours] -= counts[word]
+            for neighbours in pairwise(new):
+                pair_counts[neighbours] += counts[word]
+                if new_id in neighbours:
+                    pair_words[neighbours].add(word)
+                    touched.add(neighbours)
+            words[word] = new
+        for neighbours in touched:
+            heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+    return merges
+
+
+def index_pairs(
+    words: list[list[int]], counts: list[int]
+) -> tuple[dict[Pair, int], dict[Pair, set[int]]]:
+    """Count each pair of neighbours over all words, and note the words in which it stands."""
+    pair_counts: dict[Pair, int] = defaultdict(int)
+    pair_words: dict[Pair, set[int]] = defaultdict(set)
+    for word, ids in enumerate(words):
+        for pair in pairwise(ids):
+            pair_counts[pair] += counts[word]
+            pair_words[pair].add(word)
+    return pair_counts, pair_words
+
+
+def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]) -> Pair | None:
+    """Take the most frequent pair; an entry whose count has fallen meanwhile goes back."""
+    while heap:
+        negative_count, pair = heapq.heappop(heap)
+        count = pair_counts[pair]
+        if count == -negative_count:
+            return pair
+        if count > 0:
+            heapq.heappush(heap, (-count, pair))
+    return None
+
+
+# --- applying merges ---
+
+
+def merge_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
+    """Replace every occurrence of `pair`, left to right: [1, 1, 1, 2], (1, 1), 9 -> [9, 1, 2]."""
+    first, second = pair
+    merged: list[int] = []
+    i = 0
+    while i < len(ids):
+        if ids[i] == first and i + 1 < len(ids) and ids[i + 1] == second:
+            merged.append(new_id)
+            i += 2
+        else:
+            merged.append(ids[i])
+            i += 1
+    return merged
+
+
+def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
+    """Apply the merges to one chunk in the order in which they were learned.
+
+    An earlier merge has the smaller new id. Scanning the chunk once for each merge would be
+    quadratic, so the ids form a linked list, and each possible merge waits in the list of its
+    new id. A merge makes room only for later ones: each new id is dealt with once, in order,
+    and the time is linear in the chunk's length.
+    """
+    ids, end = list(ids), len(ids)
+    before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+    waiting: dict[int, list[int]] = {}
+    heap: list[int] = []
+
+    def wait(left: int, right: int) -> None:
+        new_id = merges.get((ids[left], ids[right]))
+        if new_id in waiting:
+            waiting[new_id].append(left)
+        elif new_id is not None:
+            waiting[new_id] = [left]
+            heapq.heappush(heap, new_id)
+
+    for left in range(end - 1):
+        wait(left, left + 1)
+    while heap:
+        new_id = heapq.heappop(heap)
+        for left in sorted(waiting.pop(new_id)):
+            right = after[left]
+            if right == end or merges.get((ids[left], ids[right])) != new_id:
+                continue  # a neighbour was merged meanwhile
+            ids[left], ids[right] = new_id, -1
+            after[left] = right = after[right]
+            if right < end:
+                before[right] = left
+                wait(left, right)
+            if before[left] >= 0:
+                wait(before[left], left)
+    return [token for token in ids if token >= 0]
+
+
+# --- the interface of all tokenizers ---
+
+
+class Tokenizer:
+    """Map text to ids and back; what `BPETokenizer` and `CharTokenizer` share.
+
+    `token_bytes[id]` are the bytes that an id stands for, `special_tokens` the ids by name.
+    """
+
+    def __init__(self, token_bytes: list[bytes], special_tokens: dict[str, int]):
+        self.token_bytes = token_bytes
+        self.special_tokens = special_tokens
+        self.vocab_size = len(token_bytes)
+        self.eot_id = special_tokens[END_OF_TEXT]
+
+    def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
+        """Return the ids of `text`; special tokens only where `allowed_special` names them.
+
+        Raises DataError at half a surrogate pair (not a character), ConfigError at a name in
+        `allowed_special` that is not a special token.
+        """
+        check_surrogates(text)
+        if not allowed_special:
+            return self._encode(text)
+        self._check_special(allowed_special)
+        names = sorted(allowed_special, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+        ids: list[int] = []
+        for n, part in enumerate(parts):  # every second part is a special token
+            ids += [self.special_tokens[part]] if n % 2 else self._encode(part)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, in parallel by the library; special tokens never."""
+        for text in texts:
+            check_surrogates(text)
+        encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Return the ids of any bytes; where they are UTF-8, those of their text."""
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of `ids`; raise DataError for an id outside the vocabulary."""
+        return b"".join([self.token_bytes[self.check_id(token)] for token in ids])
+
+    def check_id(self, token: int) -> int:
+        """Return an id as a Python int, or raise DataError naming it and the vocabulary's size."""
+        try:
+            number = -1 if type(token).__name__.startswith("bool") else operator.index(token)
+        except TypeError:
+            number = -1
+        if not 0 <= number < self.vocab_size:
+            raise DataError(
+                f"id {token!r} is outside the vocabulary of {self.vocab_size} tokens",
+                "decode",
+                f"give whole numbers from 0 to {self.vocab_size - 1}, made by this tokenizer",
+            )
+        return number
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`, readable by the `tokenizers` library."""
+        atomic_write(Path(path), self.to_json())
+
+    def to_json(self) -> str:
+        """Return the text of the saved file; equal tokenizers give equal text."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the saved file: names the vocabulary in token files and checkpoints."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
+
+    def _encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _engine(self) -> tokenizers.Tokenizer:
+        # Without added tokens the library has no way to find special tokens in a text.
+        content = json.loads(self.to_json()) | {"added_tokens": []}
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+    def _check_special(self, names: Collection[str]) -> None:
+        unknown = [names] if isinstance(names, str) else set(names) - set(self.special_tokens)
+        if unknown:
+            raise ConfigError(
+                f"not special tokens: {sorted(unknown)}",
+                "allowed_special",
+                f"give a list with some of {list(self.special_tokens)}",
+            )
+
+
+def check_surrogates(text: str) -> None:
+    """Raise DataError at the first lone surrogate: half of a pair, which UTF-8 cannot store."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"lone surrogate U+{ord(text[error.start]):04X}",
+            f"text, index {error.start}",
+            'remove it, or replace it: text.encode("utf-8", "replace").decode("utf-8")',
+        ) from None
+
+
+def number_special(names: Sequence[str]) -> dict[str, int]:
+    """Give the special tokens the first ids.
+
+    The spelling <|word|> is always cut into several chunks, so no merge can ever produce it.
+    """
+    for name in names:
+        if not re.fullmatch(r"<\|[a-z_]*[a-z][a-z_]*\|>", name):
+            raise ConfigError(f"special token {name!r}", "special_tokens", "write it as <|word|>")
+    if END_OF_TEXT not in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"special tokens {list(names)}",
+            "special_tokens",
+            f"give {END_OF_TEXT} and no name twice",
+        )
+    return {name: number for number, name in enumerate(names)}
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level byte-pair encoding: any text and any bytes round-trip exactly."""
+
+    def __init__(self, merges: dict[Pair, int], special_tokens: dict[str, int]):
+        token_bytes = [name.encode("utf-8") for name in special_tokens]
+        self.byte_ids = {byte: len(token_bytes) + n for n, byte in enumerate(BYTE_SYMBOLS)}
+        token_bytes += [bytes([byte]) for byte in BYTE_SYMBOLS]
+        for first, second in merges:
+            token_bytes.append(token_bytes[first] + token_bytes[second])
+        super().__init__(token_bytes, special_tokens)
+        self.merges = merges
+        self._remembered: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        special_tokens: Sequence[str] = (END_OF_TEXT,),
+    ) -> "BPETokenizer":
+        """Learn merges until the vocabulary has `vocab_size` tokens, or no pair is left.
+
+        Ids: special tokens, the 256 bytes, then the merges in the order learned; the same as
+        those of the library's BpeTrainer.
+        """
+        special = number_special(special_tokens)
+        first_new = len(special) + 256
+        if vocab_size < first_new:
+            raise ConfigError(
+                f"vocab_size {vocab_size} is too small",
+                "tokenizer training",
+                f"give at least {first_new}: 256 bytes and {len(special)} special tokens",
+            )
+        chunks = count_chunks(texts)
+        if not chunks:
+            raise DataError(
+                "no text", "tokenizer training", "give at least one text with characters"
+            )
+        tokenizer = cls({}, special)
+        words = [tokenizer.byte_tokens(chunk.encode("utf-8")) for chunk in chunks]
+        merges = learn_merges(words, list(chunks.values()), range(first_new, vocab_size))
+        return cls(merges, special)
+
+    def byte_tokens(self, data: bytes) -> list[int]:
+        """Return one id for each byte."""
+        return [self.byte_ids[byte] for byte in data]
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Return the ids of any bytes; runs that are not UTF-8 are chunks of their own."""
+        text = data.decode("utf-8", errors="surrogateescape")
+        ids: list[int] = []
+        for n, part in enumerate(re.split("([\udc80-\udcff]+)", text)):
+            if n % 2:
+                ids += self._merge(part.encode("utf-8", errors="surrogateescape"))
+            else:
+                ids += self._encode(part)
+        return ids
+
+    def to_json(self) -> str:
+        symbols = ["".join(BYTE_SYMBOLS[byte] for byte in token) for token in self.token_bytes]
+        symbols[: len(self.special_tokens)] = self.special_tokens
+        byte_level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        split = {"pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
+        return library_json(
+            special_tokens=self.special_tokens,
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", **split},
+                    {"type": "ByteLevel", **byte_level},
+                ],
+            },
+            decoder={"type": "ByteLevel", **byte_level},
+            unknown=None,
+            vocab={symbol: number for number, symbol in enumerate(symbols)},
+            merges=[[symbols[first], symbols[second]] for first, second in self.merges],
+        )
+
+    @classmethod
+    def from_json(cls, content: dict) -> "BPETokenizer":
+        """Read what `to_json` wrote; raise ValueError where ids and merges do not fit together."""
+        vocab = content["model"]["vocab"]
+        special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        merges = {}
+        for first, second in map(_merge_of, content["model"]["merges"]):
+            merges[vocab[first], vocab[second]] = vocab[first + second]
+        tokenizer = cls(merges, special)
+        if json.loads(tokenizer.to_json())["model"]["vocab"] != vocab:
+            raise ValueError("ids and merges do not fit together")
+        return tokenizer
+
+    def _encode(self, text: str) -> list[int]:
+        if len(text) >= LONG_TEXT:
+            return self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self._encode_python(text)
+
+    def _encode_python(self, text: str) -> list[int]:
+        ids: list[int] = []
+        remembered = self._remembered
+        for chunk in split_chunks(text):
+            known = remembered.get(chunk)
+            if known is None:
+                known = self._merge(chunk.encode("utf-8"))
+                if len(chunk) <= 32 and len(remembered) < REMEMBERED:
+                    remembered[chunk] = known
+            ids += known
+        return ids
+
+    def _merge(self, data: bytes) -> list[int]:
+        return merge_chunk(self.byte_tokens(data), self.merges)
+
+
+class CharTokenizer(Tokenizer):
+    """One id for each character seen in training; any other character is <|unknown|>."""
+
+    def __init__(self, characters: Sequence[str], special_tokens: dict[str, int]):
+        tokens = [*special_tokens, *characters]
+        super().__init__([token.encode("utf-8") for token in tokens], special_tokens)
+        self.unknown_id = special_tokens[UNKNOWN]
+        first = len(special_tokens)
+        self.character_ids = {character: first + n for n, character in enumerate(characters)}
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], special_tokens: Sequence[str] = (END_OF_TEXT,)
+    ) -> "CharTokenizer":
+        """Collect the characters of the texts; ids: special tokens, <|unknown|>, code points."""
+        characters: set[str] = set()
+        for text in texts:
+            check_surrogates(text)
+            characters.update(text)
+        if not characters:
+            raise DataError(
+                "no text", "tokenizer training", "give at least one text with characters"
+            )
+        return cls(sorted(characters), number_special([*special_tokens, UNKNOWN]))
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Return the ids of UTF-8 bytes; what is no character becomes <|unknown|>."""
+        return self._encode(data.decode("utf-8", errors="replace"))
+
+    def to_json(self) -> str:
+        vocab = self.special_tokens | self.character_ids
+        return library_json(
+            self.special_tokens, None, {"type": "Fuse"}, unknown=UNKNOWN, vocab=vocab, merges=[]
+        )
+
+    @classmethod
+    def from_json(cls, content: dict) -> "CharTokenizer":
+        """Read what `to_json` wrote; raise ValueError where it is something else."""
+        vocab = content["model"]["vocab"]
+        special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        tokenizer = cls(list(vocab)[len(special) :], special)
+        if json.loads(tokenizer.to_json())["model"]["vocab"] != vocab:
+            raise ValueError("ids are not in order")
+        return tokenizer
+
+    def _encode(self, text: str) -> list[int]:
+        return [self.character_ids.get(character, self.unknown_id) for character in text]
+
+
+# --- files ---
+
+
+def library_json(
+    special_tokens: dict[str, int],
+    pre_tokenizer: dict | None,
+    decoder: dict,
+    unknown: str | None,
+    vocab: dict[str, int],
+    merges: list[list[str]],
+) -> str:
+    """Return a tokenizer.json of the `tokenizers` library; without merges, characters are units."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": number, "content": name, **plain, "special": True}
+        for name, number in special_tokens.items()
+    ]
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocab,
+        "merges": merges,
+    }
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def _merge_of(merge: list[str] | str) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else merge  # older files: one string
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read the tokenizer.json of a `BPETokenizer` or `CharTokenizer`.
+
+    Raises DataError where the file is missing, damaged or of another kind.
+    """
+    path = Path(path)
+    remedy = "train a tokenizer with minigpt, or copy the run's tokenizer.json again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind = CharTokenizer if content["model"]["unk_token"] == UNKNOWN else BPETokenizer
+        tokenizer = kind.from_json(content)
+        ours = json.loads(tokenizer.to_json())
+        for key in ("normalizer", "pre_tokenizer", "model"):
+            if content[key] != ours[key]:
+                raise ValueError(f"another {key}")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", str(path), remedy) from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"not a tokenizer of minigpt ({reason})", str(path), remedy) from None
+    return tokenizer
+
+
+class TextStream:
+    """Turn ids into text one by one, holding back a character until all its bytes are there.
+
+    The pieces joined, `flush()` included, equal `tokenizer.decode(ids)`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Return the text that is complete after this id; often a word, sometimes nothing."""
+        return self._decoder.decode(self.tokenizer.decode_bytes([token]))
+
+    def flush(self) -> str:
+        """Return what is still held back, as U+FFFD, and start anew."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text

@@ -159,12 +159,15 @@ class GPT(nn.Module):
             self.embedding.weight.normal_()
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Return the logits (B, T, V) and, where targets are given, the mean loss in nats.
 
         idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. With a
         cache, idx holds only the tokens that are new since the last call.
+        lengths: how many tokens of each row (B,) are real, the rest being padding on the right;
+        then only the logits after each row's last real token are computed, (B, 1, V).
         """
         T = idx.size(1)
         assert T <= self.config.block_size, (T, self.config.block_size)
@@ -177,7 +180,9 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, rotary, cache)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(T if lengths is None else lengths)
+        if lengths is not None:
+            x = x[torch.arange(len(x), device=x.device), lengths - 1][:, None]  # (B, 1, C)
         logits = self.head(self.norm(x))  # (B, T, V)
         if targets is None:
             return logits, None

@@ -116,7 +116,8 @@ def test_every_valid_setting_gives_a_distribution_with_the_likeliest_token(
     config = SampleConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     probabilities = next_probabilities(logits, config)
     assert abs(probabilities.sum().item() - 1) < 1e-4
-    assert probabilities.max() == probabilities[0, logits.argmax()] > 0
+    unfiltered = next_probabilities(logits, SampleConfig(temperature=temperature))
+    assert unfiltered[probabilities > 0].max() == unfiltered.max()  # one of them, where equal
 
 
 # Cached generation

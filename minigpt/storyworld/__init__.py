@@ -1,0 +1,6 @@
+"""An embedded corpus: a small world that tells children's stories in English and in Chinese.
+
+Every story has an exact probability, so the best reachable loss of a model is known. Reading
+order: lexicon (words), world (what may happen), forms (how it is told), tell (sample, parse,
+enumerate), tasks (questions and labels), verify (is this a story of this world?).
+"""

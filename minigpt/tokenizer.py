@@ -344,6 +344,7 @@ class BPETokenizer(Tokenizer):
         token_bytes += [bytes([byte]) for byte in BYTE_SYMBOLS]
         for first, second in merges:
             token_bytes.append(token_bytes[first] + token_bytes[second])
+        assert len(set(token_bytes)) == len(token_bytes), "two merges give the same token"
         super().__init__(token_bytes, special_tokens)
         self.merges = merges
         self._remembered: dict[str, list[int]] = {}
@@ -418,9 +419,11 @@ class BPETokenizer(Tokenizer):
         """Read what `to_json` wrote; raise ValueError where ids and merges do not fit together."""
         vocab = content["model"]["vocab"]
         special = {token["content"]: token["id"] for token in content["added_tokens"]}
-        merges = {}
-        for first, second in map(_merge_of, content["model"]["merges"]):
-            merges[vocab[first], vocab[second]] = vocab[first + second]
+        pairs = map(_merge_of, content["model"]["merges"])
+        first_new = len(special) + 256
+        merges = {
+            (vocab[first], vocab[second]): first_new + n for n, (first, second) in enumerate(pairs)
+        }
         tokenizer = cls(merges, special)
         if json.loads(tokenizer.to_json())["model"]["vocab"] != vocab:
             raise ValueError("ids and merges do not fit together")

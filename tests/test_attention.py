@@ -1,0 +1,226 @@
+"""Attention against torch's; masks, rotary positions and the cache by their exact properties."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minigpt import attention
+from minigpt.attention import Attention, KVCache, RMSNorm, attend, causal_mask, rotary_table, rotate
+
+B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axes goes unseen
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["explicit", "fused"])
+def form(request, monkeypatch) -> str:
+    """Force the explicit or the fused form."""
+    limit = 10**9 if request.param == "explicit" else 0
+    monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", limit)
+    return request.param
+
+
+def rotary(length: int = T) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotary_table(length, D, 100.0)
+
+
+def test_causal_mask_by_hand():
+    assert causal_mask(3).tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+
+
+def test_attend_by_hand():
+    """Scores 0 and ln 3 after scaling give weights 1/4 and 3/4."""
+    q = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+    k = torch.tensor([[0.0] * 4, [math.log(3), 0.0, 0.0, 0.0]])
+    v = torch.tensor([[4.0], [8.0]])
+    torch.testing.assert_close(attend(q, k, v), torch.tensor([[7.0]]))
+
+
+@pytest.mark.parametrize("masked", ["nothing", "future", "random"])
+def test_attend_equals_torch_with_gradients(masked):
+    S = T if masked == "future" else 5
+    q, k, v = torch.randn(B, H, T, D), torch.randn(B, H, S, D), torch.randn(B, H, S, 4)
+    random = (torch.rand(B, 1, T, S) < 0.5).index_fill(-1, torch.tensor(2), True)
+    mask = {"nothing": None, "future": causal_mask(T), "random": random}[masked]
+    results = []
+    for function in (attend, F.scaled_dot_product_attention):
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = function(*inputs, mask)
+        assert out.shape == (B, H, T, 4)
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 3, 6])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_explicit_and_fused_forms_agree_with_gradients(n_kv_head, qk_norm, monkeypatch):
+    module = Attention(C, H, n_kv_head, D, qk_norm=qk_norm)
+    x, results = torch.randn(B, T, C), []
+    for limit in (0, 10**9):
+        monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", limit)
+        out = module(x, rotary())
+        assert out.shape == (B, T, C)
+        results.append([out, *torch.autograd.grad(out.square().sum(), list(module.parameters()))])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_plain_attention_equals_torchs_multi_head_attention():
+    ours = Attention(C, 4)
+    theirs = torch.nn.MultiheadAttention(C, 4, bias=False, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(
+            torch.cat([ours.query.weight, ours.key.weight, ours.value.weight])
+        )
+        theirs.out_proj.weight.copy_(ours.output.weight)
+    x = torch.randn(B, T, C)
+    expected, _ = theirs(x, x, x, attn_mask=~causal_mask(T), need_weights=False)
+    torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_grouped_queries_equal_full_heads_with_repeated_keys_and_values(form):
+    grouped, full = Attention(C, H, G, D), Attention(C, H, H, D)
+    state = grouped.state_dict()
+    for name in ("key.weight", "value.weight"):
+        heads = state[name].unflatten(0, (G, D)).repeat_interleave(H // G, dim=0)
+        state[name] = heads.flatten(0, 1)
+    full.load_state_dict(state)
+    x = torch.randn(B, T, C)
+    torch.testing.assert_close(grouped(x, rotary()), full(x, rotary()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_change_changes_nothing_before_it(form):
+    module, x = Attention(C, H, G, D, qk_norm=True), torch.randn(B, T, C)
+    before = module(x, rotary())
+    for t in range(T):
+        changed = x.clone()
+        changed[:, t] += 1
+        difference = (module(changed, rotary()) - before).abs().amax(dim=(0, 2))  # (T,)
+        assert (difference[:t] == 0).all()
+        assert (difference[t:] > 0).all()
+
+
+def test_without_positions_the_order_of_the_past_does_not_matter(form):
+    module, x = Attention(C, H, G, D), torch.randn(B, T, C)
+    shuffled = x[:, [3, 0, 5, 1, 4, 2, 6]]
+    torch.testing.assert_close(module(x)[:, -1], module(shuffled)[:, -1], atol=1e-5, rtol=1e-5)
+    moved = (module(x, rotary()) - module(shuffled, rotary()))[:, -1].abs().max()
+    assert moved > 1e-3
+
+
+def test_dropout_acts_in_training_only(form):
+    module, x = Attention(C, H, G, D, dropout=0.5), torch.randn(B, T, C)
+    assert not torch.equal(module(x), module(x))
+    module.eval()
+    assert torch.equal(module(x), module(x))
+
+
+# Rotary positions
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    q, k = torch.randn(D), torch.randn(D)
+    cos, sin = rotary(40)
+    scores = rotate(q.expand(40, D), cos, sin) @ rotate(k.expand(40, D), cos, sin).T
+    for distance in (-9, 0, 1, 17):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+    assert (scores[:, 0].diff().abs() > 1e-4).all()  # other distances, other scores
+
+
+def test_rotary_keeps_lengths_leaves_position_0_and_equals_complex_multiplication():
+    x = torch.randn(B, H, 12, D)
+    cos, sin = rotary(12)
+    turned = rotate(x, cos, sin)
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(turned[:, :, 0], x[:, :, 0])
+    speeds = torch.tensor([100.0 ** (-2 * i / D) for i in range(D // 2)])
+    angles = torch.arange(12)[:, None] * speeds
+    expected = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(
+        turned, torch.cat((expected.real, expected.imag), dim=-1), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_equals_torchs_and_keeps_the_dtype(dtype):
+    norm = RMSNorm(C, eps=1e-3)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(B, T, C).to(dtype)
+    assert norm(x).dtype == dtype
+    expected = F.rms_norm(x.float(), (C,), norm.weight, 1e-3)
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(norm(x).float(), expected, atol=0, rtol=rounding)
+
+
+def test_rms_norm_computes_in_float32_where_half_precision_would_overflow():
+    x = torch.full((1, C), 60_000.0, dtype=torch.float16)  # its square is infinite in float16
+    torch.testing.assert_close(RMSNorm(C)(x), torch.ones(1, C, dtype=torch.float16))
+
+
+# The cache
+
+
+@pytest.mark.parametrize("parts", [[7], [1] * 7, [3, 1, 1, 2], [2, 5]])
+@pytest.mark.parametrize("n_kv_head", [1, 2, 6])
+def test_cached_equals_uncached_however_the_time_is_split(parts, n_kv_head, form):
+    module, x = Attention(C, H, n_kv_head, D, qk_norm=True), torch.randn(B, T, C)
+    cache, found, start = KVCache(1, B, n_kv_head, T, D), [], 0
+    cos, sin = rotary()
+    with torch.no_grad():
+        for length in parts:
+            window = slice(start, start + length)
+            found.append(module(x[:, window], (cos[window], sin[window]), cache))
+            cache.advance(length)
+            start += length
+        expected = module(x, (cos, sin))
+    assert cache.positions.tolist() == [T] * B
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_unequal_length_equal_each_row_alone():
+    """Padding on the right is stored, but never seen, and overwritten by the next tokens."""
+    module, x, lengths = Attention(C, H, G, D), torch.randn(B, T, C), torch.tensor([4, 1, 3])
+    cos, sin = rotary()
+    cache = KVCache(1, B, G, T, D)
+    with torch.no_grad():
+        module(torch.where(torch.arange(4)[:, None] < lengths[:, None, None], x[:, :4], 1e3),
+               (cos[:4], sin[:4]), cache)  # fmt: skip
+        cache.advance(lengths)
+        for step in range(3):
+            positions = cache.next_positions(1)  # (B, 1)
+            assert positions.flatten().tolist() == (lengths + step).tolist()
+            new = x[torch.arange(B)[:, None], positions]  # (B, 1, C)
+            angles = cos[positions][:, None], sin[positions][:, None]
+            found = module(new, angles, cache)
+            cache.advance(1)
+            for row, end in enumerate((lengths + step + 1).tolist()):
+                alone = module(x[row : row + 1, :end], (cos[:end], sin[:end]))
+                torch.testing.assert_close(found[row, 0], alone[0, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_cache_refuses_more_tokens_than_fit_and_forgets_on_clear():
+    cache = KVCache(1, 2, G, 5, D)
+    cache.advance(torch.tensor([4, 1]))
+    assert (cache.length, cache.block_size) == (4, 5)
+    with pytest.raises(AssertionError):
+        cache.next_positions(2)
+    cache.clear()
+    assert cache.next_positions(5).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_cache_mask_shows_each_row_its_own_past():
+    cache = KVCache(1, 2, G, 5, D)
+    cache.advance(torch.tensor([2, 0]))
+    assert cache.mask(2).int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]],
+                                            [[[1, 0, 0, 0], [1, 1, 0, 0]]]]  # fmt: skip

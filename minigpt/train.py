@@ -1,0 +1,532 @@
+"""Train a GPT: one loop for pre-training and fine-tuning, exact, restartable, honest in failure.
+
+The batch of step s is a pure function of (seed, s), and so is every random number drawn in that
+step. Weights, optimizer state and the step are therefore all there is to save, and a run that was
+killed any number of times ends with the same bits as one that was not (same machine, versions and
+number of threads). Knows nothing of text or token files: it asks a source for batches.
+
+Shapes: B batch, T time.
+
+Sources: Loshchilov & Hutter 2019 (AdamW); Hägele et al. 2024, "Scaling Laws and Compute-Optimal
+Training Beyond Fixed Training Durations" (constant rate, then cool-down); Micikevicius et al. 2018,
+"Mixed Precision Training" (loss scaling).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from minigpt.checkpoint import (
+    RunLock,
+    checkpoint_paths,
+    latest_checkpoint,
+    remove_leftovers,
+    safetensors_pieces,
+    save_checkpoint,
+)
+from minigpt.device import autocast, choose_device, choose_dtype
+from minigpt.errors import CheckpointError, ConfigError, DataError, MinigptError, TrainingError
+from minigpt.files import atomic_write
+from minigpt.gpt import GPT
+from minigpt.muon import Muon
+from minigpt.resume import (
+    Metrics,
+    check_unchanged,
+    collect_tensors,
+    environment,
+    fingerprint,
+    restore_tensors,
+    warn_if_inexact,
+)
+from minigpt.signals import stop_on_signals as stop_on_signals
+from minigpt.signals import uninterrupted
+
+IGNORE = -100  # targets with this value are not predicted
+MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
+
+# What may differ between a checkpoint and its continuation. When max_steps changes, a schedule that
+# falls is laid out anew from there on; a change of the others costs bit-identity at most.
+FREE = {
+    "max_steps", "micro_batch_size", "eval_interval", "save_interval", "log_interval",
+    "keep_checkpoints", "stop_on_failed_save", "device", "dtype", "compile", "deterministic",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Describe how a model is trained; one step is one update of the weights."""
+
+    max_steps: int = 1000
+    """Steps in all, those before a resume included."""
+    batch_size: int = 32
+    """Rows of one step."""
+    micro_batch_size: int | None = None
+    """Rows that are in memory at once (None: all); fewer give the same result, slower."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """What trains the matrices inside the blocks; AdamW always trains the rest."""
+    learning_rate: float = 3e-3
+    """Highest learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Highest learning rate of Muon."""
+    warmup_steps: int = 20
+    """Steps in which the learning rate rises from near 0."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after that."""
+    cooldown_fraction: float = 1.0
+    """Share of all steps, the last ones, in which the learning rate falls (1: from warm-up on)."""
+    final_learning_rate_fraction: float = 0.0
+    """Where the fall ends, as a share of the highest learning rate."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices and embeddings, times the learning rate, in each step."""
+    beta1: float = 0.9
+    """AdamW's memory of the mean gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of the mean square; shorter than torch's 0.999 because runs are short."""
+    grad_clip: float = 1.0
+    """Greatest length of the gradient of all parameters together; 0 turns clipping off."""
+    eval_interval: int = 100
+    """Steps between two validations; the last step always has one."""
+    save_interval: int = 100
+    """Steps between two checkpoints; the last step always has one."""
+    log_interval: int = 10
+    """Steps between two rows of metrics.jsonl."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept; at least 2, so that a damaged one has a predecessor."""
+    stop_on_failed_save: bool = True
+    """End the run when a checkpoint cannot be saved, or else warn and go on."""
+    seed: int = 0
+    """Seed of dropout (and, by the source, of the batches)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of matrix products; weights stay in float32."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    compile: bool = False
+    """Compile the model: a slow start, then faster steps on a GPU."""
+    deterministic: bool = False
+    """Use only kernels that repeat exactly: makes resume exact on GPUs and for compiled models."""
+
+    def __post_init__(self):
+        for names, holds, wanted in RULES:
+            for name in names.split():
+                value = getattr(self, name)
+                if not holds(value):
+                    raise impossible(name, value, wanted)
+        if self.warmup_steps > self.max_steps:
+            raise impossible(
+                "warmup_steps", self.warmup_steps, f"at most {self.max_steps} (max_steps)"
+            )
+        if (self.micro_batch_size or 1) > self.batch_size:
+            raise impossible(
+                "micro_batch_size", self.micro_batch_size, f"at most {self.batch_size} (batch_size)"
+            )
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a finite int or float."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Tell whether a value is an int of at least `least`."""
+    return type(value) is int and value >= least
+
+
+def impossible(name: str, value: object, wanted: str) -> ConfigError:
+    """Return the error for a setting that cannot be."""
+    return ConfigError(f"{name} = {value!r} is not possible", "training settings", f"give {wanted}")
+
+
+RULES = (
+    ("max_steps batch_size eval_interval save_interval log_interval",
+     lambda v: is_whole(v, 1), "a whole number >= 1"),
+    ("warmup_steps seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
+    ("keep_checkpoints", lambda v: is_whole(v, 2), "a whole number >= 2"),
+    ("micro_batch_size", lambda v: v is None or is_whole(v, 1), "a whole number >= 1, or None"),
+    ("learning_rate muon_learning_rate", lambda v: is_number(v) and v > 0, "a number above 0"),
+    ("weight_decay grad_clip", lambda v: is_number(v) and v >= 0, "a number >= 0"),
+    ("cooldown_fraction final_learning_rate_fraction",
+     lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    ("beta1 beta2", lambda v: is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    ("optimizer", lambda v: v in ("muon", "adamw"), "muon or adamw"),
+    ("schedule", lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
+    ("dtype", lambda v: v in ("auto", "float32", "bfloat16", "float16"),
+     "auto, float32, bfloat16 or float16"),
+    ("device", lambda v: isinstance(v, str), "auto, cpu, cuda or mps"),
+    ("compile deterministic stop_on_failed_save", lambda v: type(v) is bool, "true or false"),
+)  # fmt: skip
+
+
+class Source(Protocol):
+    """Give the batch of each step: inputs and targets (B, T), int64, on the CPU."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass
+class Progress:
+    """Count what has been done; all of it goes into the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0  # targets predicted
+    seconds: float = 0.0
+    loss: float | None = None  # of the last step's batch, before its update
+    grad_norm: float | None = None
+    learning_rate: float = 0.0
+    val_loss: float | None = None
+    skipped: int = 0  # float16 steps that overflowed since the last one that did not
+
+    def row(self) -> dict:
+        """Return the step's row of metrics.jsonl."""
+        if self.skipped:
+            return {"step": self.step, "skipped": self.skipped}
+        names = ("step", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Say how far training came and how well."""
+
+    step: int
+    loss: float | None  # of the last step's batch, nats per token
+    val_loss: float | None  # of the last validation
+    seconds: float
+    tokens: int
+    stopped: bool  # whether it was asked to stop before max_steps
+
+
+def train(
+    model: GPT, source: Source, config: TrainConfig, run_dir: Path, *,
+    validation: Iterable[tuple[Tensor, Tensor]] | None = None, resume: bool = False,
+    on_log: Callable[[dict], None] | None = None,
+    should_stop: Callable[[], bool] | None = None, manifest: dict | None = None,
+) -> TrainResult:  # fmt: skip
+    """Train the model in place up to `max_steps`; write metrics.jsonl and checkpoints to run_dir.
+
+    resume: go on from the newest checkpoint that verifies, or from the start where there is none.
+    on_log: is given each row of metrics.jsonl. should_stop: asked after each step; on true the step
+    is saved and training ends. manifest: facts that a resumed run must share, such as the hashes of
+    data and tokenizer. After a KeyboardInterrupt the last whole step is saved.
+    """
+    run_dir, stopped = Path(run_dir), False
+    with RunLock(run_dir) as lock, reproducible(config):
+        remove_leftovers(lock)
+        trainer = Trainer(model, config, run_dir, manifest or {})
+        trainer.restore(resume)
+        progress = trainer.progress
+        with Metrics(run_dir / "metrics.jsonl", progress.step, on_log) as metrics:
+            try:
+                while progress.step < config.max_steps and not stopped:
+                    trainer.train_step(source.batch(progress.step))
+                    step, last = progress.step, progress.step == config.max_steps
+                    if last or step % config.log_interval == 0:
+                        metrics.write(progress.row())
+                    if validation is not None and (last or step % config.eval_interval == 0):
+                        trainer.validate(validation)
+                        metrics.write({"step": step, "val_loss": progress.val_loss})
+                    stopped = not last and should_stop is not None and should_stop()
+                    if last or stopped or step % config.save_interval == 0:
+                        metrics.to_disk()
+                        trainer.save(must_succeed=last or stopped)
+            except KeyboardInterrupt:
+                metrics.to_disk()
+                trainer.save(must_succeed=True)
+                raise
+            finally:
+                model.zero_grad(set_to_none=True)
+    p = progress
+    return TrainResult(p.step, p.loss, p.val_loss, p.seconds, p.tokens, stopped)
+
+
+class Trainer:
+    """Hold a model and its optimizers; take one step, one validation or one save at a time."""
+
+    def __init__(self, model: GPT, config: TrainConfig, run_dir: Path, facts: dict):
+        self.device = choose_device(config.device)
+        self.dtype = choose_dtype(self.device, config.dtype)
+        self.model = model.to(self.device).train()
+        self.model.zero_grad(set_to_none=True)
+        self.forward = torch.compile(model) if config.compile else model
+        self.optimizers = make_optimizers(model, config)
+        self.scaler = make_scaler(self.device, self.dtype)
+        self.config, self.run_dir = config, run_dir
+        self.facts = {"model": dataclasses.asdict(model.config)} | facts
+        self.environment = environment(self.device, self.dtype, self.optimizers) | {
+            "micro_batch_size": config.micro_batch_size, "compile": config.compile,
+            "deterministic": config.deterministic,
+            "max_steps": None if config.schedule == "constant" else config.max_steps,
+        }  # fmt: skip
+        self.progress, self.saved_step = Progress(), 0
+        self.clock = time.perf_counter()
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Compute the gradient of one batch (B, T), clip it, and update the weights."""
+        progress, config = self.progress, self.config
+        with memory_advice(progress.step, self.micro_rows(batch), batch[0].shape[1]):
+            loss, tokens = self.accumulate(batch)
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), config.grad_clip or math.inf
+            )
+            loss, norm = torch.stack([loss, norm]).tolist()  # the step's only wait for the device
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if not finite:
+                self.refuse_update(loss, norm, batch)
+            factor = learning_rate_factor(progress.step, config)
+            with uninterrupted():  # weights and progress change together or not at all
+                self.update(factor, finite)
+                if finite:
+                    progress.loss, progress.grad_norm = loss, norm
+                progress.skipped = 0 if finite else progress.skipped + 1
+                progress.learning_rate = config.learning_rate * factor
+                progress.tokens += tokens
+                progress.seconds += self.lap()
+                progress.step += 1
+
+    def accumulate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        """Add up the gradients of the batch's pieces; return its mean loss and number of targets.
+
+        A piece weighs as much as its share of the targets, so the sum is the gradient of the whole
+        batch's mean loss, however the rows are cut and wherever targets are ignored.
+        """
+        idx, targets = batch  # (B, T) each
+        step, rows = self.progress.step, self.micro_rows(batch)
+        total = int((targets != IGNORE).sum())
+        if total == 0:
+            raise DataError(
+                f"all targets of rows 0 to {len(idx) - 1} are {IGNORE} (ignored)",
+                f"batch of step {step}", "give every batch at least one target to predict",
+            )  # fmt: skip
+        self.model.zero_grad(set_to_none=True)
+        loss_sum = torch.zeros((), device=self.device)
+        for micro_step, start in enumerate(range(0, len(idx), rows)):
+            piece, wanted = idx[start : start + rows], targets[start : start + rows]
+            share = int((wanted != IGNORE).sum()) / total
+            if share == 0:
+                continue  # these rows predict nothing
+            seed_step(self.config.seed, step, micro_step)
+            with autocast(self.device, self.dtype):
+                _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
+            self.scaler.scale(loss * share).backward()
+            loss_sum += loss.detach() * share
+        return loss_sum, total
+
+    def micro_rows(self, batch: tuple[Tensor, Tensor]) -> int:
+        """Return how many rows go through the model at once."""
+        return min(self.config.micro_batch_size or len(batch[0]), len(batch[0]))
+
+    def update(self, factor: float, finite: bool) -> None:
+        """Let the optimizers take their step with `factor` times their highest learning rates."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            if finite:
+                optimizer.step()
+        self.scaler.update()
+
+    def refuse_update(self, loss: float, norm: float, batch: tuple[Tensor, Tensor]) -> None:
+        """End the run before weights take up NaN; float16 may overflow while it finds its scale."""
+        step, config, scaled = self.progress.step, self.config, self.scaler.is_enabled()
+        if scaled and self.progress.skipped < MAX_SKIPPED:
+            return
+        kept = self.run_dir / "bad_batch.safetensors"
+        numbers = {"step": torch.tensor(step), "seed": torch.tensor(config.seed)}
+        pieces = safetensors_pieces({"idx": batch[0], "targets": batch[1]} | numbers)
+        atomic_write(kept, b"".join(pieces))
+        dtype = str(self.dtype).removeprefix("torch.")
+        raise TrainingError(
+            f"loss {loss:.4g}, gradient norm {norm:.4g}"
+            + (f" after {MAX_SKIPPED} skipped steps" if scaled else ""),
+            f"step {step}, its batch is kept in {kept}",
+            "resume from the last checkpoint with a lower learning rate (now learning_rate "
+            f"{config.learning_rate:g}, muon_learning_rate {config.muon_learning_rate:g})"
+            + ("" if dtype == "float32" else f" or with dtype float32 (now {dtype})"),
+        )
+
+    def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure the validation loss; one that is not finite ends the run before it is saved."""
+        loss = evaluate_loss(self.model, validation, self.device, self.dtype)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"validation loss {loss}", f"step {self.progress.step}",
+                "resume from the last checkpoint with a lower learning rate",
+            )  # fmt: skip
+        self.progress.val_loss = loss
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        before, self.clock = self.clock, time.perf_counter()
+        return self.clock - before
+
+    def save(self, must_succeed: bool) -> None:
+        """Save a checkpoint of this step, unless it is saved already."""
+        if self.progress.step == self.saved_step:
+            return
+        state = {
+            "progress": dataclasses.asdict(self.progress), "scaler": self.scaler.state_dict(),
+            "config": dataclasses.asdict(self.config), "facts": self.facts,
+        }  # fmt: skip
+        about = {name: fact for name, fact in self.facts.items() if isinstance(fact, str)}
+        about |= {"config_sha256": fingerprint(state["config"]), "environment": self.environment}
+        try:
+            save_checkpoint(
+                self.run_dir, self.progress.step, *collect_tensors(self.model, self.optimizers),
+                state, self.config.keep_checkpoints, about,
+            )  # fmt: skip
+        except CheckpointError as error:
+            if must_succeed or self.config.stop_on_failed_save:
+                raise
+            warnings.warn(f"going on without a new checkpoint: {error}", stacklevel=3)
+        else:
+            self.saved_step = self.progress.step
+
+    def restore(self, resume: bool) -> None:
+        """Take up the newest good checkpoint, or make sure that a new run overwrites none."""
+        there = checkpoint_paths(self.run_dir)
+        if there and not resume:
+            raise ConfigError(
+                f"the run directory already has a checkpoint ({there[-1].name})", str(self.run_dir),
+                "resume it, or choose another directory",
+            )  # fmt: skip
+        checkpoint = latest_checkpoint(self.run_dir, on_skip=warnings.warn)
+        if checkpoint is None and there:
+            raise CheckpointError(
+                f"none of {len(there)} checkpoints verifies", str(self.run_dir),
+                "copy one of them again, or start anew in another directory",
+            )  # fmt: skip
+        if checkpoint is None:
+            return
+        state, where = checkpoint.state, str(checkpoint.path)
+        now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
+        check_unchanged(state["config"] | state["facts"], now, FREE, where)
+        warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
+        restore_tensors(checkpoint, self.model, self.optimizers)
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.saved_step = self.progress.step
+
+
+def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
+    """Return Muon for the matrices inside the blocks, if it is chosen, and AdamW for the rest.
+
+    Norms are not decayed: pulling a scale towards 0 is no simplification.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
+    matrices = [p for p in parameters if p in inside and p.ndim == 2]
+    rest = [p for p in parameters if p not in inside or p.ndim != 2]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    betas = (config.beta1, config.beta2)
+    optimizers = []
+    if matrices:
+        optimizers.append(
+            Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
+        )
+    if groups:
+        optimizers.append(AdamW(groups, lr=config.learning_rate, betas=betas, fused=True))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Return the share of the highest learning rate that step `step` (from 0) trains with."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    begin = max(config.warmup_steps, config.max_steps * (1 - config.cooldown_fraction))
+    if config.schedule == "constant" or step < begin:
+        return 1.0
+    done = min((step - begin) / (config.max_steps - begin), 1.0)  # from 0 to just below 1
+    left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.final_learning_rate_fraction + (1 - config.final_learning_rate_fraction) * left
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    dtype: torch.dtype,
+) -> float:  # fmt: skip
+    """Return the mean loss per predicted token (nats) over all batches (B, T), without dropout."""
+    was_training, loss_sum, count = model.training, 0.0, 0
+    model.eval()
+    try:
+        for idx, targets in validation:
+            predicted = int((targets != IGNORE).sum())
+            if predicted:
+                with autocast(device, dtype):
+                    _, loss = model(idx.to(device), targets.to(device))
+                loss_sum += loss.item() * predicted
+                count += predicted
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise DataError(
+            "validation has no target to predict", "validation data", "give more validation text"
+        )
+    return loss_sum / count
+
+
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Return what keeps float16 gradients from vanishing; for other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+def seed_step(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
+    """Seed torch as a pure function of where in training we are, so that no state need be saved."""
+    digest = hashlib.sha256(f"{seed} {step} {micro_step} {rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextlib.contextmanager
+def reproducible(config: TrainConfig) -> Iterator[None]:
+    """Leave torch's random numbers and its choice of kernels as they were found."""
+    before = torch.are_deterministic_algorithms_enabled()
+    device = choose_device(config.device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for this
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.use_deterministic_algorithms(config.deterministic or before)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def memory_advice(step: int, rows: int, T: int) -> Iterator[None]:
+    """Turn the ways in which memory runs out into one error that says what to make smaller."""
+    try:
+        yield
+    except MinigptError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        signs = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
+            raise
+        if rows > 1:
+            advice = f"micro_batch_size {rows // 2} (same result, slower)"
+        else:
+            advice = f"block_size {max(T // 2, 1)} or a smaller model"
+        raise TrainingError(
+            f"out of memory with {rows} rows of {T} tokens", f"step {step}", f"try {advice}"
+        ) from error

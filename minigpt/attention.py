@@ -133,7 +133,7 @@ class Attention(nn.Module):
 
     def __init__(
         self, n_embd: int, n_head: int, n_kv_head: int | None = None, head_dim: int | None = None,
-        qk_norm: bool = False, dropout: float = 0.0,
+        qk_norm: bool = False, dropout: float = 0.0, norm_eps: float = 1e-6,
     ):  # fmt: skip
         super().__init__()
         self.n_head = n_head
@@ -145,8 +145,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
         self.value = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
         self.output = nn.Linear(n_head * self.head_dim, n_embd, bias=False)
-        self.query_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.query_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None,

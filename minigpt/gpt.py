@@ -53,10 +53,15 @@ class GPTConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, int | None) and value is not None:
-                check(type(value) is int and value >= 1, field.name, value, "a whole number >= 1")
+            if field.type is float:
+                check(type(value) in (int, float), field.name, value, "a number")
+            elif field.type is bool:
+                check(type(value) is bool, field.name, value, "True or False")
+            elif value is not None or field.default is not None:
+                check(type(value) is int and 1 <= value < 2**31, field.name, value,
+                      "a whole number from 1 to 2^31 - 1")  # fmt: skip
         check(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
-        check(1 < self.rope_theta < math.inf, "rope_theta", self.rope_theta, "a number above 1")
+        check(1 < self.rope_theta < 1e30, "rope_theta", self.rope_theta, "a number above 1")
         check(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a small number above 0")
         if self.head_dim is None:
             check(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
@@ -106,7 +111,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.n_embd, config.norm_eps)
         self.attention = Attention(
             config.n_embd, config.n_head, config.n_kv_head, config.head_dim, qk_norm=True,
-            dropout=config.dropout,
+            dropout=config.dropout, norm_eps=config.norm_eps,
         )  # fmt: skip
         self.mlp_norm = RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = MLP(config.n_embd, config.n_hidden)

@@ -2,5 +2,10 @@
 
 Every story has an exact probability, so the best reachable loss of a model is known. Reading
 order: lexicon (words), world (what may happen), forms (how it is told), tell (sample, parse,
-enumerate), tasks (questions and labels), verify (is this a story of this world?).
+enumerate), tasks (questions and labels), stories (the public face), verify (is it a story?).
 """
+
+from minigpt.storyworld.stories import Story, documents, log_prob, story
+from minigpt.storyworld.verify import Verdict, verify
+
+__all__ = ["Story", "Verdict", "documents", "log_prob", "story", "verify"]

@@ -18,27 +18,28 @@ from minigpt.storyworld.world import OTHER, OWNER, Event, Plot
 # kind of event: (weight, English, Chinese)
 FORMS = {
     "opening": [
-        (3, "One {day}, {hero} was playing {start.at}.", "一个{day}，{hero}{start.at}玩耍。"),
-        (2, "One {day}, {hero} sat {start.at} and hummed a song.",
-            "一个{day}，{hero}坐{start.at}，哼着一首歌。"),
-        (2, "It was {day.a}, and {hero} had come to {start} alone.",
-            "那是一个{day}，{hero}独自来到了{start}。"),
-        (2, "On {day.a}, a {hero.girl} called {hero} was waiting {start.at}.",
-            "在一个{day}，有个叫{hero}的{hero.girl}{start.at}等人。"),
-        (1, "It was {day.a}, and {hero} had nothing to do {start.at}.",
-            "那是一个{day}，{hero}{start.at}闲得没事做。"),
+        (3, "One {day}, {hero} was playing {start.at} in {hero.her} {coat} coat.",
+            "一个{day}，{hero}穿着{coat}的外套{start.at}玩耍。"),
+        (2, "One {day}, a {hero.girl} in {coat.a} coat was sitting {start.at}: {hero}.",
+            "一个{day}，有个穿{coat}外套的{hero.girl}坐{start.at}，{hero.she}就是{hero}。"),
+        (2, "It was {day.a}, and {hero} had come to {start} in {coat.a} coat.",
+            "那是一个{day}，{hero}穿着{coat}的外套来到了{start}。"),
+        (2, "On {day.a}, {hero} put on {hero.her} {coat} coat and went to {start}.",
+            "在一个{day}，{hero}穿上{coat}的外套，去了{start}。"),
+        (1, "It was {day.a}, and {hero} in {hero.her} {coat} coat was bored {start.at}.",
+            "那是一个{day}，穿着{coat}外套的{hero}{start.at}闲得发慌。"),
     ],
     "treasure": [
-        (3, "{Who} had {toy.a_coloured}, a present from {elder}.",
-            "{who}有{toy.a_coloured}，是{elder}送的礼物。"),
-        (2, "{Who} held {toy.a_coloured} that {elder} had made.",
-            "{who}拿着{toy.a_coloured}，是{elder}亲手做的。"),
-        (2, "With {who.him} was {toy.a_coloured} that {elder} had found in the attic.",
-            "{who}带着{toy.a_coloured}，是{elder}在阁楼上找到的。"),
-        (1, "{Elder} had just given {who.him} {toy.a_coloured}.",
-            "{elder}刚刚送给{who}{toy.a_coloured}。"),
-        (1, "{Who} was showing everyone {toy.a_coloured}, for {elder} had bought it in the city.",
-            "{who}逢人就让看{toy.a_coloured}，那是{elder}从城里买来的。"),
+        (3, "{Who} had {toy.a_coloured}, a present from {elder} {far.at}.",
+            "{who}有{toy.a_coloured}，是住{far.at}的{elder}送的礼物。"),
+        (2, "{Who} held {toy.a_coloured} that {elder} had made {far.at}.",
+            "{who}拿着{toy.a_coloured}，是{elder}{far.at}亲手做的。"),
+        (2, "With {who.him} was {toy.a_coloured}, found by {elder} {far.at}.",
+            "{who}带着{toy.a_coloured}，是{elder}{far.at}捡到的。"),
+        (1, "{Elder}, who lived {far.at}, had just given {who.him} {toy.a_coloured}.",
+            "住{far.at}的{elder}刚刚送给{who.him}{toy.a_coloured}。"),
+        (1, "{Who} was showing everyone {toy.a_coloured} that {elder} had sent from {far}.",
+            "{who}逢人就让看{toy.a_coloured}，那是{elder}从{far}寄来的。"),
     ],
     "bond": [
         (1, "{Who} loved it more than anything else.", "{who}爱它胜过一切。"),
@@ -222,12 +223,12 @@ FORMS = {
             "{they}一起去了{where}，{owner}在那儿捡起了{what}。"),
     ],
     "elder brings": [
-        (1, "But {elder} came from {where} and gave {who} {what}.",
-            "不过{elder}从{where}来了，把{what}交给了{who}。"),
-        (1, "Just then {elder} arrived from {where} and handed {what} to {who}.",
-            "正在这时，{elder}从{where}走来，把{what}递给了{who}。"),
-        (1, "Luckily {elder} had seen {what} at {where} and brought it to {who}.",
-            "幸好{elder}在{where}看见了{what}，给{who}送了过来。"),
+        (1, "But {elder} came from {where} and gave {owner} {what}.",
+            "不过{elder}从{where}来了，把{what}交给了{owner}。"),
+        (1, "Just then {elder} arrived from {where} and handed {what} to {owner}.",
+            "正在这时，{elder}从{where}走来，把{what}递给了{owner}。"),
+        (1, "Luckily {elder} had seen {what} {where.at} and brought it to {owner}.",
+            "幸好{elder}在{where}看见了{what}，给{owner}送了过来。"),
     ],
     "given up": [
         (1, "But {where} was too far away, so {what} stayed there.",
@@ -314,10 +315,16 @@ FORMS = {
             "“我会缝，”{who}说着补好了{whom.names}{what}。"),
     ],
     "elder mends": [
-        (1, "{Elder} came by and took {what} home to mend it.",
-            "{elder}正好路过，把{what}带回家去补。"),
-        (1, "\"I can fix that,\" said {elder} and put {what} into a bag.",
-            "“我能修好，”{elder}说着把{what}放进了包里。"),
+        (1, "{Elder} came by and took {what} home to {far} to mend it.",
+            "{elder}正好路过，把{what}带回{far}去补。"),
+        (1, "\"I can fix that,\" said {elder} and carried {what} to {far}.",
+            "“我能修好，”{elder}说着把{what}带到{far}去了。"),
+    ],
+    "elder keeps": [
+        (1, "But {elder} had found {what} {where.at} and taken it home to {far}.",
+            "不过{elder}{where.at}捡到了{what}，带回{far}去了。"),
+        (1, "Luckily {elder} picked up {what} {where.at} and locked it away {far.at}.",
+            "幸好{elder}{where.at}捡到了{what}，收{far.at}了。"),
     ],
     "spoiled": [
         (1, "Nobody knew how to mend {what}.", "谁也不知道怎么修好{what}。"),
@@ -371,27 +378,30 @@ FORMS = {
             "还剩{left}{food.unit}{food}，{who}全给了{whom}。"),
     ],
     "tell": [
-        (1, "Back {start.at}, {who} told {elder} all about {toy.coloured}.",
-            "回到{start}，{who}把{toy.coloured}的事都讲给{elder}听。"),
-        (1, "{Who} found {elder} waiting {start.at} and spoke of {toy.coloured}.",
-            "{who}看见{elder}{start.at}等着，就说起了{toy.coloured}。"),
-        (1, "In the evening {who} returned to {start}, where {elder} asked about {toy.coloured}.",
-            "傍晚，{who}回到{start}，{elder}问起了{toy.coloured}。"),
+        (1, "{Who} went to {where} and told {elder} all about {toy.coloured}.",
+            "{who}去了{where}，把{toy.coloured}的事都讲给{elder}听。"),
+        (1, "{Who} visited {elder} {where.at} and spoke of {toy.coloured}.",
+            "{who}来到{where}看望{elder}，说起了{toy.coloured}。"),
+        (1, "In the evening {who} walked to {where}, where {elder} asked about {toy.coloured}.",
+            "傍晚，{who}走到{where}，{elder}问起了{toy.coloured}。"),
     ],
     "go home with nothing": [
-        (1, "{Who} walked back to {where} with empty hands.", "{who}两手空空地走回了{where}。"),
-        (1, "At sunset {who} trotted back to {where}.", "太阳下山时，{who}慢慢走回了{where}。"),
+        (1, "{Who} walked back to {where}, but {whom} stayed {there.at}.",
+            "{who}走回了{where}，{whom}留{there.at}了。"),
+        (1, "At sunset {whom} was still {there.at}, and {who} trotted back to {where}.",
+            "太阳下山时，{whom}还{there.at}，{who}慢慢走回了{where}。"),
     ],
     "go home with one": [
-        (1, "{Who} took {what} and went back to {where}.", "{who}拿着{what}回到了{where}。"),
-        (1, "At sunset {who} carried {what} back to {where}.",
-            "太阳下山时，{who}把{what}带回了{where}。"),
+        (1, "{Who} took {what} back to {where}, but {whom} stayed {there.at}.",
+            "{who}带着{what}回到了{where}，{whom}留{there.at}了。"),
+        (1, "At sunset {whom} was still {there.at}, and {who} carried {what} back to {where}.",
+            "太阳下山时，{whom}还{there.at}，{who}把{what}带回了{where}。"),
     ],
     "go home with both": [
-        (1, "{Who} went back to {where} with {toy} and {other}.",
-            "{who}带着{toy}和{other}回到了{where}。"),
-        (1, "At sunset {who} carried {toy} and {other} back to {where}.",
-            "太阳下山时，{who}把{toy}和{other}都带回了{where}。"),
+        (1, "{Who} took {toy} and {other} back to {where}, but {whom} stayed {there.at}.",
+            "{who}带着{toy}和{other}回到了{where}，{whom}留{there.at}了。"),
+        (1, "{Whom} stayed {there.at}, while {who} carried {toy} and {other} back to {where}.",
+            "{whom}留{there.at}，{who}把{toy}和{other}都带回了{where}。"),
     ],
     "go home together": [
         (1, "Arm in arm they went back to {where}.", "{they}手挽手回到了{where}。"),
@@ -487,6 +497,13 @@ FORMS = {
         (1, "In {who.names} dreams {toy.coloured} learned to talk.",
             "在{who}的梦里，{toy.coloured}学会了说话。"),
     ],
+    "tomorrow": [
+        (1, "\"Tomorrow I will {where.fun} {where.at},\" said {who}.",
+            "“明天我要去{where}{where.fun}，”{who}说。"),
+        (1, "{Who} went to sleep and hoped to {where.fun} {where.at} the next day.",
+            "{who}睡着了，盼着第二天去{where}{where.fun}。"),
+        (1, "{Who} drew a map of the way to {where}.", "{who}画了一张去{where}的地图。"),
+    ],
     "good end": [
         (1, "It had been a good day after all.", "这到底还是美好的一天。"),
         (1, "And the moon smiled down on {second}.", "月亮微笑着照在{second}上。"),
@@ -509,32 +526,49 @@ class Form(NamedTuple):
 
 def forms(event: Event, plot: Plot) -> list[tuple[int, Form]]:
     """Return the ways to tell `event` in `plot` as (integer weight, form)."""
-    return told(event.kind, event.who, event.what, event.where, plot.focus)
+    return told(event.kind, event.who, event.what, event.where, event.there, plot.focus)
 
 
 SLOT = re.compile(r"\{(?P<role>\w+)(?P<case>\.\w+)?\}")
 
 
 @cache
-def told(kind: str, who: str, what: str, where: str, focus: str) -> list[tuple[int, Form]]:
+def told(
+    kind: str, who: str, what: str, where: str, there: str, focus: str
+) -> list[tuple[int, Form]]:
     """Return the forms of a kind of event, their slots turned into roles of the whole story."""
-    roles = {"who": who, "whom": OTHER.get(who, ""), "where": where}
-    roles |= {"what": what, "that": OTHER.get(what, ""), "owner": OWNER.get(what, "")}
+    roles = own_roles(who, what, where) | {"there": there}
+    return [
+        (weight, Form(resolve(en, roles, focus), resolve(zh, roles, focus)))
+        for weight, en, zh in FORMS[kind]
+    ]
 
-    def resolve(slot: re.Match) -> str:
+
+def own_roles(who: str = "", what: str = "", where: str = "") -> dict[str, str]:
+    """Return which roles of the story the slots of one event stand for."""
+    roles = {"who": who, "whom": OTHER.get(who, ""), "where": where}
+    return roles | {"what": what, "that": OTHER.get(what, ""), "owner": OWNER.get(what, "")}
+
+
+def resolve(text: str, roles: Mapping[str, str], focus: str = "") -> str:
+    """Turn `{Who}` into `%(Hero)s` or, where a pronoun is clear, into `%(Hero.she)s`, and so on.
+
+    >>> resolve("{Who} ran {where.at}.", {"who": "hero", "where": "start"}, focus="hero")
+    '%(Hero.she)s ran %(start.at)s.'
+    """
+
+    def key_of(slot: re.Match) -> str:
         name, case = slot["role"].lower(), slot["case"] or ""
         role = roles.get(name, name)
-        assert role, f"{slot[0]} means nothing in an event {kind!r}"
+        assert role, f"{slot[0]} has no meaning in {text!r}"
         if name == "who" and role == focus:
             case = {"": ".she", ".names": ".her"}.get(case, case)
-        if role == "elder" and "hero" in (focus, who):
+        if role == "elder" and "hero" in (focus, roles.get("who")):
             case = case or ".hers"
         key = role + case
         return f"%({key.capitalize() if slot['role'][0].isupper() else key})s"
 
-    return [
-        (weight, Form(SLOT.sub(resolve, en), SLOT.sub(resolve, zh))) for weight, en, zh in FORMS[kind]
-    ]
+    return SLOT.sub(key_of, text)
 
 
 Slots = dict[str, str]
@@ -609,6 +643,10 @@ def spell_thing(thing: lexicon.Thing, colour: str) -> Pairs:
     }
 
 
+def spell_colour(colour: lexicon.Noun, _: str) -> Pairs:
+    return {"*": (colour.en, colour.zh), "*.a": (article(colour.en), colour.zh)}
+
+
 def spell_number(number: lexicon.Noun, total: str) -> Pairs:
     pairs = {"*": (number.en, number.zh)}
     if total:
@@ -625,8 +663,8 @@ def article(words: str) -> str:
 
 SPELLERS: dict[str, Callable[[Any, str], Pairs]] = {
     "hero": spell_child, "friend": spell_child, "elder": spell_elder,
-    "start": spell_place, "second": spell_place, "third": spell_place,
-    "toy": spell_thing, "other": spell_thing, "colour": lambda *_: {}, "tint": lambda *_: {},
+    "start": spell_place, "far": spell_place, "second": spell_place, "third": spell_place,
+    "toy": spell_thing, "other": spell_thing, "colour": spell_colour, "tint": spell_colour, "coat": spell_colour,
     "count": spell_number, "eaten": spell_number,
     "day": lambda day, _: {"*": (day.en, day.zh), "*.a": (article(day.en), day.zh)},
     "food": lambda food, _: {"*": (food.en, food.zh), "*.unit": (food.unit, food.unit)},

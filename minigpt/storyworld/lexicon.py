@@ -223,6 +223,9 @@ NUMBERS = [
     Noun("seven", "七"),
     Noun("eight", "八"),
     Noun("nine", "九"),
+    Noun("ten", "十"),
+    Noun("eleven", "十一"),
+    Noun("twelve", "十二"),
 ]
 
 DAYS = [
@@ -248,7 +251,7 @@ MOODS = [
 
 LISTS = {
     "hero": PEOPLE, "friend": PEOPLE, "elder": ELDERS, "toy": THINGS, "other": THINGS,
-    "start": PLACES, "second": PLACES, "third": PLACES, "colour": COLOURS, "tint": COLOURS,
+    "start": PLACES, "far": PLACES, "second": PLACES, "third": PLACES, "coat": COLOURS, "colour": COLOURS, "tint": COLOURS,
     "animal": ANIMALS, "food": FOODS, "count": NUMBERS, "eaten": NUMBERS, "day": DAYS,
 }  # fmt: skip
 BY_NAME = {role: {entry.en: entry for entry in entries} for role, entries in LISTS.items()}

@@ -19,11 +19,10 @@ from typing import Any, Literal, NamedTuple
 from minigpt.errors import DataError
 from minigpt.storyworld import lexicon
 from minigpt.storyworld.forms import Form, Slots, forms, spell
-from minigpt.storyworld.world import Event, Plot, events, words
+from minigpt.storyworld.world import DEPENDS_ON, Event, Plot, events, words
 
 Language = Literal["en", "zh"]
 LANGUAGES = ("en", "zh")
-WORDS_DEPEND_ON = ("hero", "friend", "toy", "start", "second", "colour", "count")
 
 
 class Table:
@@ -108,14 +107,14 @@ class World:
 
     def forms(self, event: Event, plot: Plot) -> Table:
         """Return the table of ways to tell an event; many plots share one."""
-        key = (*event[:4], plot.focus)
+        key = (*event[:5], plot.focus)
         if key not in self.form_tables:
             self.form_tables[key] = Table(forms(event, plot)[: self.first_forms])
         return self.form_tables[key]
 
     def words(self, role: str, cast: Mapping[str, str], plot: Plot) -> Table:
         """Return the table of words that may fill a role."""
-        key = (role, plot.sky, plot.alike, *[cast.get(role) for role in WORDS_DEPEND_ON])
+        key = (role, plot.sky, plot.alike, *[cast[other] for other in DEPENDS_ON.get(role, ())])
         if key not in self.word_tables:
             options = words(role, cast, plot, self.held_out)[: self.first_words.get(role)]
             self.word_tables[key] = Table(options)

@@ -1,7 +1,7 @@
 """How a story goes on: `events(plot)`, what may happen next, and `words(role, ...)`, to whom.
 
 A plot knows roles, not names: there is a hero, a friend, the hero's toy, the friend's other thing
-and up to three places. Everything that a later sentence depends on stands in `Plot`; nothing is
+and up to four places. Everything that a later sentence depends on stands in `Plot`; nothing is
 decided before the sentence that reveals it. All weights are integers, so that every probability
 is an exact fraction. This file knows nothing of sentences: those are in `forms.py`.
 """
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from minigpt.storyworld import lexicon
 
 OTHER = {"hero": "friend", "friend": "hero", "toy": "other", "other": "toy"}
+PLACES = ("start", "second", "third", "far")
 OWNER = {"toy": "hero", "other": "friend"}
 
 
@@ -23,7 +24,7 @@ class Plot(NamedTuple):
     sky: str = ""  # sun, wind or rain, until the trouble has come
     alike: bool = False  # hero and friend share a pronoun
     focus: str = ""  # whom a pronoun would mean now
-    hero: str = ""  # the place where the hero is: start, second or third
+    hero: str = ""  # the place where the hero is: start, second, third or far
     friend: str = ""
     toy: str = ""  # who holds the toy (hero, friend, elder), or the place where it lies
     other: str = ""
@@ -44,6 +45,7 @@ class Event(NamedTuple):
     who: str
     what: str
     where: str
+    there: str  # a second place: where the other child stays
     new: tuple[str, ...]
     after: Plot
 
@@ -68,12 +70,13 @@ def option(
     who: str = "",
     what: str = "",
     where: str = "",
+    there: str = "",
     new: tuple[str, ...] = (),
     **changes,
 ) -> tuple[int, Event]:
     """Return one weighted event that leads on to `scene` and changes the plot."""
     after = plot._replace(**{"scene": scene, "focus": who} | changes)
-    return weight, Event(kind, who, what, where, new, after)
+    return weight, Event(kind, who, what, where, there, new, after)
 
 
 def mix(*parts: tuple[int, Options]) -> Options:
@@ -103,7 +106,7 @@ def side_by_side(plot: Plot, who: str) -> str:
 
 
 def opening(plot: Plot) -> Options:
-    new = ("hero", "start", "day")
+    new = ("hero", "coat", "start", "day")
     return [
         option(plot, weight, "opening", "treasure", "hero", new=new, sky=sky, hero="start")
         for weight, sky in [(3, "sun"), (3, "wind"), (2, "rain")]
@@ -111,7 +114,7 @@ def opening(plot: Plot) -> Options:
 
 
 def treasure(plot: Plot) -> Options:
-    new = ("colour", "toy", "elder")
+    new = ("colour", "toy", "elder", "far")
     return [option(plot, 1, "treasure", "bond", "hero", "toy", new=new, toy="hero")]
 
 
@@ -140,7 +143,7 @@ def journey(plot: Plot) -> Options:
     new = () if plot.scene == "journey" else ("second",)
     trip = {"where": "second", "new": new, "hero": "second", "friend": "second", "focus": ""}
     return [
-        option(plot, 3, "journey with both", "pause", "hero", "toy", **trip),
+        option(plot, 5, "journey with both", "pause", "hero", "toy", **trip),
         option(plot, 2, "journey with one", "pause", "friend", "other", toy="start", **trip),
         option(plot, 2, "journey with one", "pause", "hero", "toy", other="start", **trip),
     ]
@@ -218,7 +221,7 @@ def grief(plot: Plot) -> Options:
     tears = [option(plot, 3, "grief " + plot.trouble, "comfort", owner, plot.lost)]
     if plot.carrier == OTHER[owner] and plot.trouble != "taken":
         tears.append(option(plot, 2, "regret", "comfort", plot.carrier, plot.lost))
-    return mix((5, tears), (1, comfort(plot)))
+    return tears
 
 
 def comfort(plot: Plot) -> Options:
@@ -247,13 +250,14 @@ def search(plot: Plot) -> Options:
                hero=place, friend=place, helper="both", **{thing: owner}),
         option(plot, 2, "elder brings", "thanks", owner, **there, focus="",
                helper="elder", **{thing: owner}),
-        option(plot, 2, "given up", "thanks", "hero", **there, focus=""),
+        option(plot, 3, "elder keeps", "thanks", owner, **there, focus="", **{thing: "elder"}),
+        option(plot, 3, "given up", "thanks", "hero", **there, focus=""),
     ]  # fmt: skip
     for child in ("hero", "friend"):
         options += [
             option(plot, 4, "fetch " + plot.trouble, "return", child, **there,
                    helper=child if child == owner else "", **{child: place, thing: child}),
-            option(plot, 2, "fail " + plot.trouble, "thanks", child, **there,
+            option(plot, 3, "fail " + plot.trouble, "thanks", child, **there,
                    **{child: place}),
         ]  # fmt: skip
     return options
@@ -269,7 +273,7 @@ def bringing_back(plot: Plot) -> Options:
         return mix((1, [option(plot, 1, "come back", "thanks", **back)]), (1, thanks(plot)))
     give = {"focus": side_by_side(plot, child), thing: owner}
     return [
-        option(plot, 4, "bring", "thanks", **back, **give),
+        option(plot, 2, "bring", "thanks", **back, **give),
         option(plot, 1, "keep", "thanks", child, thing),
     ]
 
@@ -283,9 +287,9 @@ def repair(plot: Plot) -> Options:
     ]
     return [
         *options,
-        option(plot, 2, "elder mends", "thanks", owner, **mended, helper="elder", focus="",
+        option(plot, 4, "elder mends", "thanks", owner, **mended, helper="elder", focus="",
                **{thing: "elder"}),
-        option(plot, 2, "spoiled", "thanks", owner, thing, focus=""),
+        option(plot, 5, "spoiled", "thanks", owner, thing, focus=""),
     ]  # fmt: skip
 
 
@@ -331,29 +335,31 @@ def is_gone(plot: Plot) -> bool:
 
 
 def parting(plot: Plot) -> Options:
-    home = {"where": "start"}
-    options = [option(plot, 2, "tell", "closing", "hero", "toy", **home, hero="start")]
+    home = {"where": "start", "scene": "closing"}
+    options = [option(plot, 4, "tell", "closing", "hero", "toy", "far", hero="far")]
     for child in ("hero", "friend"):
         hands = [thing for thing, holder in carried(plot) if holder == child]
         kind = "go home with " + ("nothing", "one", "both")[len(hands)]
         what = hands[0] if len(hands) == 1 else ""
-        options.append(option(plot, 2, kind, "closing", child, what, **home, **{child: "start"}))
+        stays = {"there": getattr(plot, OTHER[child]), child: "start"}
+        options.append(option(plot, 3, kind, **home, who=child, what=what, **stays))
     if plot.hero == plot.friend:
         both = {"hero": "start", "friend": "start", "focus": ""}
-        options.append(option(plot, 3, "go home together", "closing", "hero", **home, **both))
+        options.append(option(plot, 2, "go home together", **home, who="hero", **both))
     else:
-        for child in ("hero", "friend"):
-            place = getattr(plot, OTHER[child])
-            options.append(option(plot, 2, "rejoin", "closing", child, where=place,
-                                  focus=side_by_side(plot, child), **{child: place}))  # fmt: skip
-    return mix((2, options), (1, closing(plot)))
+        options += [
+            option(plot, 2, "rejoin", "closing", child, where=getattr(plot, OTHER[child]),
+                   focus=side_by_side(plot, child), **{child: getattr(plot, OTHER[child])})
+            for child in ("hero", "friend")
+        ]  # fmt: skip
+    return mix((3, options), (1, closing(plot)))
 
 
 def closing(plot: Plot) -> Options:
     looks_back = []
     for thing in ("toy", "other"):
         holder = getattr(plot, thing)
-        if holder in ("start", "second", "third"):
+        if holder in PLACES:
             looks_back.append(option(plot, 1, "it lies", "last", what=thing, where=holder))
         elif thing != plot.lost or holder != OWNER[thing]:
             kind = "it is kept" if holder == OWNER[thing] else "it is held"
@@ -363,13 +369,17 @@ def closing(plot: Plot) -> Options:
 
 def last(plot: Plot) -> Options:
     good = mood("hero", plot) in ("happy", "proud", "grateful")
-    return [
+    named = [place for place in PLACES if place != "third" or plot.trouble != "torn"]
+    options = [
         option(plot, 3, "feel " + mood("hero", plot), "end", "hero", plot.lost),
-        option(plot, 2, "feel " + mood("friend", plot), "end", "friend", plot.lost),
+        option(plot, 3, "feel " + mood("friend", plot), "end", "friend", plot.lost),
         option(plot, 2, "lesson " + plot.trouble, "end", plot.carrier, plot.lost),
         option(plot, 2, "dream", "end", "hero", "toy"),
         option(plot, 2, "good end" if good else "bad end", "end", "hero"),
     ]
+    tomorrow = [option(plot, 1, "tomorrow", "end", child, where=place)
+                for child in ("hero", "friend") for place in named]  # fmt: skip
+    return mix((1, options), (1, tomorrow))
 
 
 SCENES = {
@@ -381,58 +391,73 @@ SCENES = {
 
 
 def mood(child: str, plot: Plot) -> str:
-    """Return how a child feels at the end: it follows from what has happened, unsaid or said."""
-    owner = OWNER[plot.lost]
-    mine, holder = child == owner, getattr(plot, plot.lost)
+    """Return how a child feels at the end."""
+    return feeling(child, plot)[0]
+
+
+def feeling(child: str, plot: Plot) -> tuple[str, str]:
+    """Return (mood, cause) of a child at the end: it follows from what happened, said or unsaid."""
+    thing, owner = plot.lost, OWNER[plot.lost]
+    mine, holder = child == owner, getattr(plot, thing)
+    if plot.gift == "comfort":
+        return ("grateful", "was comforted") if mine else ("proud", "gave away")
     if plot.gift:
-        given_to = owner if plot.gift == "comfort" else OTHER[owner]
-        return "grateful" if child == given_to else "proud"
-    if plot.torn or holder in ("second", "third"):
-        return "sorry" if child == plot.carrier and not mine else "sad"
+        return ("proud", "let keep") if mine else ("grateful", "may keep")
+    if is_gone(plot) and child == plot.carrier and not mine:
+        return "sorry", "tore it" if plot.torn else "lost it"
+    if is_gone(plot):
+        return "sad", "is torn" if plot.torn else "is gone"
     if holder == "elder":
-        return "grateful" if mine else "happy"
+        return ("grateful" if mine else "happy"), "elder has it"
     if holder != owner:
-        return "angry" if mine else "sorry"
-    if plot.trouble == "taken":
-        return "sorry" if not mine else "proud" if plot.helper == owner else "happy"
-    if plot.helper in (child, "both"):
-        return "proud" if plot.helper == child else "happy"
-    return "grateful" if mine else "happy"
+        return ("angry", "was robbed") if mine else ("happy", "took it")
+    if plot.trouble == "taken" and not mine:
+        return "sorry", "had taken it"
+    if plot.helper == child:
+        return "proud", "set it right"
+    if plot.helper == "both":
+        return "happy", "found together"
+    if mine and plot.helper:
+        return "grateful", "was helped"
+    return "happy", "is back"
 
 
 # Names for roles.
 
 
 def words(role: str, cast: Mapping[str, str], plot: Plot, held_out: bool) -> list[tuple[int, str]]:
-    """Return which words may fill `role`, beside those that have a role in `cast` already.
+    """Return which words may fill `role`, given those in `cast`, as (integer weight, word).
 
     `plot` is the plot after the event that names the role. Training stories never bring a child
     and a thing of a `kept_apart` pair together; in held-out ones hero and toy are such a pair.
+    Only the roles in `DEPENDS_ON` are looked up, so that the options can be kept in tables.
     """
-    children = [cast[role] for role in ("hero", "friend") if role in cast]
+    known = [cast[other] for other in DEPENDS_ON.get(role, ())]
+    entries = [entry for entry in lexicon.LISTS[role] if entry.en not in known]
     match role:
         case "day":
-            return [(1, day.en) for day in lexicon.DAYS if day.sky == plot.sky]
-        case "friend":
-            hero = lexicon.BY_NAME["hero"][cast["hero"]]
-            return [(1, p.en) for p in lexicon.PEOPLE if p != hero
-                    and (p.girl == hero.girl) == plot.alike
-                    and not kept_apart(p.en, cast["toy"])]  # fmt: skip
+            entries = [day for day in entries if day.sky == plot.sky]
         case "toy":
-            return [(1, t.en) for t in lexicon.THINGS
-                    if kept_apart(cast["hero"], t.en) == held_out]  # fmt: skip
+            entries = [thing for thing in entries if kept_apart(known[0], thing.en) == held_out]
+        case "friend":
+            hero, toy = lexicon.BY_NAME["hero"][known[0]], known[1]
+            entries = [child for child in entries if (child.girl == hero.girl) == plot.alike
+                       and not kept_apart(child.en, toy)]  # fmt: skip
         case "other":
-            return [(1, t.en) for t in lexicon.THINGS if t.en != cast["toy"]
-                    and not any(kept_apart(child, t.en) for child in children)]  # fmt: skip
-        case "eaten":
-            count = NUMBERS.index(cast["count"])
-            return [(1, number) for number in NUMBERS[: count - 1]]
+            entries = [thing for thing in entries
+                       if not any(kept_apart(child, thing.en) for child in known[:2])]  # fmt: skip
         case "count":
-            return [(1, number) for number in NUMBERS[2:]]
-    taken = cast.values()
-    return [(1, word) for word in lexicon.BY_NAME[role] if word not in taken]
+            entries = entries[4:]
+        case "eaten":
+            entries = entries[: NUMBERS.index(known[0]) - 1]
+    return [(1, entry.en) for entry in entries]
 
 
+DEPENDS_ON = {
+    "toy": ("hero",), "friend": ("hero", "toy"), "other": ("hero", "friend", "toy"),
+    "far": ("start",), "second": ("start", "far"), "third": ("start", "far", "second"),
+    "colour": ("coat",), "tint": ("coat", "colour"), "eaten": ("count",),
+}  # fmt: skip
 NUMBERS = [number.en for number in lexicon.NUMBERS]
 
 

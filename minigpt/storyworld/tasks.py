@@ -1,0 +1,266 @@
+"""What can be asked about a story: questions with answers, summary, title, mood and topic.
+
+All of it follows from the derivation, so every answer is certain. A question knows the answers
+that its story offers; `measure.py` uses them to test that no shortcut finds the right one.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from minigpt.storyworld import lexicon
+from minigpt.storyworld.forms import Slots, own_roles, resolve, spell
+from minigpt.storyworld.tell import Step
+from minigpt.storyworld.world import OTHER, OWNER, PLACES, Plot, feeling
+
+Pair = tuple[str, str]  # English, Chinese
+CHILDREN, THINGS = ("hero", "friend"), ("toy", "other")
+
+QUESTIONS = {
+    "where thing": ("Where is {what} at the end?", "最后{what}在哪儿？"),
+    "where person": ("Where is {who} at the end?", "最后{who}在哪儿？"),
+    "who has": ("Who has {what} at the end?", "最后谁拿着{what}？"),
+    "feeling": ("How does {who} feel at the end?", "最后{who}的心情怎么样？"),
+    "why": ("Why is {who} MOOD at the end?", "最后{who}为什么MOOD？"),
+    "before": ("Where was {who} before going to {where}?", "{who}去{where}之前在哪儿？"),
+    "how many left": ("How many {food} were left after the meal?", "吃完以后还剩几{food.unit}{food}？"),
+    "how many first": ("How many {food} were there at first?", "一开始有几{food.unit}{food}？"),
+}
+
+COLOUR_QUESTIONS = {
+    "coat": ("What colour is {hero.names} coat?", "{hero.names}外套是什么颜色的？"),
+    "colour": ("What colour is {toy}?", "{toy}是什么颜色的？"),
+    "tint": ("What colour is {other}?", "{other}是什么颜色的？"),
+}
+CAUSES = {
+    "happy": {
+        "took it": ("because {who} kept {what}", "因为{who}留下了{what}"),
+        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
+        "found together": ("because they found {what}", "因为{they}找到了{what}"),
+        "is back": ("because {what} is back", "因为{what}回来了"),
+    },
+    "proud": {
+        "gave away": ("because {who} gave {that} away", "因为{who}把{that}送了出去"),
+        "let keep": ("because {who} let {whom} keep {what}", "因为{who}让{whom}留着{what}"),
+        "set it right": ("because {who} saved {what}", "因为{who}救了{what}"),
+    },
+    "grateful": {
+        "was comforted": ("because {whom} gave {that} away", "因为{whom}把{that}送了出去"),
+        "may keep": ("because {whom} let {who} keep {what}", "因为{whom}让{who}留着{what}"),
+        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
+        "was helped": ("because {helper} saved {what}", "因为{helper}救了{what}"),
+    },
+    "sad": {
+        "is torn": ("because {what} is torn", "因为{what}破了"),
+        "is gone": ("because {what} is lost", "因为{what}丢了"),
+    },
+    "angry": {"was robbed": ("because {whom} kept {what}", "因为{whom}拿走了{what}")},
+    "sorry": {
+        "tore it": ("because {who} tore {what}", "因为{who}弄破了{what}"),
+        "lost it": ("because {who} lost {what}", "因为{who}弄丢了{what}"),
+        "had taken it": ("because {who} took {what}", "因为{who}拿走过{what}"),
+    },
+}
+HAPPENED = {
+    "meeting": ("Where did {who} meet {whom}?", "{who}是在哪儿遇见{whom}的？"),
+    "meal": ("Where did they eat the {food}?", "{they}是在哪儿吃{food}的？"),
+    "lend": ("Where did {whom} get {what}?", "{whom}是在哪儿拿到{what}的？"),
+    "stolen": ("Where was {what} stolen?", "{what}是在哪儿被偷走的？"),
+    "torn": ("Where was {what} torn?", "{what}是在哪儿弄破的？"),
+    "blown": ("Where did the wind take {what}?", "风是在哪儿刮走{what}的？"),
+    "found together": ("Where did they find {what}?", "{they}是在哪儿找到{what}的？"),
+    "fetch stolen": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
+    "fetch blown": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
+    "fetch forgotten": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
+}
+TROUBLES = {
+    "stolen": ("{Animal} stole {owner.names} {what.noun}", "{animal}偷走了{owner.names}{what}"),
+    "blown": ("The wind took {owner.names} {what.noun}", "风刮走了{owner.names}{what}"),
+    "torn": ("{Carrier} tore {owner.names} {what.noun}", "{carrier}弄破了{owner.names}{what}"),
+    "forgotten": ("{Carrier} lost {owner.names} {what.noun}", "{carrier}弄丢了{owner.names}{what}"),
+    "taken": ("{Carrier} took {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"),
+}
+OUTCOMES = {
+    "was comforted": ("but {mate} gave {owner} {that}.", "不过{mate}把{that}送给了{owner}。"),
+    "let keep": ("and {owner} let {mate} keep it.", "后来{owner}让{mate}留着了。"),
+    "is torn": ("and it stayed torn.", "没有修好。"),
+    "is gone": ("and it stayed {where.at}.", "它留{where.at}了。"),
+    "elder has it": ("but {elder} has it now.", "不过现在在{elder}那儿。"),
+    "was robbed": ("and {mate} kept it.", "{mate}一直没有还。"),
+    "set it right": ("but {owner} got it back.", "不过{owner}又拿回来了。"),
+    "found together": ("but they found it together.", "不过{they}一起找到了。"),
+    "was helped": ("but {helper} saved it.", "不过{helper}救了它。"),
+    "is back": ("but {owner} has it again.", "不过又还给了{owner}。"),
+}
+TOPICS = {
+    "stolen": ("theft", "偷窃"), "blown": ("weather", "天气"), "torn": ("accident", "意外"),
+    "forgotten": ("forgetting", "遗忘"), "taken": ("quarrel", "争吵"),
+}  # fmt: skip
+GOOD, BAD, MIXED = ("good", "好"), ("bad", "坏"), ("mixed", "有好有坏")
+NOBODY = ("nobody", "没有人")
+MOODS = {mood.en: (mood.en, mood.zh) for mood in lexicon.MOODS}
+COLOURS = {colour.en: (colour.en, colour.zh) for colour in lexicon.COLOURS}
+
+
+class Question(NamedTuple):
+    """One question; `offers` are the answers of its kind that the story contains, by role."""
+
+    kind: str
+    text: Pair
+    answer: Pair
+    offers: dict[str, Pair]
+    changes: int  # how often the fact in question changed
+
+
+class Facts:
+    """What a told story leaves behind: who plays which role, and the plot after each sentence."""
+
+    def __init__(self, steps: list[Step]):
+        self.steps = steps
+        self.cast: dict[str, str] = {}
+        self.slots: tuple[Slots, Slots] = ({}, {})
+        for step in steps:
+            for role, word in step.words:
+                self.cast[role] = word
+                for slots, more in zip(self.slots, spell(role, word, self.cast), strict=True):
+                    slots.update(more)
+        self.plots = [step.event.after for step in steps]
+        self.end = self.plots[-1]
+
+    def say(self, texts: Pair, who: str = "", what: str = "", where: str = "", **more: str) -> Pair:
+        """Return a text in both languages with its slots filled."""
+        roles = own_roles(who, what, where) | more
+        en, zh = (resolve(text, roles) % slots for text, slots in zip(texts, self.slots, strict=True))
+        return en, zh
+
+    def spoken(self, key: str) -> Pair:
+        """Return one slot in both languages: "start.at" -> ("in the park", "在公园里")."""
+        return self.slots[0][key], self.slots[1][key]
+
+    def about_the_loss(self, texts: Pair) -> Pair:
+        """Say something about the thing in trouble, its owner and whoever had to do with it."""
+        end, owner = self.end, OWNER[self.end.lost]
+        more = {"mate": OTHER[owner], "carrier": end.carrier, "helper": end.helper}
+        return self.say(texts, "", end.lost, getattr(end, end.lost), **more)
+
+
+def place_of(role: str, plot: Plot) -> str:
+    """Return where a child or a thing is: a held thing is where its holder is."""
+    place = getattr(plot, role)
+    if role in THINGS and place in CHILDREN:
+        place = getattr(plot, place)
+    return "far" if place == "elder" else place
+
+
+def questions(steps: list[Step]) -> Iterator[Question]:
+    """Yield everything that can be asked about a story."""
+    facts = Facts(steps)
+    yield from where_questions(facts)
+    yield from who_questions(facts)
+    yield from feeling_questions(facts)
+    yield from number_questions(facts)
+    yield from past_questions(facts)
+
+
+def changes(values: list[str]) -> int:
+    """Return how often a value became another one, from its first mention on."""
+    known = [value for value in values if value]
+    return sum(old != new for old, new in zip(known, known[1:], strict=False))
+
+
+def where_questions(facts: Facts) -> Iterator[Question]:
+    offers = {place: facts.spoken(place + ".at") for place in PLACES if place in facts.cast}
+    for role in (*THINGS, *CHILDREN):
+        kind = "where thing" if role in THINGS else "where person"
+        if place := place_of(role, facts.end):
+            text = facts.say(QUESTIONS[kind], who=role, what=role)
+            history = changes([place_of(role, plot) for plot in facts.plots])
+            yield Question(kind, text, offers[place], offers, history)
+
+
+def who_questions(facts: Facts) -> Iterator[Question]:
+    offers = {role: facts.spoken(role) for role in (*CHILDREN, "elder")} | {"nobody": NOBODY}
+    for thing in THINGS:
+        holder = getattr(facts.end, thing)
+        answer = offers[holder if holder in offers else "nobody"]
+        history = changes([getattr(plot, thing) for plot in facts.plots])
+        yield Question("who has", facts.say(QUESTIONS["who has"], what=thing), answer, offers, history)
+    colours = {role: COLOURS[facts.cast[role]] for role in ("coat", "colour", "tint")}
+    for role, answer in colours.items():
+        yield Question("colour", facts.say(COLOUR_QUESTIONS[role]), answer, colours, 0)
+
+
+def feeling_questions(facts: Facts) -> Iterator[Question]:
+    for child in CHILDREN:
+        mood, cause = feeling(child, facts.end)
+        yield Question(
+            "feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[mood], MOODS, 0
+        )
+        en, zh = facts.say(QUESTIONS["why"], who=child)
+        text = en.replace("MOOD", MOODS[mood][0]), zh.replace("MOOD", MOODS[mood][1])
+        offers = {
+            f"{other_cause} {thing}": reason(child, other_cause, thing, facts)
+            for other_cause in CAUSES[mood]
+            for thing in THINGS
+        }
+        yield Question("why", text, offers[f"{cause} {facts.end.lost}"], offers, 0)
+
+
+def reason(child: str, cause: str, thing: str, facts: Facts) -> Pair:
+    """Return the sentence that gives a cause of the child's mood."""
+    _, texts = next((mood, group[cause]) for mood, group in CAUSES.items() if cause in group)
+    return facts.say(texts, child, thing, helper=facts.end.helper or OTHER[child])
+
+
+def number_questions(facts: Facts) -> Iterator[Question]:
+    if "eaten" not in facts.cast:
+        return
+    offers = {role: facts.spoken(role) for role in ("count", "eaten", "left")}
+    yield Question("how many first", facts.say(QUESTIONS["how many first"]), offers["count"], offers, 0)
+    if facts.end.snack:  # nobody has said how many were left
+        text = facts.say(QUESTIONS["how many left"])
+        yield Question("how many left", text, offers["left"], offers, 1)
+
+
+def past_questions(facts: Facts) -> Iterator[Question]:
+    """Ask where something happened, and where a child was before another place."""
+    offers = {place: facts.spoken(place + ".at") for place in PLACES if place in facts.cast}
+    for step in facts.steps:
+        if step.event.kind in HAPPENED:
+            event = step.event
+            place = getattr(event.after, event.who)
+            text = facts.say(HAPPENED[event.kind], event.who, event.what)
+            yield Question("where happened", text, offers[place], offers, 0)
+    for child in CHILDREN:
+        path = [getattr(plot, child) for plot in facts.plots if getattr(plot, child)]
+        stops = [place for i, place in enumerate(path) if i == 0 or path[i - 1] != place]
+        for before, place in zip(stops, stops[1:], strict=False):
+            if stops.count(place) == 1 + (place == "start"):
+                text = facts.say(QUESTIONS["before"], who=child, where=place)
+                yield Question("before", text, offers[before], offers, len(stops))
+
+
+def title(steps: list[Step]) -> Pair:
+    """Return the title: it names the child whose thing was in trouble, and the thing."""
+    en, zh = Facts(steps).about_the_loss(("{Owner} and {what.coloured}", "{owner}和{what.coloured}"))
+    return " ".join(w if w in ("and", "the") else w[0].upper() + w[1:] for w in en.split()), zh
+
+
+def summary(steps: list[Step]) -> Pair:
+    """Return the story in one sentence: what went wrong, and how it ended."""
+    facts = Facts(steps)
+    _, cause = feeling(OWNER[facts.end.lost], facts.end)
+    start = facts.about_the_loss(TROUBLES[facts.end.trouble])
+    end = facts.about_the_loss(OUTCOMES[cause])
+    return f"{start[0]}, {end[0]}", f"{start[1]}，{end[1]}"
+
+
+def topic(steps: list[Step]) -> Pair:
+    """Return what kind of trouble the story is about."""
+    return TOPICS[steps[-1].event.after.trouble]
+
+
+def sentiment(steps: list[Step]) -> Pair:
+    """Return whether the story ends well: for both children, for neither, or for one of them."""
+    end = steps[-1].event.after
+    well = [feeling(child, end)[0] in ("happy", "proud", "grateful") for child in CHILDREN]
+    return GOOD if all(well) else MIXED if any(well) else BAD

@@ -1,0 +1,85 @@
+"""Train a tokenizer (`tokenizer train`), or look at how one cuts text (`tokenizer show`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from minigpt.commands.arguments import parse
+from minigpt.commands.pipeline import tokenizer_texts
+from minigpt.errors import ConfigError
+from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    """Learn a vocabulary from text and save it as a tokenizer.json."""
+
+    out: Path
+    """The tokenizer.json to write."""
+    data: str = "storyworld"
+    """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
+    kind: Literal["bpe", "char"] = "bpe"
+    """Byte-level byte-pair encoding, or single characters."""
+    vocab_size: int = 1024
+    """Number of tokens (bpe)."""
+    field: str = "text"
+    """Where the text stands in each object of a .jsonl or .json file."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+
+
+@dataclass(frozen=True)
+class ShowTokens:
+    """Show the tokens of a text, their ids, and how many bytes each stands for."""
+
+    tokenizer: Path
+    """A tokenizer.json."""
+    text: str
+    """The text to cut."""
+
+
+ACTIONS = {"train": TrainTokenizer, "show": ShowTokens}
+
+
+def main(words: list[str]) -> int:
+    """Run `tokenizer train` or `tokenizer show`."""
+    if not words or words[0] not in ACTIONS:
+        if words and words[0] in ("-h", "--help"):
+            print("usage: python -m minigpt tokenizer train|show [options]; each has its --help")
+            return 0
+        raise ConfigError("no action given", "tokenizer", f"write tokenizer {' or '.join(ACTIONS)}")
+    action = words[0]
+    command = parse(ACTIONS[action], f"tokenizer {action}", words[1:])
+    return train(command) if action == "train" else show(command)
+
+
+def train(command: TrainTokenizer) -> int:
+    """Learn, save and describe a tokenizer."""
+    if command.out.is_dir():
+        raise ConfigError("--out is a directory", str(command.out), "name the file to write")
+    texts = tokenizer_texts(command.data, command.field, command.errors)
+    texts = list(tqdm(texts, desc="reading", unit=" texts"))
+    if command.kind == "char":
+        tokenizer = CharTokenizer.train(texts)
+    else:
+        tokenizer = BPETokenizer.train(texts, command.vocab_size)
+    command.out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(command.out)
+    n_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    n_tokens = sum(map(len, tokenizer.encode_batch(texts)))
+    print(f"{tokenizer.vocab_size} tokens, {n_bytes / n_tokens:.2f} bytes a token here")
+    print(f"written to {command.out}")
+    return 0
+
+
+def show(command: ShowTokens) -> int:
+    """Print one line a token: id, bytes, text."""
+    tokenizer = load_tokenizer(command.tokenizer)
+    ids = tokenizer.encode(command.text)
+    for token in ids:
+        data = tokenizer.token_bytes[token]
+        print(f"{token:>6}  {len(data)} bytes  {data.decode('utf-8', errors='backslashreplace')!r}")
+    print(f"{len(ids)} tokens for {len(command.text.encode('utf-8'))} bytes")
+    return 0

@@ -1,0 +1,36 @@
+"""Train a model: `train --data FILE|DIR|storyworld --out DIR --max-steps N [--resume]`."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from minigpt.commands.arguments import parse
+from minigpt.commands.pipeline import run_pipeline
+from minigpt.runs import PRESETS, RunConfig, default_preset, load_config
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a model on text; Ctrl-C leaves a checkpoint, --resume goes on from it.
+
+    Begin with the name of a preset for another size: train tiny|laptop|gpu --out DIR.
+    """
+
+    out: Path
+    """Directory of the run; it is made if it is not there."""
+    resume: bool = False
+    """Go on from the run's newest checkpoint, with its settings."""
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+
+def main(words: list[str]) -> int:
+    """Run the command; exit 0, or 130 / 143 after Ctrl-C / a request to end."""
+    name = words[0] if words and words[0] in PRESETS else default_preset()
+    words = words[1:] if words[:1] == [name] else words
+    command = parse(TrainCommand, "train", words, TrainCommand(tyro.MISSING, run=PRESETS[name]()))
+    if command.resume:  # the run's own settings are the defaults; flags still count
+        stored = TrainCommand(command.out, resume=True, run=load_config(command.out))
+        command = parse(TrainCommand, "train", words, stored)
+    return run_pipeline(command.out, command.run, command.resume)

@@ -1,0 +1,203 @@
+"""Runs: one directory holds everything of one training run; describe, write and open such runs.
+
+A run directory holds config.json, tokenizer.json, train.bin and val.bin (tokens), metrics.jsonl,
+loss.png, checkpoints/, report.json and report.md. Knows nothing of the command line.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from minigpt.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from minigpt.device import choose_device
+from minigpt.errors import CheckpointError, ConfigError, DataError
+from minigpt.files import atomic_write
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.tokenizer import Tokenizer, load_tokenizer
+from minigpt.train import TrainConfig
+
+FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Describe a whole run: its data, its tokenizer, its model and its training."""
+
+    data: str = "storyworld"
+    """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
+    tokenizer: str = "bpe"
+    """bpe or char (trained on the data), or the path of a tokenizer.json."""
+    field: str = "text"
+    """Where the text stands in each object of a .jsonl or .json file."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    validation_fraction: float = 0.1
+    """Share of the text that is kept for validation."""
+    model: GPTConfig = dataclasses.field(default_factory=lambda: GPTConfig(vocab_size=1024))
+    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(
+                f"validation_fraction = {self.validation_fraction} is not possible",
+                "run settings", "give a number between 0 and 1",
+            )  # fmt: skip
+
+
+def tiny() -> RunConfig:
+    """A model that trains in seconds, to try things out."""
+    return RunConfig(
+        model=GPTConfig(vocab_size=512, block_size=64, n_layer=2, n_head=2, n_embd=64),
+        training=TrainConfig(max_steps=200, batch_size=16),
+    )
+
+
+def laptop() -> RunConfig:
+    """About 1.5 million parameters: minutes on two CPU cores."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=1024, block_size=256, n_layer=4, n_head=6, n_kv_head=2, n_embd=192
+        ),
+        training=TrainConfig(max_steps=1000, batch_size=16),
+    )
+
+
+def quickstart() -> RunConfig:
+    """The main job: stories in English and Chinese, in minutes on two CPU cores."""
+    return laptop()
+
+
+def gpu() -> RunConfig:
+    """About 30 million parameters: for one CUDA or Apple GPU."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=8192, block_size=512, n_layer=8, n_head=8, n_kv_head=4, n_embd=512
+        ),
+        training=TrainConfig(max_steps=5000, batch_size=64),
+    )
+
+
+PRESETS = {"tiny": tiny, "laptop": laptop, "gpu": gpu}
+
+
+def default_preset() -> str:
+    """Name the preset that fits the device at hand."""
+    return "laptop" if choose_device().type == "cpu" else "gpu"
+
+
+def save_config(run_dir: Path, config: RunConfig) -> None:
+    """Write config.json, with its format number."""
+    content = {"format": FORMAT, **dataclasses.asdict(config)}
+    atomic_write(run_dir / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """Read config.json; refuse another format or anything that is not a run's settings, by name."""
+    path = run_dir / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            "no config.json", str(run_dir), "give the directory that train wrote"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"not JSON ({error})", str(path), "restore the file") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            "config.json has another format number", str(path),
+            f"this version of minigpt reads format {FORMAT}; use the one that wrote it",
+        )  # fmt: skip
+    parts = {"model": GPTConfig, "training": TrainConfig}
+    try:
+        for name, kind in parts.items():
+            content[name] = build(kind, content.get(name), name)
+        return build(RunConfig, content, "config")
+    except ConfigError as error:
+        raise CheckpointError(
+            error.what, str(path), f"{error.remedy}, or restore the file"
+        ) from None
+
+
+def build(kind: type, values: Any, where: str) -> Any:
+    """Make a config of class `kind` from a JSON object; ConfigError names a key that is wrong."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is not an object", where, "write its settings in braces")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where} has an unknown key {name!r}", where, "remove it")
+        if known[name].type is str and not isinstance(value, str):
+            raise ConfigError(f"{name} = {value!r} is not text", where, "put it in quotes")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}", where, "correct the setting") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run: the model in evaluation mode, its tokenizer, its settings, its step."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+    notes: tuple[str, ...] = ()
+    """What a reader should know, such as damaged checkpoints that were passed over."""
+
+
+def open_run(path: Path, device: str = "auto") -> Run:
+    """Open a run directory (its newest good checkpoint) or one checkpoint directory inside it."""
+    path = Path(path)
+    notes: list[str] = []
+    if (path / "manifest.json").is_file():
+        run_dir, checkpoint = path.resolve().parents[1], load_checkpoint(path)
+    else:
+        run_dir, checkpoint = path, None
+    config = load_config(run_dir)
+    checkpoint = checkpoint or latest_checkpoint(run_dir, on_skip=notes.append)
+    if checkpoint is None:
+        raise CheckpointError("no checkpoint that verifies", str(run_dir), "train first")
+    tokenizer = load_tokenizer(run_dir / "tokenizer.json")
+    check_tokenizer(checkpoint, tokenizer, run_dir)
+    model = GPT(config.model)
+    load_weights(model, checkpoint)
+    model = model.to(choose_device(device)).eval()
+    return Run(model, tokenizer, config, checkpoint.step, tuple(notes))
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, run_dir: Path) -> None:
+    """Refuse a tokenizer that is not, byte for byte, the one the checkpoint was trained with."""
+    expected = checkpoint.state["facts"]["tokenizer_sha256"]
+    if expected != tokenizer.fingerprint:
+        raise DataError(
+            f"another tokenizer ({tokenizer.fingerprint[:12]}) than the checkpoint was trained "
+            f"with ({expected[:12]})",
+            str(run_dir / "tokenizer.json"),
+            "restore the run's own tokenizer.json",
+        )
+
+
+def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into the model; names and shapes must fit."""
+    try:
+        model.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"weights do not fit the settings: {str(error).splitlines()[-1].strip()}",
+            str(checkpoint.path), "restore the run's own config.json",
+        ) from None  # fmt: skip
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """Return the rows of metrics.jsonl."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """Convert the nats of a whole text into bits for each of its UTF-8 bytes."""
+    return nats / n_bytes / math.log(2)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import psutil
 import torch
 
+from minigpt.attention import EXPLICIT_ON_CPU_UP_TO
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPTConfig, count_parameters
 
@@ -24,12 +25,14 @@ def choose_device(name: str = "auto") -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    there = [device for device, is_usable in usable.items() if is_usable]
     if name == "auto":
-        return torch.device(next(device for device, there in usable.items() if there))
-    kind = name.partition(":")[0]
-    if not usable.get(kind, False):
-        there = ", ".join(device for device, there in usable.items() if there)
-        raise ConfigError(f"device {name!r} is not here", "--device", f"choose auto or {there}")
+        return torch.device(there[0])
+    numbered = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if name not in there + numbered:
+        raise ConfigError(
+            f"device {name!r} is not here", "--device", f"choose auto or {', '.join(there)}"
+        )
     return torch.device(name)
 
 
@@ -89,13 +92,14 @@ def training_memory(config: GPTConfig, micro_batch_size: int, dtype: torch.dtype
     """Estimate the bytes that training takes: weights and optimizer state, then activations.
 
     16 bytes a parameter: weight, gradient and two AdamW moments in float32. The activations that
-    the backward pass needs are counted tensor by tensor; attention is assumed explicit on CPUs.
+    the backward pass needs are counted tensor by tensor; attention's scores are among them where
+    it is explicit on CPUs (GPUs, always fused, take less).
     """
     c = config.resolved()
     width = torch.finfo(dtype).bits // 8
     tokens = micro_batch_size * c.block_size
     block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
-    scores = 3 * c.n_head * min(c.block_size, 256) * 4
+    scores = 2 * c.n_head * c.block_size * width if c.block_size <= EXPLICIT_ON_CPU_UP_TO else 0
     logits = 3 * c.vocab_size * 4
     return 16 * count_parameters(c) + tokens * (c.n_layer * (block + scores) + logits)
 
@@ -106,14 +110,13 @@ def check_memory(config: GPTConfig, micro_batch_size: int, device: torch.device,
     needed, free = training_memory(config, micro_batch_size, dtype), available_memory(device)
     if needed <= free:
         return needed
-    smaller = []
-    if micro_batch_size > 1:
-        smaller.append(f"--micro-batch-size {max(1, int(micro_batch_size * free / needed / 2))}")
-    smaller += [
-        f"--block-size {max(1, config.block_size // 2)}",
-        f"--n-embd {max(2 * config.n_head, config.n_embd // 2 // config.n_head * config.n_head)}",
-        f"--n-layer {max(1, config.n_layer // 2)}",
-    ]
+    fitting = max(int(micro_batch_size > 1), int(micro_batch_size * free / needed / 2))
+    even = 2 * config.n_head  # each head's width must be
+    halves = {
+        "micro-batch-size": fitting, "block-size": config.block_size // 2,
+        "n-embd": config.n_embd // 2 // even * even, "n-layer": config.n_layer // 2,
+    }  # fmt: skip
+    smaller = [f"--{name} {value}" for name, value in halves.items() if value]
     raise ConfigError(
         f"training would take about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
         f"device {device}", f"try {', '.join(smaller[:3])}",

@@ -1,0 +1,233 @@
+"""Choice of device and precision, and the memory estimate against what is really taken."""
+
+import itertools
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
+
+from minigpt import device
+from minigpt.device import (
+    autocast,
+    available_memory,
+    check_memory,
+    choose_device,
+    choose_dtype,
+    training_memory,
+)
+from minigpt.errors import ConfigError
+from minigpt.gpt import GPT, GPTConfig
+
+CPU = torch.device("cpu")
+HUGE = GPTConfig(vocab_size=50_304, block_size=4096, n_layer=96, n_head=96, n_embd=12_288)
+
+
+@pytest.fixture(params=["none", "cuda", "mps", "both"])
+def accelerators(request, monkeypatch) -> str:
+    """Pretend that this machine has these accelerators."""
+    there = request.param
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there in ("cuda", "both"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(there in ("cuda", "both")))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there in ("mps", "both"))
+    return there
+
+
+def test_auto_takes_cuda_then_mps_then_cpu(accelerators):
+    expected = {"none": "cpu", "cuda": "cuda", "mps": "mps", "both": "cuda"}[accelerators]
+    assert choose_device().type == expected
+    assert choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_here_is_refused_with_the_ones_that_are(name, accelerators):
+    kind = name.partition(":")[0]
+    if accelerators in (kind, "both"):
+        assert choose_device(name).type == kind
+        return
+    with pytest.raises(ConfigError) as error:
+        choose_device(name)
+    assert f"device {name!r} is not here" in str(error.value)
+    assert "choose auto or" in error.value.remedy
+    assert error.value.remedy.endswith("cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:x", "cpu:-1", "cpu:", "cuda:x", "cuda:99"])
+def test_fault_C18_unknown_device_names_are_refused_with_the_remedy(name, accelerators):
+    with pytest.raises(ConfigError, match=r"is not here.*choose auto or .*cpu"):
+        choose_device(name)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=8) | st.from_regex(r"\A(cpu|cuda|mps|meta)(:\w*)?\Z"))
+def test_fault_C18_any_device_name_is_taken_or_refused_by_a_config_error(name):
+    try:
+        assert isinstance(choose_device(name), torch.device)
+    except ConfigError:
+        return
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_dtype_is_bfloat16_where_that_is_fast(fast, monkeypatch):
+    expected = torch.bfloat16 if fast else torch.float32
+    monkeypatch.setattr(device, "cpu_is_fast_at_bfloat16", lambda: fast)
+    assert choose_dtype(CPU) == expected
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
+    assert choose_dtype(torch.device("cuda")) == expected
+    assert choose_dtype(torch.device("mps")) == torch.float32
+
+
+def test_named_dtypes_are_taken_as_they_are():
+    assert choose_dtype(CPU, "float32") == torch.float32
+    assert choose_dtype(CPU, "bfloat16") == torch.bfloat16
+    assert choose_dtype(torch.device("cuda"), "float16") == torch.float16
+
+
+@pytest.mark.parametrize("name", ["float8", "", "fp16", "Float32"])
+def test_fault_C18_unknown_dtypes_are_refused_with_the_known_ones(name):
+    with pytest.raises(ConfigError, match=r"unknown.*choose auto, float32, bfloat16, float16"):
+        choose_dtype(CPU, name)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps"])
+def test_fault_C18_float16_off_cuda_is_refused_with_what_works(kind):
+    with pytest.raises(ConfigError, match=r"CUDA GPUs only.*choose bfloat16 or float32"):
+        choose_dtype(torch.device(kind), "float16")
+
+
+def test_onednn_held_back_by_the_environment_is_not_fast(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    for value, fast in (("AVX2", False), ("AVX512_CORE_AMX", True), ("avx512_core_bf16", True)):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", value)
+        assert device.cpu_is_fast_at_bfloat16() is fast
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert device.cpu_is_fast_at_bfloat16() is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_computes_products_in_dtype_and_leaves_weights_alone(dtype):
+    layer = torch.nn.Linear(3, 5)
+    with autocast(CPU, dtype):
+        assert layer(torch.ones(2, 3)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+
+
+# Memory (fault C20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS holds on Linux alone")
+def test_available_memory_counts_a_limit_on_the_process():
+    script = (
+        "import resource, torch, psutil\n"
+        "from minigpt.device import available_memory\n"
+        "used = psutil.Process().memory_info().vms\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)\n"
+        "print(available_memory(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) <= 300_000_000
+    assert available_memory(CPU) > 0
+
+
+def smaller_settings(error: ConfigError) -> list[tuple[str, int]]:
+    """Read the settings that an error proposes: [("block_size", 2048), ...]."""
+    found = re.findall(r"--([a-z-]+) (\d+)", error.remedy)
+    return [(name.replace("-", "_"), int(value)) for name, value in found]
+
+
+def test_fault_C20_a_huge_model_is_refused_at_once_with_three_smaller_settings():
+    start = time.monotonic()
+    with pytest.raises(
+        ConfigError, match=r"would take about [\d.]+ GB and [\d.]+ GB are free"
+    ) as error:
+        check_memory(HUGE, 64, CPU, torch.float32)
+    assert time.monotonic() - start < 2  # the catalogue's own limit: nothing may be allocated
+    assert len(smaller_settings(error.value)) == 3
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 64])
+@pytest.mark.parametrize(
+    "config",
+    [
+        HUGE,
+        GPTConfig(50_000, 4096, 8, n_head=4, n_embd=24),  # half of it has odd heads
+        GPTConfig(50_000, 4096, 8, n_head=4, n_kv_head=2, n_embd=100, head_dim=64),
+        GPTConfig(50_000, 4096, 1, n_head=4, n_embd=1024),
+        GPTConfig(50_000, 1, 8, n_head=4, n_embd=1024),
+        GPTConfig(50_000, 4096, 8, n_head=4, n_embd=8),
+    ],
+    ids=str,
+)
+def test_fault_C20_every_proposed_setting_is_valid_and_takes_less(
+    config, micro_batch_size, monkeypatch
+):
+    monkeypatch.setattr(device, "available_memory", lambda device: 1000)
+    needed = training_memory(config, micro_batch_size, torch.float32)
+    with pytest.raises(ConfigError) as error:
+        check_memory(config, micro_batch_size, CPU, torch.float32)
+    proposed = smaller_settings(error.value)
+    assert 2 <= len(proposed) <= 3
+    for name, value in proposed:
+        options = {field: getattr(config, field) for field in config.__dataclass_fields__}
+        batch = value if name == "micro_batch_size" else micro_batch_size
+        if name != "micro_batch_size":
+            options[name] = value
+        assert training_memory(GPTConfig(**options), batch, torch.float32) < needed, (name, value)
+
+
+def test_a_model_that_fits_returns_its_estimate():
+    config = GPTConfig(65, 32, 2, 2, n_embd=32)
+    estimate = check_memory(config, 4, CPU, torch.float32)
+    assert estimate == training_memory(config, 4, torch.float32) > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1),
+       st.integers(1, 2**30 - 1), st.integers(1, 10**9))  # fmt: skip
+def test_fault_C20_no_size_makes_the_check_itself_fail(vocab, block, layers, half, batch):
+    config = GPTConfig(vocab, block, layers, n_head=1, n_embd=2 * half)
+    try:
+        assert check_memory(config, batch, CPU, torch.bfloat16) > 0
+    except ConfigError:
+        return
+
+
+def measured_peak(config: GPTConfig, batch_size: int, dtype: torch.dtype) -> int:
+    """Train two steps and return the most bytes of tensors that stood at once."""
+    idx = torch.randint(config.vocab_size, (batch_size, config.block_size))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = GPT(config)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for _ in range(2):
+            with autocast(CPU, dtype):
+                loss = model(idx, idx)[1]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(size for _, size in changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("sizes", "batch_size"),
+    [
+        ((65, 64, 4, 4, None, 128), 8),  # activations outweigh the rest
+        ((20_000, 16, 2, 4, None, 128), 2),  # embeddings do
+        ((4000, 256, 1, 4, None, 64), 2),  # logits do
+        ((65, 256, 2, 8, None, 64), 2),  # attention scores do
+        ((65, 512, 2, 4, None, 64), 1),  # no scores are kept
+    ],
+)
+def test_estimated_memory_is_within_a_factor_of_2_of_the_measured_peak(sizes, batch_size, dtype):
+    config = GPTConfig(*sizes)
+    estimated = training_memory(config, batch_size, dtype)
+    assert 0.5 < estimated / measured_peak(config, batch_size, dtype) < 2

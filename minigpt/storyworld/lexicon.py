@@ -130,7 +130,7 @@ PLACES = [
          ("The miller waved from a small window.", "磨坊主从小窗口向外挥手。")),
     ),
     Place(
-        "hill", "on", "小山", "在小山上", ("roll down the slope", "从坡上滚下来"),
+        "hill", "on", "小山", "在小山上", ("roll in the grass", "在草地上打滚"),
         (("From there the houses looked like toys.", "从那里看，房子就像玩具一样。"),
          ("Sheep with black faces were eating grass.", "几只黑脸的绵羊正在吃草。")),
     ),

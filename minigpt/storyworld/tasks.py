@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from minigpt.storyworld import lexicon
-from minigpt.storyworld.forms import Slots, own_roles, resolve, spell
+from minigpt.storyworld.forms import own_roles, resolve
+from minigpt.storyworld.plot import OTHER, OWNER, PLACES, Plot, feeling
+from minigpt.storyworld.spelling import Slots, spell
 from minigpt.storyworld.tell import Step
-from minigpt.storyworld.world import OTHER, OWNER, PLACES, Plot, feeling
 
 Pair = tuple[str, str]  # English, Chinese
 CHILDREN, THINGS = ("hero", "friend"), ("toy", "other")
@@ -76,20 +77,24 @@ TROUBLES = {
     "stolen": ("{Animal} stole {owner.names} {what.noun}", "{animal}偷走了{owner.names}{what}"),
     "blown": ("The wind took {owner.names} {what.noun}", "风刮走了{owner.names}{what}"),
     "torn": ("{Carrier} tore {owner.names} {what.noun}", "{carrier}弄破了{owner.names}{what}"),
-    "forgotten": ("{Carrier} lost {owner.names} {what.noun}", "{carrier}弄丢了{owner.names}{what}"),
-    "taken": ("{Carrier} took {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"),
-}
+    "forgotten": (
+        "{Carrier} left {owner.names} {what.noun} behind", "{carrier}忘了拿{owner.names}{what}"
+    ),
+    "taken": ("{Carrier} ran off with {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"),
+    "torn own": ("{Owner} tore {owner.her} {what.noun}", "{owner}弄破了自己的{what}"),
+    "forgotten own": ("{Owner} left {owner.her} {what.noun} behind", "{owner}忘了拿自己的{what}"),
+}  # fmt: skip
 OUTCOMES = {
     "was comforted": ("but {mate} gave {owner} {that}.", "不过{mate}把{that}送给了{owner}。"),
-    "let keep": ("and {owner} let {mate} keep it.", "后来{owner}让{mate}留着了。"),
-    "is torn": ("and it stayed torn.", "没有修好。"),
+    "let keep": ("but in the end {owner} let {mate} keep it.", "不过最后{owner}让{mate}留着了。"),
+    "is torn": ("and nobody could mend it.", "谁也修不好。"),
     "is gone": ("and it stayed {where.at}.", "它留{where.at}了。"),
     "elder has it": ("but {elder} has it now.", "不过现在在{elder}那儿。"),
-    "was robbed": ("and {mate} kept it.", "{mate}一直没有还。"),
-    "set it right": ("but {owner} got it back.", "不过{owner}又拿回来了。"),
+    "was robbed": ("and {mate} kept it.", "{mate}把它留下了。"),
+    "set it right": ("but {owner} saved it.", "不过{owner}救了它。"),
     "found together": ("but they found it together.", "不过{they}一起找到了。"),
     "was helped": ("but {helper} saved it.", "不过{helper}救了它。"),
-    "is back": ("but {owner} has it again.", "不过又还给了{owner}。"),
+    "is back": ("but soon gave it back.", "不过很快还了回去。"),
 }
 TOPICS = {
     "stolen": ("theft", "偷窃"), "blown": ("weather", "天气"), "torn": ("accident", "意外"),
@@ -249,7 +254,9 @@ def summary(steps: list[Step]) -> Pair:
     """Return the story in one sentence: what went wrong, and how it ended."""
     facts = Facts(steps)
     _, cause = feeling(OWNER[facts.end.lost], facts.end)
-    start = facts.about_the_loss(TROUBLES[facts.end.trouble])
+    own = " own" if facts.end.carrier == OWNER[facts.end.lost] else ""
+    trouble = TROUBLES.get(facts.end.trouble + own, TROUBLES[facts.end.trouble])
+    start = facts.about_the_loss(trouble)
     end = facts.about_the_loss(OUTCOMES[cause])
     return f"{start[0]}, {end[0]}", f"{start[1]}，{end[1]}"
 

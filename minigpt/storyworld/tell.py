@@ -13,13 +13,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
-from random import Random
 from typing import Any, Literal, NamedTuple
 
 from minigpt.errors import DataError
 from minigpt.storyworld import lexicon
-from minigpt.storyworld.forms import Form, Slots, forms, spell
-from minigpt.storyworld.world import DEPENDS_ON, Event, Plot, events, words
+from minigpt.storyworld.casting import DEPENDS_ON, words
+from minigpt.storyworld.forms import Form, forms
+from minigpt.storyworld.plot import Event, Plot
+from minigpt.storyworld.spelling import Slots, spell
+from minigpt.storyworld.world import events
 
 Language = Literal["en", "zh"]
 LANGUAGES = ("en", "zh")

@@ -9,8 +9,8 @@ elsewhere, a feeling without a reason, or simply words that this world does not 
 from itertools import islice
 from typing import NamedTuple
 
-from minigpt.storyworld.forms import spell
-from minigpt.storyworld.tell import LANGUAGES, WORLDS, Language, Reader, World, split_sentences
+from minigpt.storyworld.spelling import spell
+from minigpt.storyworld.tell import WORLDS, Language, Reader, split_sentences
 
 
 class Verdict(NamedTuple):

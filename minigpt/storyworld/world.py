@@ -1,56 +1,24 @@
-"""How a story goes on: `events(plot)`, what may happen next, and `words(role, ...)`, to whom.
+"""How a story goes on: `events(plot)` returns what may happen next, with integer weights.
 
-A plot knows roles, not names: there is a hero, a friend, the hero's toy, the friend's other thing
-and up to four places. Everything that a later sentence depends on stands in `Plot`; nothing is
-decided before the sentence that reveals it. All weights are integers, so that every probability
-is an exact fraction. This file knows nothing of sentences: those are in `forms.py`.
+One function for each scene, in the order of a story; an optional scene mixes its own events with
+those of the scene after it. Nothing is decided before the sentence that reveals it, so all of a
+story's past that matters stands in the plot, and every probability is an exact fraction. Who
+fills the roles is in `casting.py`, how it is told in `forms.py`.
 """
 
-from collections.abc import Iterable, Mapping
-from math import lcm, prod
-from typing import NamedTuple
-
-from minigpt.storyworld import lexicon
-
-OTHER = {"hero": "friend", "friend": "hero", "toy": "other", "other": "toy"}
-PLACES = ("start", "second", "third", "far")
-OWNER = {"toy": "hero", "other": "friend"}
-
-
-class Plot(NamedTuple):
-    """What is true at one moment of a story, and what kind of sentence is due."""
-
-    scene: str = "opening"
-    sky: str = ""  # sun, wind or rain, until the trouble has come
-    alike: bool = False  # hero and friend share a pronoun
-    focus: str = ""  # whom a pronoun would mean now
-    hero: str = ""  # the place where the hero is: start, second, third or far
-    friend: str = ""
-    toy: str = ""  # who holds the toy (hero, friend, elder), or the place where it lies
-    other: str = ""
-    snack: str = ""  # who has some food left
-    refused: str = ""  # who asked for a thing in vain
-    trouble: str = ""  # what went wrong: stolen, blown, torn, forgotten or taken
-    lost: str = ""  # with which thing,
-    carrier: str = ""  # and who was carrying it then (who ran off with it, where taken)
-    torn: bool = False
-    helper: str = ""  # who set it right: hero, friend, both or elder
-    gift: str = ""  # comfort: the owner got the other thing; thanks, pardon: the other keeps it
-
-
-class Event(NamedTuple):
-    """One thing that may happen: its kind, its roles, the roles it names, the plot after it."""
-
-    kind: str
-    who: str
-    what: str
-    where: str
-    there: str  # a second place: where the other child stays
-    new: tuple[str, ...]
-    after: Plot
-
-
-Options = list[tuple[int, Event]]
+from minigpt.storyworld.plot import (
+    OTHER,
+    OWNER,
+    PLACES,
+    Options,
+    Plot,
+    carried,
+    is_gone,
+    mix,
+    mood,
+    option,
+    side_by_side,
+)
 
 
 def events(plot: Plot) -> Options:
@@ -60,46 +28,6 @@ def events(plot: Plot) -> Options:
     [(3, 'opening', 'sun'), (3, 'opening', 'wind'), (2, 'opening', 'rain')]
     """
     return SCENES[plot.scene](plot) if plot.scene != "end" else []
-
-
-def option(
-    plot: Plot,
-    weight: int,
-    kind: str,
-    scene: str,
-    who: str = "",
-    what: str = "",
-    where: str = "",
-    there: str = "",
-    new: tuple[str, ...] = (),
-    **changes,
-) -> tuple[int, Event]:
-    """Return one weighted event that leads on to `scene` and changes the plot."""
-    after = plot._replace(**{"scene": scene, "focus": who} | changes)
-    return weight, Event(kind, who, what, where, there, new, after)
-
-
-def mix(*parts: tuple[int, Options]) -> Options:
-    """Join lists of options so that each list as a whole has the weight in front of it."""
-    parts = [(share, options) for share, options in parts if options]
-    totals = [sum(weight for weight, _ in options) for _, options in parts]
-    scale = lcm(*totals)
-    return [
-        (weight * share * scale // total, event)
-        for (share, options), total in zip(parts, totals, strict=True)
-        for weight, event in options
-    ]
-
-
-def carried(plot: Plot) -> list[tuple[str, str]]:
-    """Return (thing, child) for each thing that a child is holding."""
-    pairs = [("toy", plot.toy), ("other", plot.other)]
-    return [(thing, child) for thing, child in pairs if child in ("hero", "friend")]
-
-
-def side_by_side(plot: Plot, who: str) -> str:
-    """Return the focus after a sentence about both children: nobody, where "she" might be both."""
-    return "" if plot.alike else who
 
 
 # Act one: who, what, where.
@@ -193,8 +121,10 @@ def trouble(plot: Plot) -> Options:
         thief = away | {"new": ("animal", "third")}
         options += [
             option(plot, 3, "stolen", trouble="stolen", **bad, **thief),
-            option(plot, 4 if plot.sky == "rain" else 2, "torn", trouble="torn", torn=True, **bad),
+            option(plot, 2, "torn", trouble="torn", torn=True, **bad),
         ]
+        if plot.sky == "rain":
+            options.append(option(plot, 3, "slipped", trouble="torn", torn=True, **bad))
         if plot.sky == "wind":
             options.append(option(plot, 5, "blown", trouble="blown", **bad, **away))
         if plot.refused == OTHER[child] and child == OWNER[thing]:
@@ -228,7 +158,9 @@ def comfort(plot: Plot) -> Options:
     if plot.trouble == "taken":
         return rescue(plot)
     other = OTHER[OWNER[plot.lost]]
-    kind_words = [option(plot, 1, "comfort", "rescue", other, plot.lost, focus="")]
+    kind_words = [option(plot, 2, "comfort", "rescue", other, plot.lost, focus="")]
+    if other == "hero":
+        kind_words.append(option(plot, 1, "comfort with the coat", "rescue", other, focus=""))
     return mix((1, kind_words), (2, rescue(plot)))
 
 
@@ -326,11 +258,6 @@ def thanks(plot: Plot) -> Options:
     return mix((1, gifts), (1, parting(plot)))
 
 
-def is_gone(plot: Plot) -> bool:
-    """Tell whether the lost thing lies somewhere or is still torn."""
-    return plot.torn or getattr(plot, plot.lost) in ("second", "third")
-
-
 # Act four: the way home and the end.
 
 
@@ -342,6 +269,7 @@ def parting(plot: Plot) -> Options:
         kind = "go home with " + ("nothing", "one", "both")[len(hands)]
         what = hands[0] if len(hands) == 1 else ""
         stays = {"there": getattr(plot, OTHER[child]), child: "start"}
+        stays["focus"] = side_by_side(plot, child)
         options.append(option(plot, 3, kind, **home, who=child, what=what, **stays))
     if plot.hero == plot.friend:
         both = {"hero": "start", "friend": "start", "focus": ""}
@@ -388,84 +316,3 @@ SCENES = {
     "forgetting": forgetting, "grief": grief, "comfort": comfort, "rescue": rescue,
     "return": bringing_back, "thanks": thanks, "parting": parting, "closing": closing, "last": last,
 }  # fmt: skip
-
-
-def mood(child: str, plot: Plot) -> str:
-    """Return how a child feels at the end."""
-    return feeling(child, plot)[0]
-
-
-def feeling(child: str, plot: Plot) -> tuple[str, str]:
-    """Return (mood, cause) of a child at the end: it follows from what happened, said or unsaid."""
-    thing, owner = plot.lost, OWNER[plot.lost]
-    mine, holder = child == owner, getattr(plot, thing)
-    if plot.gift == "comfort":
-        return ("grateful", "was comforted") if mine else ("proud", "gave away")
-    if plot.gift:
-        return ("proud", "let keep") if mine else ("grateful", "may keep")
-    if is_gone(plot) and child == plot.carrier and not mine:
-        return "sorry", "tore it" if plot.torn else "lost it"
-    if is_gone(plot):
-        return "sad", "is torn" if plot.torn else "is gone"
-    if holder == "elder":
-        return ("grateful" if mine else "happy"), "elder has it"
-    if holder != owner:
-        return ("angry", "was robbed") if mine else ("happy", "took it")
-    if plot.trouble == "taken" and not mine:
-        return "sorry", "had taken it"
-    if plot.helper == child:
-        return "proud", "set it right"
-    if plot.helper == "both":
-        return "happy", "found together"
-    if mine and plot.helper:
-        return "grateful", "was helped"
-    return "happy", "is back"
-
-
-# Names for roles.
-
-
-def words(role: str, cast: Mapping[str, str], plot: Plot, held_out: bool) -> list[tuple[int, str]]:
-    """Return which words may fill `role`, given those in `cast`, as (integer weight, word).
-
-    `plot` is the plot after the event that names the role. Training stories never bring a child
-    and a thing of a `kept_apart` pair together; in held-out ones hero and toy are such a pair.
-    Only the roles in `DEPENDS_ON` are looked up, so that the options can be kept in tables.
-    """
-    known = [cast[other] for other in DEPENDS_ON.get(role, ())]
-    entries = [entry for entry in lexicon.LISTS[role] if entry.en not in known]
-    match role:
-        case "day":
-            entries = [day for day in entries if day.sky == plot.sky]
-        case "toy":
-            entries = [thing for thing in entries if kept_apart(known[0], thing.en) == held_out]
-        case "friend":
-            hero, toy = lexicon.BY_NAME["hero"][known[0]], known[1]
-            entries = [child for child in entries if (child.girl == hero.girl) == plot.alike
-                       and not kept_apart(child.en, toy)]  # fmt: skip
-        case "other":
-            entries = [thing for thing in entries
-                       if not any(kept_apart(child, thing.en) for child in known[:2])]  # fmt: skip
-        case "count":
-            entries = entries[4:]
-        case "eaten":
-            entries = entries[: NUMBERS.index(known[0]) - 1]
-    return [(1, entry.en) for entry in entries]
-
-
-DEPENDS_ON = {
-    "toy": ("hero",), "friend": ("hero", "toy"), "other": ("hero", "friend", "toy"),
-    "far": ("start",), "second": ("start", "far"), "third": ("start", "far", "second"),
-    "colour": ("coat",), "tint": ("coat", "colour"), "eaten": ("count",),
-}  # fmt: skip
-NUMBERS = [number.en for number in lexicon.NUMBERS]
-
-
-def kept_apart(child: str, thing: str) -> bool:
-    """Tell whether training stories never bring this child and this thing together.
-
-    >>> kept_apart("Mia", "kite"), kept_apart("Mia", "hat")
-    (True, False)
-    """
-    pair = 3 * list(lexicon.BY_NAME["hero"]).index(child)
-    return (pair + list(lexicon.BY_NAME["toy"]).index(thing)) % 8 == 0

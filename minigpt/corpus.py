@@ -1,7 +1,7 @@
 """Read the user's own text: plain text, JSON Lines, JSON arrays, and folders of them.
 
 Text comes in pieces, so that a file larger than the memory, even one of a single line, can be
-read: a piece is a whole document or, of a long plain text, up to about a million characters.
+read: a piece is a whole document or, of a long plain text, up to 256 KiB of it.
 Bytes are decoded as UTF-8 and otherwise kept as they are: line ends, NUL, Unicode form.
 
 This module does not know about tokens. Field values are text and nothing else: a path or an
@@ -22,7 +22,7 @@ import regex
 from minigpt.errors import ConfigError, DataError
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".json", ".jsonl")  # what is read inside a folder
-PIECE_BYTES = 1 << 20  # no piece of a plain text is longer
+PIECE_BYTES = 1 << 18  # no piece of a plain text is longer
 SKIP_LIMIT = 0.01  # share of bad records that `skip_bad` tolerates
 MANY_DOCUMENTS = 20  # validation documents, from which on whole documents are split off
 REPLACE = "replace invalid bytes with --errors replace, or save the file as UTF-8"
@@ -71,9 +71,9 @@ def read_pieces(
     """Yield the text of a file, or of all text files in a folder, in pieces.
 
     A plain text file is one document; each line of a .jsonl file and each item of a .json array
-    is one: the string in its `field`, or a list of strings joined by newlines. A text longer than
-    1 MiB is cut where no token can cross: before a space or after a line end; where it has
-    neither, anywhere between two characters.
+    is one: the string in its `field`, or a list of strings joined by newlines. A long plain text
+    is cut where no token can cross: before a space or after a line end; where it has neither in
+    128 KiB, anywhere between two characters.
 
     Raises DataError naming file and byte or line. With `errors="replace"` invalid bytes become
     U+FFFD; with `skip_bad` up to 1 % of a file's records may be bad. Both are counted in `counts`.
@@ -366,7 +366,8 @@ def split_by_position(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[
     for piece in pieces:
         end = position + len(piece.text)
         if position < boundary < end:
-            cut = safe_cut(piece.text, 1, boundary - position)
+            inside = boundary - position
+            cut = safe_cut(piece.text, max(1, inside - 1000), inside)
             yield Piece(piece.text[:cut], True), False
             yield Piece(piece.text[cut:], piece.ends_document), True
         elif position < boundary == end:

@@ -113,17 +113,16 @@ def learn_merges(words: list[list[int]], counts: list[int], new_ids: range) -> d
         merges[pair] = new_id
         touched = set()
         for word in pair_words.pop(pair):
-            old, new = words[word], merge_pair(words[word], pair, new_id)
-            for neighbours in pairwise(old):
+            words[word], gone, made = merge_pair(words[word], pair, new_id)
+            for neighbours in gone:
                 pair_counts[neighbours] -= counts[word]
-            for neighbours in pairwise(new):
+            for neighbours in made:
                 pair_counts[neighbours] += counts[word]
-                if new_id in neighbours:
-                    pair_words[neighbours].add(word)
-                    touched.add(neighbours)
-            words[word] = new
+                pair_words[neighbours].add(word)
+            touched.update(made)
         for neighbours in touched:
-            heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+            if pair_counts[neighbours] > 0:
+                heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
     return merges
 
 
@@ -152,22 +151,33 @@ def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]
     return None
 
 
-# --- applying merges ---
+def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list[Pair], list[Pair]]:
+    """Replace every occurrence of `pair`, left to right; also say which neighbours this parts.
 
-
-def merge_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
-    """Replace every occurrence of `pair`, left to right: [1, 1, 1, 2], (1, 1), 9 -> [9, 1, 2]."""
+    [5, 1, 2, 6], (1, 2), 9 -> [5, 9, 6], gone [(5, 1), (2, 6)], made [(5, 9), (9, 6)]
+    """
     first, second = pair
     merged: list[int] = []
-    i = 0
-    while i < len(ids):
-        if ids[i] == first and i + 1 < len(ids) and ids[i + 1] == second:
-            merged.append(new_id)
-            i += 2
-        else:
+    gone: list[Pair] = []
+    made: list[Pair] = []
+    i, last = 0, len(ids) - 1
+    while i <= last:
+        if ids[i] != first or i == last or ids[i + 1] != second:
             merged.append(ids[i])
             i += 1
-    return merged
+            continue
+        if merged:
+            gone.append((merged[-1], first))
+            made.append((merged[-1], new_id))
+        if i + 1 < last:
+            gone.append((second, ids[i + 2]))
+            made.append((new_id, ids[i + 2]))
+        merged.append(new_id)
+        i += 2
+    return merged, gone, made
+
+
+# --- applying merges ---
 
 
 def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
@@ -474,6 +484,10 @@ class CharTokenizer(Tokenizer):
                 "no text", "tokenizer training", "give at least one text with characters"
             )
         return cls(sorted(characters), number_special([*special_tokens, UNKNOWN]))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text; Python is fast enough for one look-up a character."""
+        return [self.encode(text) for text in texts]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Return the ids of UTF-8 bytes; what is no character becomes <|unknown|>."""

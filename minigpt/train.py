@@ -81,8 +81,8 @@ class TrainConfig:
     """Highest learning rate of AdamW."""
     muon_learning_rate: float = 0.02
     """Highest learning rate of Muon."""
-    warmup_steps: int = 20
-    """Steps in which the learning rate rises from near 0."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises from near 0 (None: a tenth of all, at most 20)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after that."""
     cooldown_fraction: float = 1.0
@@ -124,7 +124,7 @@ class TrainConfig:
                 value = getattr(self, name)
                 if not holds(value):
                     raise impossible(name, value, wanted)
-        if self.warmup_steps > self.max_steps:
+        if (self.warmup_steps or 0) > self.max_steps:
             raise impossible(
                 "warmup_steps", self.warmup_steps, f"at most {self.max_steps} (max_steps)"
             )
@@ -152,7 +152,8 @@ def impossible(name: str, value: object, wanted: str) -> ConfigError:
 RULES = (
     ("max_steps batch_size eval_interval save_interval log_interval",
      lambda v: is_whole(v, 1), "a whole number >= 1"),
-    ("warmup_steps seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
+    ("seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
+    ("warmup_steps", lambda v: v is None or is_whole(v, 0), "a whole number >= 0, or None"),
     ("keep_checkpoints", lambda v: is_whole(v, 2), "a whole number >= 2"),
     ("micro_batch_size", lambda v: v is None or is_whole(v, 1), "a whole number >= 1, or None"),
     ("learning_rate muon_learning_rate", lambda v: is_number(v) and v > 0, "a number above 0"),
@@ -450,9 +451,12 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Return the share of the highest learning rate that step `step` (from 0) trains with."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    begin = max(config.warmup_steps, config.max_steps * (1 - config.cooldown_fraction))
+    warmup_steps = config.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = min(20, config.max_steps // 10)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    begin = max(warmup_steps, config.max_steps * (1 - config.cooldown_fraction))
     if config.schedule == "constant" or step < begin:
         return 1.0
     done = min((step - begin) / (config.max_steps - begin), 1.0)  # from 0 to just below 1
@@ -499,16 +503,17 @@ def seed_step(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
 @contextlib.contextmanager
 def reproducible(config: TrainConfig) -> Iterator[None]:
     """Leave torch's random numbers and its choice of kernels as they were found."""
-    before = torch.are_deterministic_algorithms_enabled()
-    device = choose_device(config.device)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for this
+    device, before = choose_device(config.device), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.use_deterministic_algorithms(config.deterministic or before)
+        if before or not config.deterministic:  # the switch itself costs seconds of imports
+            yield
+            return
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for this
+        torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(False)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from minigpt.device import choose_device
 from minigpt.errors import CheckpointError, ConfigError, DataError
 from minigpt.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.resume import check_unchanged
 from minigpt.tokenizer import Tokenizer, load_tokenizer
-from minigpt.train import TrainConfig
+from minigpt.train import FREE, TrainConfig
 
 FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
 
@@ -119,6 +120,16 @@ def load_config(run_dir: Path) -> RunConfig:
         raise CheckpointError(
             error.what, str(path), f"{error.remedy}, or restore the file"
         ) from None
+
+
+def check_resumable(stored: RunConfig, config: RunConfig, run_dir: Path) -> None:
+    """Raise a ConfigError naming every setting that a resumed run must not change, but did."""
+
+    def settings(run: RunConfig) -> dict:
+        values = dataclasses.asdict(run)
+        return values.pop("training") | values
+
+    check_unchanged(settings(stored), settings(config), FREE, str(run_dir))
 
 
 def build(kind: type, values: Any, where: str) -> Any:

@@ -15,6 +15,6 @@ def parse(kind: type[T] | Callable[..., T], name: str, words: list[str], default
         kind,
         prog=f"python -m minigpt {name}",
         args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
         **extra,
     )

@@ -38,7 +38,14 @@ from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
 from minigpt.generate import SampleConfig, generate
 from minigpt.gpt import GPT, count_parameters
-from minigpt.runs import RunConfig, bits_per_byte, read_metrics, save_config
+from minigpt.runs import (
+    RunConfig,
+    bits_per_byte,
+    check_resumable,
+    load_config,
+    read_metrics,
+    save_config,
+)
 from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 from minigpt.train import TrainResult, evaluate_loss, train
@@ -70,6 +77,8 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
             tokenizer = make_tokenizer(out, config, resume)
         model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
         config = dataclasses.replace(config, model=model_config)
+        if resume:
+            check_resumable(load_config(out), config, out)
         check_fits(config)
         save_config(out, config)
         with stage("data", seconds):

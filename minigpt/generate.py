@@ -164,8 +164,9 @@ class Rows:
         self.cache = model.new_cache(len(prompts))
         self.logits = fill(model, self.cache, self.windows)
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Add one token to each row and compute the next logits."""
+    def append(self, rows: list[int], tokens: Sequence[int]) -> None:
+        """Keep these rows, add one token to each, and compute the next logits."""
+        self.select(rows)
         full = [row for row, window in enumerate(self.windows) if len(window) == self.block_size]
         if full:
             self.hop(full)
@@ -191,7 +192,6 @@ class Rows:
         if rows == list(range(len(self.windows))):
             return
         self.windows = [list(self.windows[row]) for row in rows]
-        self.logits = self.logits[rows]
         self.cache.keys, self.cache.values = self.cache.keys[:, rows], self.cache.values[:, rows]
         self.cache.positions = self.cache.positions[rows]
         self.cache.advance(0)
@@ -268,8 +268,7 @@ def decode(
             growing = [growing[i] for i in going]
             if not growing or not left:
                 return
-            rows.select(going)
-            rows.append([tokens[i] for i in going])
+            rows.append(going, [tokens[i] for i in going])
 
 
 @torch.inference_mode()
@@ -301,8 +300,7 @@ def beam_search(
             beams = [([*ids, token], score) for ids, score, _, token in grown]
             if not grown or not left:
                 break
-            rows.select([parent for _, _, parent, _ in grown])
-            rows.append([token for _, _, _, token in grown])
+            rows.append([parent for _, _, parent, _ in grown], [token for *_, token in grown])
     return sorted(ended + beams, key=lambda beam: -beam[1])
 
 

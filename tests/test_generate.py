@@ -17,6 +17,8 @@ from minigpt.generate import (
     draw,
     evaluating,
     generate,
+    keep_min_p,
+    keep_top_p,
     next_probabilities,
     stream,
     window_start,
@@ -67,6 +69,7 @@ def without_cache(model: GPT, prompt: list[int], config: SampleConfig, row: int 
         ({"top_p": 0.6}, [0.5, 0.2, 0, 0, 0]),  # 0.5 alone is not enough
         ({"top_p": 0.45}, [1, 0, 0, 0, 0]),
         ({"top_p": 1e-9}, [1, 0, 0, 0, 0]),
+        ({"top_p": 5e-324}, [1, 0, 0, 0, 0]),
         ({"min_p": 0.25}, [0.5, 0.2, 0.15, 0, 0]),  # at least 0.125
         ({"min_p": 0.999}, [1, 0, 0, 0, 0]),
         ({"top_k": 4, "top_p": 0.7, "min_p": 0.35}, [0.5, 0.2, 0, 0, 0]),
@@ -91,6 +94,13 @@ def test_rows_of_a_batch_are_filtered_each_by_itself():
     config = SampleConfig(temperature=0.8, top_k=9, top_p=0.9, min_p=0.02)
     alone = torch.cat([next_probabilities(row[None], config) for row in logits])
     torch.testing.assert_close(next_probabilities(logits, config), alone)
+
+
+def test_filters_keep_what_meets_their_limit_exactly():
+    probabilities = torch.tensor([[0.5, 0.25, 0.25]])
+    assert (keep_min_p(probabilities, 0.5) > 0).tolist() == [[True, True, True]]
+    assert (keep_top_p(probabilities, 0.5) > 0).tolist() == [[True, False, False]]
+    assert (keep_top_p(probabilities, 0.75) > 0).tolist() == [[True, True, False]]
 
 
 def test_equal_logits_leave_exactly_top_k_tokens():
@@ -211,6 +221,13 @@ def test_generating_in_two_calls_equals_one_call():
     whole = generate(model, [[1, 2, 3]], SampleConfig(max_new_tokens=40, **config))[0]
     rest = generate(model, [[1, 2, 3, *whole[:22]]], SampleConfig(max_new_tokens=18, **config))[0]
     assert whole[22:] == rest
+
+
+def test_each_token_costs_one_step_of_one_token():
+    model, shapes = tiny_model(block_size=40), []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    generate(model, [[1, 2, 3], [4]], SampleConfig(max_new_tokens=5))
+    assert shapes == [(2, 3)] + [(2, 1)] * 4  # none after the last token
 
 
 def test_no_prompts_and_no_new_tokens_are_fine():

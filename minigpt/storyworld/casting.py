@@ -44,13 +44,14 @@ DEPENDS_ON = {
     "colour": ("coat",), "tint": ("coat", "colour"), "eaten": ("count",),
 }  # fmt: skip
 NUMBERS = [number.en for number in lexicon.NUMBERS]
+CHILD_NUMBER = {child.en: number for number, child in enumerate(lexicon.PEOPLE)}
+THING_NUMBER = {thing.en: number for number, thing in enumerate(lexicon.THINGS)}
 
 
 def kept_apart(child: str, thing: str) -> bool:
-    """Tell whether training stories never bring this child and this thing together.
+    """Tell whether training stories never bring this child and this thing together (1 in 8).
 
     >>> kept_apart("Mia", "kite"), kept_apart("Mia", "hat")
     (True, False)
     """
-    pair = 3 * list(lexicon.BY_NAME["hero"]).index(child)
-    return (pair + list(lexicon.BY_NAME["toy"]).index(thing)) % 8 == 0
+    return (3 * CHILD_NUMBER[child] + THING_NUMBER[thing]) % 8 == 0

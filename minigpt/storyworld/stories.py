@@ -7,7 +7,9 @@ from random import Random
 from typing import Literal
 
 from minigpt.storyworld import tasks
-from minigpt.storyworld.tell import WORLDS, Language, Step, join, parse, render, sample
+from minigpt.storyworld.read import parse
+from minigpt.storyworld.tables import WORLDS, Step
+from minigpt.storyworld.tell import Language, join, render, sample
 
 Split = Literal["train", "held_out"]
 

@@ -4,14 +4,15 @@ All of it follows from the derivation, so every answer is certain. A question kn
 that its story offers; `measure.py` uses them to test that no shortcut finds the right one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from minigpt.storyworld import lexicon
 from minigpt.storyworld.forms import own_roles, resolve
 from minigpt.storyworld.plot import OTHER, OWNER, PLACES, Plot, feeling
 from minigpt.storyworld.spelling import Slots, spell
-from minigpt.storyworld.tell import Step
+from minigpt.storyworld.tables import Step
 
 Pair = tuple[str, str]  # English, Chinese
 CHILDREN, THINGS = ("hero", "friend"), ("toy", "other")
@@ -23,8 +24,10 @@ QUESTIONS = {
     "feeling": ("How does {who} feel at the end?", "最后{who}的心情怎么样？"),
     "why": ("Why is {who} MOOD at the end?", "最后{who}为什么MOOD？"),
     "before": ("Where was {who} before going to {where}?", "{who}去{where}之前在哪儿？"),
-    "how many left": ("How many {food} were left after the meal?", "吃完以后还剩几{food.unit}{food}？"),
-    "how many first": ("How many {food} were there at first?", "一开始有几{food.unit}{food}？"),
+    "after": ("Where did {who} go from {where}?", "{who}离开{where}后去了哪儿？"),
+    "count": ("How many {food} were there at first?", "一开始有几{food.unit}{food}？"),
+    "eaten": ("How many {food} did they eat?", "{they}吃了几{food.unit}{food}？"),
+    "left": ("How many {food} did they not eat?", "{they}没吃的{food}有几{food.unit}？"),
 }
 
 COLOUR_QUESTIONS = {
@@ -32,46 +35,55 @@ COLOUR_QUESTIONS = {
     "colour": ("What colour is {toy}?", "{toy}是什么颜色的？"),
     "tint": ("What colour is {other}?", "{other}是什么颜色的？"),
 }
-CAUSES = {
+CAUSES = {  # for each mood, the most common cause first
     "happy": {
-        "took it": ("because {who} kept {what}", "因为{who}留下了{what}"),
-        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
-        "found together": ("because they found {what}", "因为{they}找到了{what}"),
         "is back": ("because {what} is back", "因为{what}回来了"),
+        "found together": ("because they found {what}", "因为{they}找到了{what}"),
+        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
+        "took it": ("because {who} kept {what}", "因为{who}留下了{what}"),
     },
     "proud": {
-        "gave away": ("because {who} gave {that} away", "因为{who}把{that}送了出去"),
-        "let keep": ("because {who} let {whom} keep {what}", "因为{who}让{whom}留着{what}"),
         "set it right": ("because {who} saved {what}", "因为{who}救了{what}"),
+        "let keep": ("because {who} let {whom} keep {what}", "因为{who}让{whom}留着{what}"),
+        "gave away": ("because {who} gave {that} away", "因为{who}把{that}送了出去"),
     },
     "grateful": {
-        "was comforted": ("because {whom} gave {that} away", "因为{whom}把{that}送了出去"),
-        "may keep": ("because {whom} let {who} keep {what}", "因为{whom}让{who}留着{what}"),
-        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
         "was helped": ("because {helper} saved {what}", "因为{helper}救了{what}"),
+        "elder has it": ("because {elder} has {what}", "因为{what}在{elder}那儿"),
+        "may keep": ("because {whom} let {who} keep {what}", "因为{whom}让{who}留着{what}"),
+        "was comforted": ("because {whom} gave {that} away", "因为{whom}把{that}送了出去"),
     },
     "sad": {
-        "is torn": ("because {what} is torn", "因为{what}破了"),
         "is gone": ("because {what} is lost", "因为{what}丢了"),
+        "is torn": ("because {what} is torn", "因为{what}破了"),
     },
     "angry": {"was robbed": ("because {whom} kept {what}", "因为{whom}拿走了{what}")},
     "sorry": {
-        "tore it": ("because {who} tore {what}", "因为{who}弄破了{what}"),
         "lost it": ("because {who} lost {what}", "因为{who}弄丢了{what}"),
         "had taken it": ("because {who} took {what}", "因为{who}拿走过{what}"),
+        "tore it": ("because {who} tore {what}", "因为{who}弄破了{what}"),
     },
 }
-HAPPENED = {
-    "meeting": ("Where did {who} meet {whom}?", "{who}是在哪儿遇见{whom}的？"),
-    "meal": ("Where did they eat the {food}?", "{they}是在哪儿吃{food}的？"),
-    "lend": ("Where did {whom} get {what}?", "{whom}是在哪儿拿到{what}的？"),
-    "stolen": ("Where was {what} stolen?", "{what}是在哪儿被偷走的？"),
-    "torn": ("Where was {what} torn?", "{what}是在哪儿弄破的？"),
-    "blown": ("Where did the wind take {what}?", "风是在哪儿刮走{what}的？"),
-    "found together": ("Where did they find {what}?", "{they}是在哪儿找到{what}的？"),
-    "fetch stolen": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
-    "fetch blown": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
-    "fetch forgotten": ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"),
+HAPPENED = {  # kind of event: (role of the place, question); "" is where the child is then
+    "treasure": [("far", ("Where does {elder} live?", "{elder}住在哪儿？"))],
+    "meeting": [("start", ("Where did {hero} and {friend} meet?", "{hero}和{friend}是在哪儿见面的？"))],
+    "meal": [("second", ("Where did they eat the {food}?", "{they}是在哪儿吃{food}的？"))],
+    "lend": [("second", ("Where did {whom} get {what}?", "{whom}是在哪儿拿到{what}的？"))],
+    "stolen": [
+        ("second", ("Where was {what} stolen?", "{what}是在哪儿被偷走的？")),
+        ("third", ("Where did {animal.the} take {what}?", "{animal.the}把{what}带到哪儿去了？")),
+    ],
+    "blown": [
+        ("second", ("Where did the wind seize {what}?", "风是在哪儿刮走{what}的？")),
+        ("third", ("Where did the wind blow {what}?", "风把{what}刮到哪儿去了？")),
+    ],
+    "taken": [("third", ("Where did {who} run with {what}?", "{who}带着{what}跑到哪儿去了？"))],
+    "torn": [("second", ("Where was {what} torn?", "{what}是在哪儿弄破的？"))],
+    "slipped": [("second", ("Where was {what} torn?", "{what}是在哪儿弄破的？"))],
+    "found together": [("", ("Where did they find {what}?", "{they}是在哪儿找到{what}的？"))],
+    "fetch stolen": [("", ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"))],
+    "fetch blown": [("", ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"))],
+    "fetch forgotten": [("", ("Where did {who} find {what}?", "{who}是在哪儿找到{what}的？"))],
 }
 TROUBLES = {
     "stolen": ("{Animal} stole {owner.names} {what.noun}", "{animal}偷走了{owner.names}{what}"),
@@ -80,7 +92,9 @@ TROUBLES = {
     "forgotten": (
         "{Carrier} left {owner.names} {what.noun} behind", "{carrier}忘了拿{owner.names}{what}"
     ),
-    "taken": ("{Carrier} ran off with {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"),
+    "taken": (
+        "{Carrier} ran off with {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"
+    ),
     "torn own": ("{Owner} tore {owner.her} {what.noun}", "{owner}弄破了自己的{what}"),
     "forgotten own": ("{Owner} left {owner.her} {what.noun} behind", "{owner}忘了拿自己的{what}"),
 }  # fmt: skip
@@ -134,8 +148,8 @@ class Facts:
     def say(self, texts: Pair, who: str = "", what: str = "", where: str = "", **more: str) -> Pair:
         """Return a text in both languages with its slots filled."""
         roles = own_roles(who, what, where) | more
-        en, zh = (resolve(text, roles) % slots for text, slots in zip(texts, self.slots, strict=True))
-        return en, zh
+        (en, zh), (slots_en, slots_zh) = texts, self.slots
+        return resolve(en, roles) % slots_en, resolve(zh, roles) % slots_zh
 
     def spoken(self, key: str) -> Pair:
         """Return one slot in both languages: "start.at" -> ("in the park", "在公园里")."""
@@ -156,6 +170,21 @@ def place_of(role: str, plot: Plot) -> str:
     return "far" if place == "elder" else place
 
 
+def choose(asked: list[Question], random: Callable[[], float]) -> list[Question]:
+    """Return one question of each kind; every answer that the kind has here is equally likely."""
+    chosen = []
+    for kind in dict.fromkeys(question.kind for question in asked):
+        of_kind = [question for question in asked if question.kind == kind]
+        answer = pick(list(dict.fromkeys(question.answer for question in of_kind)), random)
+        chosen.append(pick([q for q in of_kind if q.answer == answer], random))
+    return chosen
+
+
+def pick(items: list, random: Callable[[], float]):
+    """Return one of the items, all equally likely."""
+    return items[int(random() * len(items))]
+
+
 def questions(steps: list[Step]) -> Iterator[Question]:
     """Yield everything that can be asked about a story."""
     facts = Facts(steps)
@@ -169,7 +198,7 @@ def questions(steps: list[Step]) -> Iterator[Question]:
 def changes(values: list[str]) -> int:
     """Return how often a value became another one, from its first mention on."""
     known = [value for value in values if value]
-    return sum(old != new for old, new in zip(known, known[1:], strict=False))
+    return sum(old != new for old, new in pairwise(known))
 
 
 def where_questions(facts: Facts) -> Iterator[Question]:
@@ -188,7 +217,8 @@ def who_questions(facts: Facts) -> Iterator[Question]:
         holder = getattr(facts.end, thing)
         answer = offers[holder if holder in offers else "nobody"]
         history = changes([getattr(plot, thing) for plot in facts.plots])
-        yield Question("who has", facts.say(QUESTIONS["who has"], what=thing), answer, offers, history)
+        text = facts.say(QUESTIONS["who has"], what=thing)
+        yield Question("who has", text, answer, offers, history)
     colours = {role: COLOURS[facts.cast[role]] for role in ("coat", "colour", "tint")}
     for role, answer in colours.items():
         yield Question("colour", facts.say(COLOUR_QUESTIONS[role]), answer, colours, 0)
@@ -217,36 +247,39 @@ def reason(child: str, cause: str, thing: str, facts: Facts) -> Pair:
 
 
 def number_questions(facts: Facts) -> Iterator[Question]:
-    if "eaten" not in facts.cast:
-        return
-    offers = {role: facts.spoken(role) for role in ("count", "eaten", "left")}
-    yield Question("how many first", facts.say(QUESTIONS["how many first"]), offers["count"], offers, 0)
-    if facts.end.snack:  # nobody has said how many were left
-        text = facts.say(QUESTIONS["how many left"])
-        yield Question("how many left", text, offers["left"], offers, 1)
+    if "eaten" in facts.cast:
+        offers = {role: facts.spoken(role) for role in ("count", "eaten", "left")}
+        said = any(step.event.kind == "share" for step in facts.steps)
+        for role in ("count", "eaten") if said else ("count", "eaten", "left"):
+            text = facts.say(QUESTIONS[role])
+            yield Question("how many", text, offers[role], offers, role == "left")
 
 
 def past_questions(facts: Facts) -> Iterator[Question]:
-    """Ask where something happened, and where a child was before another place."""
+    """Ask where something happened, and what came before or after a place."""
     offers = {place: facts.spoken(place + ".at") for place in PLACES if place in facts.cast}
     for step in facts.steps:
-        if step.event.kind in HAPPENED:
-            event = step.event
-            place = getattr(event.after, event.who)
-            text = facts.say(HAPPENED[event.kind], event.who, event.what)
+        event = step.event
+        for place, text in HAPPENED.get(event.kind, []):
+            place = place or getattr(event.after, event.who)
+            text = facts.say(text, event.who, event.what)
             yield Question("where happened", text, offers[place], offers, 0)
     for child in CHILDREN:
         path = [getattr(plot, child) for plot in facts.plots if getattr(plot, child)]
         stops = [place for i, place in enumerate(path) if i == 0 or path[i - 1] != place]
-        for before, place in zip(stops, stops[1:], strict=False):
-            if stops.count(place) == 1 + (place == "start"):
-                text = facts.say(QUESTIONS["before"], who=child, where=place)
-                yield Question("before", text, offers[before], offers, len(stops))
+        for before, after in pairwise(stops):
+            if stops.count(after) == 1 + (after == "start"):
+                text = facts.say(QUESTIONS["before"], child, where=after)
+                yield Question("in what order", text, offers[before], offers, len(stops))
+            if stops.count(before) == 1:
+                text = facts.say(QUESTIONS["after"], child, where=before)
+                yield Question("in what order", text, offers[after], offers, len(stops))
 
 
 def title(steps: list[Step]) -> Pair:
     """Return the title: it names the child whose thing was in trouble, and the thing."""
-    en, zh = Facts(steps).about_the_loss(("{Owner} and {what.coloured}", "{owner}和{what.coloured}"))
+    texts = ("{Owner} and {what.coloured}", "{owner}和{what.coloured}")
+    en, zh = Facts(steps).about_the_loss(texts)
     return " ".join(w if w in ("and", "the") else w[0].upper() + w[1:] for w in en.split()), zh
 
 

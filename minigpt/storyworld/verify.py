@@ -9,8 +9,10 @@ elsewhere, a feeling without a reason, or simply words that this world does not 
 from itertools import islice
 from typing import NamedTuple
 
+from minigpt.storyworld.read import Reader, split_sentences
 from minigpt.storyworld.spelling import spell
-from minigpt.storyworld.tell import WORLDS, Language, Reader, split_sentences
+from minigpt.storyworld.tables import WORLDS
+from minigpt.storyworld.tell import Language
 
 
 class Verdict(NamedTuple):

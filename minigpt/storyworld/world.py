@@ -101,7 +101,7 @@ def favour(plot: Plot) -> Options:
             asker = {"who": child, "what": thing, "focus": ""}
             asked += [
                 option(plot, 2, "lend", "trouble", **asker, **{thing: OTHER[child]}),
-                option(plot, 2, "refuse", "trouble", **asker, refused=OTHER[child]),
+                option(plot, 3, "refuse", "trouble", **asker, refused=OTHER[child]),
             ]
     if len(carried(plot)) == 2:
         swapped = {"toy": "friend", "other": "hero", "focus": ""}
@@ -131,7 +131,7 @@ def trouble(plot: Plot) -> Options:
             thief = OTHER[child]
             taken = bad | {"who": thief, "carrier": thief, "where": "third", "new": ("third",)}
             taken |= {thing: thief, thief: "third", "focus": side_by_side(plot, thief)}
-            options.append(option(plot, 12, "taken", trouble="taken", **taken))
+            options.append(option(plot, 20, "taken", trouble="taken", **taken))
     return options
 
 
@@ -183,13 +183,13 @@ def search(plot: Plot) -> Options:
         option(plot, 2, "elder brings", "thanks", owner, **there, focus="",
                helper="elder", **{thing: owner}),
         option(plot, 3, "elder keeps", "thanks", owner, **there, focus="", **{thing: "elder"}),
-        option(plot, 3, "given up", "thanks", "hero", **there, focus=""),
+        option(plot, 4, "given up", "thanks", "hero", **there, focus=""),
     ]  # fmt: skip
     for child in ("hero", "friend"):
         options += [
             option(plot, 4, "fetch " + plot.trouble, "return", child, **there,
                    helper=child if child == owner else "", **{child: place, thing: child}),
-            option(plot, 3, "fail " + plot.trouble, "thanks", child, **there,
+            option(plot, 4, "fail " + plot.trouble, "thanks", child, **there,
                    **{child: place}),
         ]  # fmt: skip
     return options
@@ -221,7 +221,7 @@ def repair(plot: Plot) -> Options:
         *options,
         option(plot, 4, "elder mends", "thanks", owner, **mended, helper="elder", focus="",
                **{thing: "elder"}),
-        option(plot, 5, "spoiled", "thanks", owner, thing, focus=""),
+        option(plot, 7, "spoiled", "thanks", owner, thing, focus=""),
     ]  # fmt: skip
 
 
@@ -247,15 +247,16 @@ def thanks(plot: Plot) -> Options:
     lost, spare, owner = plot.lost, OTHER[plot.lost], OWNER[plot.lost]
     other = OTHER[owner]
     together, gifts = plot.hero == plot.friend, []
+    later = plot._replace(snack="")  # what is left over plays no further part
     if together and is_gone(plot) and getattr(plot, spare) == other:
         changes = {"gift": "comfort", "helper": other, spare: owner}
-        gifts.append(option(plot, 3, "give instead", "parting", other, spare, focus="", **changes))
+        gifts.append(option(later, 3, "give instead", "parting", other, spare, focus="", **changes))
     if together and getattr(plot, lost) == owner and plot.helper == other:
         changes = {"gift": "thanks", lost: other}
-        gifts.append(option(plot, 2, "lend in thanks", "parting", owner, lost, focus="", **changes))
+        gifts.append(option(later, 2, "lend in thanks", "parting", owner, lost, focus="", **changes))
     if together and plot.snack:
-        gifts.append(option(plot, 2, "share", "parting", plot.snack, snack="", focus=""))
-    return mix((1, gifts), (1, parting(plot)))
+        gifts.append(option(later, 2, "share", "parting", plot.snack, focus=""))
+    return mix((1, gifts), (1, parting(later)))
 
 
 # Act four: the way home and the end.
@@ -299,15 +300,15 @@ def last(plot: Plot) -> Options:
     good = mood("hero", plot) in ("happy", "proud", "grateful")
     named = [place for place in PLACES if place != "third" or plot.trouble != "torn"]
     options = [
-        option(plot, 3, "feel " + mood("hero", plot), "end", "hero", plot.lost),
-        option(plot, 3, "feel " + mood("friend", plot), "end", "friend", plot.lost),
+        option(plot, 2, "feel " + mood("hero", plot), "end", "hero", plot.lost),
+        option(plot, 2, "feel " + mood("friend", plot), "end", "friend", plot.lost),
         option(plot, 2, "lesson " + plot.trouble, "end", plot.carrier, plot.lost),
         option(plot, 2, "dream", "end", "hero", "toy"),
         option(plot, 2, "good end" if good else "bad end", "end", "hero"),
     ]
     tomorrow = [option(plot, 1, "tomorrow", "end", child, where=place)
                 for child in ("hero", "friend") for place in named]  # fmt: skip
-    return mix((1, options), (1, tomorrow))
+    return mix((2, options), (3, tomorrow))
 
 
 SCENES = {

@@ -426,18 +426,11 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, content: dict) -> "BPETokenizer":
-        """Read what `to_json` wrote; raise ValueError where ids and merges do not fit together."""
-        vocab = content["model"]["vocab"]
-        special = {token["content"]: token["id"] for token in content["added_tokens"]}
-        pairs = map(_merge_of, content["model"]["merges"])
+        """Read what `to_json` wrote; the caller compares the result with the file."""
+        vocab, special = content["model"]["vocab"], special_of(content)
         first_new = len(special) + 256
-        merges = {
-            (vocab[first], vocab[second]): first_new + n for n, (first, second) in enumerate(pairs)
-        }
-        tokenizer = cls(merges, special)
-        if json.loads(tokenizer.to_json())["model"]["vocab"] != vocab:
-            raise ValueError("ids and merges do not fit together")
-        return tokenizer
+        pairs = [(vocab[first], vocab[second]) for first, second in content["model"]["merges"]]
+        return cls({pair: first_new + n for n, pair in enumerate(pairs)}, special)
 
     def _encode(self, text: str) -> list[int]:
         if len(text) >= LONG_TEXT:
@@ -501,13 +494,9 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, content: dict) -> "CharTokenizer":
-        """Read what `to_json` wrote; raise ValueError where it is something else."""
-        vocab = content["model"]["vocab"]
-        special = {token["content"]: token["id"] for token in content["added_tokens"]}
-        tokenizer = cls(list(vocab)[len(special) :], special)
-        if json.loads(tokenizer.to_json())["model"]["vocab"] != vocab:
-            raise ValueError("ids are not in order")
-        return tokenizer
+        """Read what `to_json` wrote; the caller compares the result with the file."""
+        special = special_of(content)
+        return cls(list(content["model"]["vocab"])[len(special) :], special)
 
     def _encode(self, text: str) -> list[int]:
         return [self.character_ids.get(character, self.unknown_id) for character in text]
@@ -556,8 +545,12 @@ def library_json(
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-def _merge_of(merge: list[str] | str) -> list[str]:
-    return merge.split(" ") if isinstance(merge, str) else merge  # older files: one string
+def special_of(content: dict) -> dict[str, int]:
+    """Return the special tokens of a tokenizer.json, or raise ValueError where we number others."""
+    special = {token["content"]: token["id"] for token in content["added_tokens"]}
+    if special != number_special(list(special)):
+        raise ValueError(f"special tokens {special}")
+    return special
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -572,9 +565,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         kind = CharTokenizer if content["model"]["unk_token"] == UNKNOWN else BPETokenizer
         tokenizer = kind.from_json(content)
         ours = json.loads(tokenizer.to_json())
-        for key in ("normalizer", "pre_tokenizer", "model"):
+        for key in ("normalizer", "pre_tokenizer", "decoder", "model"):
             if content[key] != ours[key]:
-                raise ValueError(f"another {key}")
+                raise ValueError(f"its {key} is another, or its ids do not fit its merges")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", str(path), remedy) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:

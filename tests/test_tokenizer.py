@@ -1,0 +1,515 @@
+"""The tokenizers against the `tokenizers` library, and against every text and byte."""
+
+import json
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+import regex
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
+
+from minigpt import tokenizer as module
+from minigpt.errors import ConfigError, DataError
+from minigpt.tokenizer import (
+    CHUNK,
+    CHUNK_LIBRARY,
+    END_OF_TEXT,
+    LONG_TEXT,
+    PATTERN,
+    UNKNOWN,
+    BPETokenizer,
+    CharTokenizer,
+    TextStream,
+    Tokenizer,
+    load_tokenizer,
+    merge_chunk,
+    merge_pair,
+    split_chunks,
+)
+
+SAMPLE = (
+    "The cat's hat, the CAT'S mat: 1234 cats!\n\n  I'm   here...\r\n\tdéjà vu — naïve café\n"
+    "我们在公园里看见一只猫。猫在公园里睡觉。🙂🙂 👩‍👩‍👧 مرحبا hello hello hello\n" * 4
+)
+SPECIAL = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", "<|user|>", "<|assistant|>")
+SCALARS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> BPETokenizer:
+    return BPETokenizer.train([SAMPLE], 400, SPECIAL)
+
+
+@pytest.fixture(scope="module")
+def char() -> CharTokenizer:
+    return CharTokenizer.train([SAMPLE], SPECIAL)
+
+
+@pytest.fixture(params=["bpe", "char"])
+def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return request.getfixturevalue(request.param)
+
+
+def library_train(texts: list[str], vocab_size: int) -> dict:
+    """Return the "model" part of the tokenizer.json that the library itself trains."""
+    engine = tokenizers.Tokenizer(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(texts, trainer)
+    return json.loads(engine.to_str())["model"]
+
+
+def library_load(tokenizer: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+    """Save, and load with the library, told to take special tokens in a text as text."""
+    tokenizer.save(folder / "tokenizer.json")
+    engine = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    engine.encode_special_tokens = True
+    return engine
+
+
+def assert_trains_like_library(texts: list[str], vocab_size: int) -> None:
+    ours = json.loads(BPETokenizer.train(texts, vocab_size).to_json())["model"]
+    theirs = library_train(texts, vocab_size)
+    assert ours["merges"] == theirs["merges"]
+    assert ours["vocab"] == theirs["vocab"]
+
+
+def merge_by_scanning(ids: list[int], merges: dict[tuple[int, int], int]) -> list[int]:
+    """Apply merges the slow way: the whole chunk once for each merge."""
+    for pair, new_id in merges.items():
+        ids = merge_pair(ids, pair, new_id)[0]
+    return ids
+
+
+# --- learning ---
+
+
+def test_first_merges_by_hand():
+    # ab stands 3 times, bc once; then abc once and " " + ab once: the smaller ids win.
+    tokenizer = BPETokenizer.train(["abc ab ab"], 257 + 2)
+    assert tokenizer.token_bytes[257:] == [b"ab", b" ab"]
+    assert tokenizer.encode("ab ab") == [257, 258]
+
+
+def test_ties_go_to_the_smaller_pair_of_ids():
+    tokenizer = BPETokenizer.train(["zy ab"], 257 + 3)
+    assert tokenizer.token_bytes[257:] == [b"ab", b"zy", b" ab"]
+
+
+def test_merge_pair_says_which_neighbours_it_parts():
+    assert merge_pair([5, 1, 2, 6], (1, 2), 9) == ([5, 9, 6], [(5, 1), (2, 6)], [(5, 9), (9, 6)])
+    assert merge_pair([1, 1, 1], (1, 1), 9)[0] == [9, 1]
+
+
+@pytest.mark.parametrize("letters", ["a", "ab", "aab", "ab c", "!?", "\n x", "中文a", "é🙂 "])
+def test_merges_equal_the_librarys_on_random_text(letters):
+    for seed in range(12):
+        rng = random.Random(seed)
+        texts = ["".join(rng.choices(letters, k=rng.randint(1, 60))) for _ in range(4)]
+        assert_trains_like_library(texts, 257 + rng.randint(0, 60))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alice/11-0.txt",
+        "unicode-lipsum/Chinese-Lipsum.utf8.txt",
+        "sanguo/sanguo.txt",
+        "multi30k/french",
+        "unicode-lipsum/Emoji-Lipsum.utf8.txt",
+        "emoji-test/unicode-emoji-test.txt",
+    ],
+)
+def test_merges_equal_the_librarys_on_real_text(name, data_dir):
+    if name == "multi30k/french":
+        import zipfile
+
+        with zipfile.ZipFile(data_dir / "tatoeba-fra" / "fra-eng.zip") as archive:
+            text = archive.read("fra.txt").decode("utf-8")
+    else:
+        text = (data_dir / name).read_text(encoding="utf-8", errors="replace")
+    assert_trains_like_library([text[:12_000], text[20_000:50_000]], 700)
+
+
+def test_training_stops_where_no_pair_is_left():
+    tokenizer = BPETokenizer.train(["abab"], 1000)
+    assert tokenizer.vocab_size == 259  # ab, abab
+    assert_trains_like_library(["abab"], 1000)
+
+
+def test_vocab_size_below_the_bytes_is_refused():
+    with pytest.raises(ConfigError, match=r"vocab_size 100 is too small.*at least 257"):
+        BPETokenizer.train(["abc"], 100)
+
+
+@pytest.mark.parametrize(
+    "train", [lambda: BPETokenizer.train([], 300), lambda: CharTokenizer.train([""])]
+)
+def test_training_on_no_text_is_refused(train):
+    with pytest.raises(DataError, match=r"no text.*give at least one text"):
+        train()
+
+
+@pytest.mark.parametrize(
+    "names", [["end", END_OF_TEXT], ["<||>", END_OF_TEXT], ["<|x|>"], [END_OF_TEXT] * 2]
+)
+def test_special_tokens_that_a_merge_could_produce_are_refused(names):
+    with pytest.raises(ConfigError, match=r"give|write it as"):
+        BPETokenizer.train(["abc"], 300, names)
+
+
+# --- encoding ---
+
+
+@given(st.text(alphabet="ab c1!\n é中🙂'stT", max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_merging_by_linked_list_equals_scanning(text):
+    tokenizer = BPETokenizer.train([SAMPLE + "aaaaaaa aabaabaab\n\n\n\n"], 420)
+    for data in (text.encode("utf-8"), *(chunk.encode("utf-8") for chunk in split_chunks(text))):
+        ids = tokenizer.byte_tokens(data)
+        assert merge_chunk(ids, tokenizer.merges) == merge_by_scanning(ids, tokenizer.merges)
+
+
+@pytest.mark.parametrize("repeat", [1, 1 + LONG_TEXT // len(SAMPLE)])
+def test_ids_equal_the_librarys(any_tokenizer, repeat, tmp_path):
+    engine = library_load(any_tokenizer, tmp_path)
+    text = SAMPLE * repeat + "unseen: Ω≈ç√∫ ﷽ ﬀ 𝒳"
+    ids = any_tokenizer.encode(text)
+    assert ids == engine.encode(text).ids
+    assert ids == any_tokenizer.encode_batch([text])[0]
+    assert engine.decode(ids, skip_special_tokens=False) == any_tokenizer.decode(ids)
+
+
+def text_files(data_dir: Path) -> list[Path]:
+    binary = {".gz", ".zip", ".bz2"}
+    return sorted(p for p in data_dir.rglob("*") if p.is_file() and p.suffix not in binary)
+
+
+def assert_ids_equal_on(files: list[Path], characters: int | None, tmp_path: Path) -> None:
+    texts = [file.read_text(encoding="utf-8", errors="replace")[:characters] for file in files]
+    tokenizer = BPETokenizer.train([text[:20_000] for text in texts], 4096)
+    engine = library_load(tokenizer, tmp_path)
+    for file, text in zip(files, texts, strict=True):
+        expected = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        assert tokenizer._encode_python(text) == expected, file
+        assert tokenizer.encode_batch([text]) == [expected], file
+        assert tokenizer.decode(expected) == text, file
+
+
+def test_ids_equal_the_librarys_on_the_start_of_every_data_file(data_dir, tmp_path):
+    files = text_files(data_dir)
+    assert len(files) > 50
+    assert_ids_equal_on(files, 20_000, tmp_path)
+
+
+@pytest.mark.soak
+def test_ids_equal_the_librarys_on_every_data_file(data_dir, tmp_path):
+    assert_ids_equal_on(text_files(data_dir), None, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [r"\p{L}", r"\p{N}", r"\s"])
+def test_both_engines_agree_on_every_character_of_unicode_3(kind):
+    old = [c for c in SCALARS if unicodedata.ucd_3_2_0.category(c) != "Cn"]
+    matched = set(regex.findall(kind, "".join(old)))
+    rest = pre_tokenizers.Split(tokenizers.Regex(kind), "removed").pre_tokenize_str("".join(old))
+    assert matched.isdisjoint(rest := {c for piece, _ in rest for c in piece})
+    assert matched | rest == set(old)
+
+
+def assert_chunks_agree(characters: list[str]) -> None:
+    for shape in ("a{}b 1{}2!{}? {} ", "'{}x 'l{}\n{}\n"):
+        for start in range(0, len(characters), 512):
+            block = characters[start : start + 512]
+            text = "".join(shape.replace("{}", character) for character in block)
+            assert split_chunks(text) == [
+                chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)
+            ]
+            for character in block[:1]:  # alone, so that the choice of engine is not shared
+                alone = shape.replace("{}", character)
+                library = [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(alone)]
+                assert split_chunks(alone) == library
+
+
+def test_chunks_agree_with_the_library_on_20_000_characters():
+    assert_chunks_agree(random.Random(0).sample(SCALARS, 20_000))
+    assert_chunks_agree([chr(code) for code in range(0x3000)])
+
+
+@pytest.mark.soak
+def test_chunks_agree_with_the_library_on_every_scalar_value():
+    for shape in ("a{}b 1{}2!{}? {} ", "'{}x 'l{}\n{}\n"):
+        for character in SCALARS:
+            text = shape.replace("{}", character)
+            library = [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
+            assert split_chunks(text) == library, hex(ord(character))
+
+
+def test_chunks_lose_nothing():
+    assert "".join(split_chunks(SAMPLE)) == SAMPLE
+    assert split_chunks("I'm 42!") == ["I", "'m", " ", "4", "2", "!"]
+    assert CHUNK.findall("a  b\n\n c") == ["a", " ", " b", "\n\n", " c"]
+
+
+# --- round trips (R7) ---
+
+
+def random_text(rng: random.Random) -> str:
+    pool = rng.choice([SCALARS, SCALARS[:0x250], " \n\t'st1!" + SAMPLE[:80]])
+    return "".join(rng.choices(pool, k=rng.randint(0, 12)))
+
+
+def assert_round_trips(tokenizer: BPETokenizer, pairs: list[int], strings: int) -> None:
+    for pair in pairs:
+        data = pair.to_bytes(2, "big")
+        assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
+    rng = random.Random(1)
+    for _ in range(strings):
+        text = random_text(rng)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        data = rng.randbytes(rng.randint(0, 9)) + text.encode("utf-8")[1:]
+        assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
+
+
+def test_fault_B11_B12_text_and_bytes_round_trip(bpe):
+    assert_round_trips(bpe, random.Random(0).sample(range(1 << 16), 10_000), 5_000)
+
+
+@pytest.mark.soak
+def test_fault_B11_B12_all_byte_pairs_and_all_characters_round_trip(bpe):
+    assert_round_trips(bpe, list(range(1 << 16)), 400_000)
+    for character in SCALARS:
+        assert bpe.decode(bpe.encode(character)) == character
+
+
+def test_bytes_of_a_text_have_the_ids_of_the_text(any_tokenizer):
+    assert any_tokenizer.encode_bytes(SAMPLE.encode("utf-8")) == any_tokenizer.encode(SAMPLE)
+
+
+def test_fault_B12_streaming_holds_back_every_partial_character(bpe):
+    for text in ("é", "中", "🙂", "aé中🙂b", "👩‍👩‍👧"):
+        data = text.encode("utf-8")
+        for cut in range(len(data) + 1):
+            stream = TextStream(bpe)
+            ids = bpe.encode_bytes(data[:cut])
+            shown = "".join(stream.push(token) for token in ids)
+            assert text.startswith(shown)
+            assert "\ufffd" not in shown
+            ids += (rest := bpe.byte_tokens(data[cut:]))
+            shown += "".join(stream.push(token) for token in rest) + stream.flush()
+            assert shown == text == bpe.decode(ids)
+
+
+@given(st.lists(st.integers(0, 360), max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_fault_B12_streaming_any_ids_equals_decoding_them(ids):
+    tokenizer = BPETokenizer.train([SAMPLE], 400, SPECIAL)
+    stream = TextStream(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("text", ["ab\ud800", "ab\udc80c"])
+def test_fault_B13_lone_surrogate_names_its_index(any_tokenizer, text):
+    for encode in (any_tokenizer.encode, lambda t: any_tokenizer.encode_batch(["ok", t])):
+        with pytest.raises(DataError, match=r"lone surrogate U\+D.*index 2.*replace"):
+            encode(text)
+    with pytest.raises(DataError, match=r"index 2"):
+        BPETokenizer.train([text], 300)
+
+
+def assert_no_special_from_text(tokenizer: Tokenizer, injections: int) -> None:
+    rng = random.Random(2)
+    special = set(tokenizer.special_tokens.values())
+    texts = []
+    for n in range(injections):
+        name = SPECIAL[n % len(SPECIAL)]
+        before, after = random_text(rng), random_text(rng)
+        cut = rng.randint(0, len(name))
+        texts += [before + name + after, (before + name[:cut]) + (name[cut:] + after)]
+        ids = tokenizer.encode(texts[-2])
+        assert special.isdisjoint(ids) or isinstance(tokenizer, CharTokenizer)
+        assert special.isdisjoint(set(ids) - {tokenizer.special_tokens.get(UNKNOWN)})
+        assert tokenizer.encode_bytes(texts[-2].encode("utf-8")) == ids
+        glued = tokenizer.encode(before + name[:cut]) + tokenizer.encode(name[cut:] + after)
+        assert special.isdisjoint(set(glued) - {tokenizer.special_tokens.get(UNKNOWN)})
+    for ids in tokenizer.encode_batch(texts):
+        assert special.isdisjoint(set(ids) - {tokenizer.special_tokens.get(UNKNOWN)})
+
+
+def test_fault_B14_user_text_never_becomes_a_special_token(any_tokenizer):
+    assert_no_special_from_text(any_tokenizer, 2_500)
+
+
+@pytest.mark.soak
+def test_fault_B14_user_text_never_becomes_a_special_token_100_000(bpe):
+    assert_no_special_from_text(bpe, 100_000)
+
+
+def test_fault_B14_learned_on_text_full_of_special_tokens():
+    tokenizer = BPETokenizer.train([END_OF_TEXT * 500 + " " + "<|endoftext|>\n" * 500], 400)
+    ids = tokenizer.encode(END_OF_TEXT * 3)
+    assert tokenizer.eot_id not in ids
+    assert tokenizer.decode(ids) == END_OF_TEXT * 3
+    long = END_OF_TEXT * (1 + LONG_TEXT // 13)  # long enough for the library
+    assert tokenizer.eot_id not in tokenizer.encode(long)
+
+
+def test_special_tokens_where_allowed(any_tokenizer):
+    eot = any_tokenizer.eot_id
+    ids = any_tokenizer.encode(f"a{END_OF_TEXT}t<|user|>", allowed_special=[END_OF_TEXT])
+    assert ids == [*any_tokenizer.encode("a"), eot, *any_tokenizer.encode("t<|user|>")]
+    assert any_tokenizer.decode(ids[:3]) == f"a{END_OF_TEXT}t"
+
+
+@pytest.mark.parametrize("allowed", [["<|nonsense|>"], END_OF_TEXT])
+def test_unknown_allowed_special_is_refused(bpe, allowed):
+    with pytest.raises(ConfigError, match=r"not special tokens.*give a list"):
+        bpe.encode("a", allowed_special=allowed)
+
+
+class CountingMerges(dict):
+    """Count the look-ups: the work that merging does, whatever the machine's speed."""
+
+    looked_up = 0
+
+    def get(self, key):
+        self.looked_up += 1
+        return super().get(key)
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", "ab", "中", "abcdefgh"])
+def test_fault_B15_work_is_linear_on_one_huge_chunk(unit):
+    training = [unit * 3000, "abc bca cab aab"]
+    tokenizer = BPETokenizer.train(training, 300)
+    work = []
+    for size in (20_000, 40_000):
+        tokenizer.merges = CountingMerges(tokenizer.merges)
+        ids = tokenizer._encode_python(unit * size)
+        work.append(tokenizer.merges.looked_up)
+        assert ids == tokenizer.encode_batch([unit * size])[0]
+    assert work[1] <= 2.1 * work[0]
+    assert work[1] <= 10 * len((unit * 40_000).encode("utf-8"))
+
+
+def test_fault_B15_memory_of_chunks_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "REMEMBERED", 10)
+    tokenizer = BPETokenizer.train([SAMPLE], 400)
+    tokenizer.encode(SAMPLE + "x" * 5000)
+    assert len(tokenizer._remembered) == 10
+    assert max(map(len, tokenizer._remembered)) <= 32
+
+
+def test_fault_B16_two_swapped_merges_change_the_fingerprint(bpe, tmp_path):
+    bpe.save(tmp_path / "good.json")
+    content = json.loads((tmp_path / "good.json").read_text(encoding="utf-8"))
+    merges = list(bpe.merges)
+    assert max(bpe.merges.values()) - 1 not in merges[-1]  # the last two are independent
+    merges[-2:] = merges[:-3:-1]
+    first = min(bpe.merges.values())
+    other = BPETokenizer({pair: first + n for n, pair in enumerate(merges)}, bpe.special_tokens)
+    other.save(tmp_path / "other.json")
+    good, swapped = tmp_path / "good.json", tmp_path / "other.json"
+    assert good.stat().st_size == swapped.stat().st_size
+    assert load_tokenizer(good).fingerprint != load_tokenizer(swapped).fingerprint
+    pairs = content["model"]["merges"]
+    pairs[-2:] = pairs[:-3:-1]
+    swapped.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=r"ids do not fit its merges.*tokenizer\.json again"):
+        load_tokenizer(swapped)
+    assert load_tokenizer(good).encode(SAMPLE) == bpe.encode(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[1, 2]",
+        lambda text: '{"model": {}}',
+        lambda text: text.replace('"normalizer": null', '"normalizer": {"type": "NFC"}'),
+        lambda text: text.replace("{L}", "{N}", 1),
+        lambda text: text.replace('"ignore_merges": false', '"ignore_merges": true'),
+        lambda text: text.replace('"<|endoftext|>": 0', '"<|endoftext|>": 7'),
+        lambda text: text.replace('"id": 0', '"id": 3'),
+        lambda text: text.replace("<|endoftext|>", "<|other|>"),
+    ],
+)
+def test_fault_B16_damaged_file_is_refused_by_name(bpe, damage, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    text = damage(bpe.to_json())
+    assert text != bpe.to_json()
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"not a tokenizer of minigpt.*tokenizer\.json.*train"):
+        load_tokenizer(path)
+
+
+def test_fault_B16_missing_or_binary_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read: No such file.*missing\.json"):
+        load_tokenizer(tmp_path / "missing.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"not a tokenizer of minigpt"):
+        load_tokenizer(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6, True, 1.0, "1", None])
+def test_fault_B17_bad_id_is_named_with_the_vocabulary_size(any_tokenizer, bad):
+    size = any_tokenizer.vocab_size
+    with pytest.raises(DataError, match=rf"id {bad!r} is outside the vocabulary of {size} tokens"):
+        any_tokenizer.decode([5, bad])
+    with pytest.raises(DataError, match=r"give whole numbers from 0"):
+        TextStream(any_tokenizer).push(bad)
+
+
+def test_fault_B17_numpy_ids_decode_in_range_only(any_tokenizer):
+    np = pytest.importorskip("numpy")
+    ids = np.array(any_tokenizer.encode("the cat"), dtype=np.uint16)
+    assert any_tokenizer.decode(ids) == "the cat"
+    for bad in (np.int64(-1), np.uint16(65535), np.bool_(True), np.float32(1)):
+        with pytest.raises(DataError, match=r"outside the vocabulary"):
+            any_tokenizer.decode([bad])
+
+
+# --- characters and files ---
+
+
+def test_unknown_characters_become_unknown(char):
+    ids = char.encode("cat Ω")
+    assert ids[-1] == char.unknown_id
+    assert char.decode(ids) == "cat " + UNKNOWN
+    assert char.encode_bytes(b"cat\xff")[-1] == char.unknown_id
+
+
+def test_character_ids_are_in_order_of_code_points():
+    tokenizer = CharTokenizer.train(["cab", "中a"])
+    assert tokenizer.special_tokens == {END_OF_TEXT: 0, UNKNOWN: 1}
+    assert tokenizer.encode("abc中") == [2, 3, 4, 5]
+
+
+def test_saved_and_loaded_tokenizer_is_the_same(any_tokenizer, tmp_path):
+    import hashlib
+
+    path = tmp_path / "tokenizer.json"
+    any_tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert type(loaded) is type(any_tokenizer)
+    assert loaded.special_tokens == any_tokenizer.special_tokens
+    assert loaded.vocab_size == any_tokenizer.vocab_size
+    assert loaded.encode(SAMPLE) == any_tokenizer.encode(SAMPLE)
+    assert loaded.fingerprint == any_tokenizer.fingerprint
+    assert loaded.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -150,6 +150,7 @@ def train_job(
             on_log=lambda row: (steps.append(row["step"]), faults.note(b"s")),
             should_stop=lambda: stop() or (stop_at > 0 and steps[-1] >= stop_at),
         )  # fmt: skip
+    faults.note(b"E")
     return stop.exit_code
 
 

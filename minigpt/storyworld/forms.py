@@ -476,9 +476,9 @@ FORMS = {
     ],
     "it is held": [
         (1, "As for {what.coloured}, {who} had it now.",
-            "至于{what.coloured}，现在在{who}那儿。"),
+            "至于{what.coloured}，现在由{who}保管。"),
         (1, "{What.coloured} was with {who} from that day on.",
-            "从那天起，{what.coloured}就归{who}拿着了。"),
+            "从那天起，{what.coloured}就归{who}了。"),
     ],
     "it is kept": [
         (1, "As for {what.coloured}, {who} still had it.",

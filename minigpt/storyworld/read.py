@@ -10,9 +10,10 @@ from functools import cache
 
 from minigpt.errors import DataError
 from minigpt.storyworld import lexicon
+from minigpt.storyworld.forms import Form
 from minigpt.storyworld.plot import Event, Plot
 from minigpt.storyworld.spelling import Slots, spell
-from minigpt.storyworld.tables import Choice, Step, World
+from minigpt.storyworld.tables import Choice, Step, Table, World
 from minigpt.storyworld.tell import LANGUAGES, Language
 
 SENTENCE = {
@@ -36,8 +37,21 @@ def split_sentences(text: str, language: Language) -> list[str]:
 
 
 @cache
-def anchor(template: str) -> str:
-    """Return the longest piece of a template that every rendering of it contains."""
+def told_ways(table: Table, side: int) -> list[tuple[str, Choice, float, Form, float]]:
+    """Return each way to go on from a table: (literal, choice, log p, form, log p).
+
+    The literal is a piece that every rendering contains: most options are ruled out by it alone.
+    """
+    return [
+        (longest_literal(form[side]), choice, log_choice, form, log_form)
+        for choice, log_choice in table.options()
+        for form, log_form in choice.forms.options()
+    ]
+
+
+@cache
+def longest_literal(template: str) -> str:
+    """Return the longest piece of a template that is not filled in."""
     return max(re.split(r"%\([\w.]+\)s", template), key=len)
 
 
@@ -64,16 +78,14 @@ class Reader:
 
     def matches(self, sentence: str) -> Iterator[tuple[Choice, Slots, Step]]:
         """Yield every way to get this very sentence out of the options."""
-        side, lowered = self.side, sentence.lower()
-        for choice, log_p in self.table.options() if self.table else ():
-            likely = [(form, log_form) for form, log_form in choice.forms.options()
-                      if anchor(form[side]) in sentence]  # fmt: skip
-            if not likely:
-                continue
-            for named, slots, log_words in self.namings(choice.event, lowered, log_p):
-                for form, log_form in likely:
-                    if form[side] % slots == sentence:
-                        yield choice, slots, Step(choice.event, named, form, log_words + log_form)
+        if self.table is None:
+            return
+        lowered = sentence.lower()
+        for literal, choice, log_choice, form, log_form in told_ways(self.table, self.side):
+            if literal in sentence:
+                for named, slots, log_p in self.namings(choice.event, lowered, log_choice):
+                    if form[self.side] % slots == sentence:
+                        yield choice, slots, Step(choice.event, named, form, log_p + log_form)
 
     def namings(
         self, event: Event, lowered: str, log_p: float

@@ -66,7 +66,9 @@ CAUSES = {  # for each mood, the most common cause first
 }
 HAPPENED = {  # kind of event: (role of the place, question); "" is where the child is then
     "treasure": [("far", ("Where does {elder} live?", "{elder}住在哪儿？"))],
-    "meeting": [("start", ("Where did {hero} and {friend} meet?", "{hero}和{friend}是在哪儿见面的？"))],
+    "meeting": [
+        ("start", ("Where did {hero} and {friend} meet?", "{hero}和{friend}是在哪儿见面的？"))
+    ],
     "meal": [("second", ("Where did they eat the {food}?", "{they}是在哪儿吃{food}的？"))],
     "lend": [("second", ("Where did {whom} get {what}?", "{whom}是在哪儿拿到{what}的？"))],
     "stolen": [

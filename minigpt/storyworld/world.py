@@ -48,7 +48,7 @@ def treasure(plot: Plot) -> Options:
 
 def bond(plot: Plot) -> Options:
     love = [option(plot, 1, "bond", "meeting", "hero", "toy")]
-    return mix((1, love), (2, meeting(plot)))
+    return mix((1, love), (3, meeting(plot)))
 
 
 def meeting(plot: Plot) -> Options:
@@ -87,7 +87,7 @@ def pause(plot: Plot) -> Options:
     food = ("food", "count")
     snack = [option(plot, 1, "snack", "meal", child, new=food, focus="", snack=child)
              for child in ("hero", "friend")]  # fmt: skip
-    return mix((3, sight), (3, play), (2, snack), (2, favour(plot)))
+    return mix((2, sight), (2, play), (2, snack), (3, favour(plot)))
 
 
 def meal(plot: Plot) -> Options:
@@ -161,7 +161,7 @@ def comfort(plot: Plot) -> Options:
     kind_words = [option(plot, 2, "comfort", "rescue", other, plot.lost, focus="")]
     if other == "hero":
         kind_words.append(option(plot, 1, "comfort with the coat", "rescue", other, focus=""))
-    return mix((1, kind_words), (2, rescue(plot)))
+    return mix((1, kind_words), (3, rescue(plot)))
 
 
 def rescue(plot: Plot) -> Options:
@@ -249,11 +249,11 @@ def thanks(plot: Plot) -> Options:
     together, gifts = plot.hero == plot.friend, []
     later = plot._replace(snack="")  # what is left over plays no further part
     if together and is_gone(plot) and getattr(plot, spare) == other:
-        changes = {"gift": "comfort", "helper": other, spare: owner}
-        gifts.append(option(later, 3, "give instead", "parting", other, spare, focus="", **changes))
+        changes = {"focus": "", "gift": "comfort", "helper": other, spare: owner}
+        gifts.append(option(later, 3, "give instead", "parting", other, spare, **changes))
     if together and getattr(plot, lost) == owner and plot.helper == other:
-        changes = {"gift": "thanks", lost: other}
-        gifts.append(option(later, 2, "lend in thanks", "parting", owner, lost, focus="", **changes))
+        changes = {"focus": "", "gift": "thanks", lost: other}
+        gifts.append(option(later, 2, "lend in thanks", "parting", owner, lost, **changes))
     if together and plot.snack:
         gifts.append(option(later, 2, "share", "parting", plot.snack, focus=""))
     return mix((1, gifts), (1, parting(later)))
@@ -281,7 +281,7 @@ def parting(plot: Plot) -> Options:
                    focus=side_by_side(plot, child), **{child: getattr(plot, OTHER[child])})
             for child in ("hero", "friend")
         ]  # fmt: skip
-    return mix((3, options), (1, closing(plot)))
+    return mix((2, options), (1, closing(plot)))
 
 
 def closing(plot: Plot) -> Options:
@@ -293,7 +293,7 @@ def closing(plot: Plot) -> Options:
         elif thing != plot.lost or holder != OWNER[thing]:
             kind = "it is kept" if holder == OWNER[thing] else "it is held"
             looks_back.append(option(plot, 1, kind, "last", holder, thing, focus=""))
-    return mix((1, looks_back), (2, last(plot)))
+    return mix((1, looks_back), (3, last(plot)))
 
 
 def last(plot: Plot) -> Options:

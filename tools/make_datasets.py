@@ -1,0 +1,251 @@
+"""Write datasets/: a sample of storyworld that people can open, and its datasheet with all figures.
+
+    python tools/make_datasets.py [--out DIR] [--tinystories FILE]
+
+The same bytes on every system. Without --tinystories the figure for TinyStories is kept from the
+datasheet that is already there.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from minigpt.files import atomic_write
+from minigpt.storyworld import Story, measure, story, tasks
+from minigpt.storyworld.census import entropy, enumerate_stories, small_world
+from minigpt.storyworld.tables import TRAIN
+
+ROOT = Path(__file__).resolve().parents[1]
+STORIES = range(800)  # seeds of the shipped stories
+MEASURED = range(1_000_000, 1_002_000)  # seeds of the stories behind the figures
+
+INSTRUCTIONS = {
+    "question": ("Answer the question about the story.", "请根据故事回答问题。"),
+    "summary": ("Tell the story in one sentence.", "请用一句话概括这个故事。"),
+    "title": ("Give the story a title.", "请给这个故事起个题目。"),
+    "sentiment": (
+        "Does the story end well: good, bad or mixed?", "故事的结局怎么样：好、坏还是有好有坏？"
+    ),
+    "topic": (
+        "What is the story about: theft, weather, accident, forgetting or quarrel?",
+        "这个故事讲的是什么：偷窃、天气、意外、遗忘还是争吵？",
+    ),
+    "translation": ("Translate the story into Chinese.", "请把这个故事翻译成英文。"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "datasets")
+    parser.add_argument("--tinystories", type=Path, help="tinystories_10k.txt, to compress it too")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    tinystories = tinystories_share(arguments.tinystories)
+    stories = [story(seed) for seed in STORIES]
+    files = {
+        "storyworld_en.txt": "\n".join(map(english_block, stories)),
+        "storyworld_zh.txt": "\n".join(map(chinese_block, stories)),
+        "storyworld_tasks.jsonl": "".join(map(as_line, records(stories))),
+    }
+    for name, text in files.items():
+        atomic_write(arguments.out / name, text.encode("utf-8"))
+    atomic_write(arguments.out / "README.md", datasheet(files, tinystories).encode("utf-8"))
+
+
+def english_block(told: Story) -> str:
+    """Return one story, a sentence a line; a blank line follows."""
+    return "".join(f"{english}\n" for english, _ in told.sentences)
+
+
+def chinese_block(told: Story) -> str:
+    return "".join(f"{chinese}\n" for _, chinese in told.sentences)
+
+
+def as_line(record: dict) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def records(stories: list[Story]) -> Iterator[dict]:
+    """Yield one task for each story; the tasks take turns, the language is drawn."""
+    names = ["question", "summary", "question", "title", "question", "translation",
+             "question", "sentiment", "question", "topic", "question", "translation"]  # fmt: skip
+    for seed, told in zip(STORIES, stories, strict=True):
+        name, random = names[seed % len(names)], Random(seed).random
+        question = tasks.pick(tasks.choose(told.questions(), random), random)
+        side = int(random() < 0.5)
+        texts = (told.english, told.chinese)
+        answers = {
+            "question": question.answer, "summary": told.summary, "title": told.title,
+            "sentiment": told.sentiment, "topic": told.topic, "translation": texts[::-1],
+        }  # fmt: skip
+        record = {"seed": seed, "task": name, "language": ("en", "zh")[side]}
+        if name == "question":
+            record |= {"kind": question.kind, "question": question.text[side]}
+        instruction = INSTRUCTIONS[name][side]
+        yield record | {
+            "instruction": instruction, "story": texts[side], "answer": answers[name][side]
+        }  # fmt: skip
+
+
+def tinystories_share(path: Path | None) -> str:
+    """Return how far xz compresses TinyStories: measured, or as the datasheet already says."""
+    if path is not None:
+        return f"{measure.compressed_share(path.read_text(encoding='utf-8')):.3f}"
+    datasheet = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    return re.search(r"\| TinyStories .*?\| (\d\.\d+) \|", datasheet)[1]
+
+
+def corpus(language: str, size: int) -> str:
+    """Return whole stories, one a line, until the text has at least `size` bytes."""
+    lines, length, seed = [], 0, MEASURED.start
+    while length < size:
+        told = story(seed)
+        lines.append((told.english if language == "en" else told.chinese) + "\n")
+        length, seed = length + len(lines[-1].encode("utf-8")), seed + 1
+    return "".join(lines)
+
+
+def datasheet(files: dict[str, str], tinystories: str) -> str:
+    stories = [story(seed) for seed in MEASURED]
+    rich, blind = measure.richness(stories), measure.shortcuts(stories)
+    known = [story(seed) for seed in STORIES]
+    same_stories, same_sentences = measure.overlap(stories, known)
+    nats = [-told.log_prob for told in stories]
+    mean = sum(nats) / len(nats)
+    error = (sum((x - mean) ** 2 for x in nats) / len(nats) / (len(nats) - 1)) ** 0.5
+    small = list(enumerate_stories(small_world()))
+    english, chinese = corpus("en", 1_424_708), corpus("zh", 1_424_708)
+    return TEMPLATE.format(
+        files="\n".join(map(file_row, files, files.values())),
+        stories=len(STORIES),
+        measured=len(MEASURED),
+        first=MEASURED.start,
+        rich=rich,
+        sentences="{}, {:.1f}, {}".format(*rich.sentences),
+        topics=listed(rich.topics),
+        sentiments=listed(rich.sentiments),
+        blind="\n".join(map(blind_row, blind, blind.values())),
+        entropy=entropy(TRAIN),
+        mean=mean,
+        error=error,
+        small=len(small),
+        total=sum(p for _, p in small),
+        small_entropy=entropy(small_world()),
+        english=measure.compressed_share(english),
+        chinese=measure.compressed_share(chinese),
+        tinystories=tinystories,
+        same_stories=same_stories,
+        same_sentences=same_sentences,
+    )
+
+
+def file_row(name: str, text: str) -> str:
+    data = text.encode("utf-8")
+    return f"| `{name}` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |"
+
+
+def blind_row(kind: str, shortcut: measure.Shortcut) -> str:
+    shares = " | ".join(f"{share:.1%}" for share in shortcut[1:])
+    return f"| {kind} | {shortcut.n:,} | {shares} |"
+
+
+def listed(shares: dict[str, float]) -> str:
+    return ", ".join(f"{label} {share:.0%}" for label, share in shares.items())
+
+
+TEMPLATE = """\
+# Datasets: a sample of storyworld
+
+This file and the files beside it are written by `python tools/make_datasets.py`; every figure
+below is measured by that command, and a test regenerates all of it byte for byte. The package
+`minigpt` never reads these files: it tells its stories afresh from seeds.
+
+| file | bytes | SHA-256 |
+|---|---|---|
+{files}
+
+- `storyworld_en.txt`, `storyworld_zh.txt`: the stories of seeds 0 to {stories} (exclusive), one
+  sentence a line, a blank line between stories. Line n of one file says what line n of the other
+  says.
+- `storyworld_tasks.jsonl`: one task for each story, one JSON object a line: `seed`, `task`
+  (question, summary, title, sentiment, topic, translation), `language` of the story,
+  `instruction`, `story`, `answer`, and for questions `kind` and `question`.
+
+All are UTF-8 with LF line ends.
+
+## Why
+
+A model that a laptop trains in minutes should really master what it is taught, and one should know
+how good it could become. Storyworld is a small world of children, things, places and feelings
+whose state changes as a story is told. One derivation yields the story in English and in Chinese,
+its exact probability, and everything that can be asked about it with the right answer.
+
+## How it is made
+
+No text was collected and no model was used. `minigpt/storyworld/` defines the process once:
+`events(plot)` says what may happen, `words(role, ...)` to whom, `forms(event, plot)` how it is
+told, all with integer weights; `random.Random(seed).random()` draws, so that a seed gives the same
+story on every platform. Nothing is decided before the sentence that reveals it, and in every state
+all sentences that could come differ from each other, in each language: so the text alone gives
+back every choice, and its exact probability.
+
+A second held-out set, `documents(..., split="held_out")`, gives the hero a thing that training
+stories never bring together with that child (one pair of child and thing in eight).
+
+## Measured
+
+On {measured:,} stories, seeds from {first:,}:
+
+| figure | value |
+|---|---|
+| English word types / Chinese characters | {rich.word_types} / {rich.characters} |
+| sentence forms that occurred | {rich.forms} |
+| sentences in a story: least, mean, most | {sentences} |
+| English words and marks in a story, mean | {rich.tokens:.0f} |
+| stories in which a fact comes back after 8 sentences or more | {rich.recall:.0%} |
+| topics | {topics} |
+| endings | {sentiments} |
+| entropy of the process, exact (chain rule over all plots) | {entropy:.3f} nats a story |
+| the same, estimated as the mean of -log p | {mean:.2f} ± {error:.2f} (standard error) |
+| a reduced world, listed whole: stories | {small:,} |
+| their exact probabilities add up to | {total} |
+| its entropy, exact | {small_entropy:.4f} nats a story |
+| measured stories that are also among the {stories} shipped ones | {same_stories:.1%} |
+| measured sentences that are also among theirs | {same_sentences:.1%} |
+
+Shortcuts: right answers of one who does not understand the story, to one question of each kind a
+story (drawn so that each answer that the kind has in the story is equally likely). Majority: always
+the most common answer. Last, first: the answer of this kind that the text mentions last, or first.
+
+| question | n | majority | last mention | first mention |
+|---|---|---|---|---|
+{blind}
+
+Compressed by xz (preset 9, extreme), as a share of the bytes before, each on about 1.42 MB:
+
+| text | share |
+|---|---|
+| storyworld, English | {english:.3f} |
+| storyworld, Chinese | {chinese:.3f} |
+| TinyStories (first part of tinystories_10k.txt) | {tinystories} |
+
+## Licence
+
+MIT, like the rest of the repository.
+
+## Known limits
+
+- The world is small: two children, two things, four places, one mishap. A model that masters it has
+  learned to follow state, not to know the world.
+- Every sentence comes from one of the forms, so the text is far more regular than anything written
+  by people; the compression above shows by how much.
+- Names and habits are those of European picture books; the Chinese text transliterates them.
+- Shortcuts were measured in English only, and only those named above.
+"""
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ Shapes: B batch, T time (block_size). Targets are the inputs' next tokens; IGNOR
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -301,7 +300,7 @@ class EvalWindows:
     """Windows one after the other: every token but the first is a target exactly once."""
 
     def __init__(self, tokens: TokenFile, batch_size: int, block_size: int):
-        check_sizes(tokens, batch_size, block_size)
+        check_sizes(tokens, batch_size, block_size=min(block_size, 1))
         self.tokens, self.batch_size, self.block_size = tokens.tokens, batch_size, block_size
         self.n_targets = len(tokens) - 1
 
@@ -427,19 +426,28 @@ def prepare(
 def encode_pieces(
     pieces: Iterable[tuple[Piece, bool]], tokenizer: Tokenizer
 ) -> Iterator[tuple[Piece, bool, list[int]]]:
-    """Add each piece's ids, <|endoftext|> after a document; about a million characters at once."""
-    group: list[tuple[Piece, bool]] = []
-    characters = 0
-    for piece, is_validation in itertools.chain(pieces, [(None, False)]):
-        if piece is None or characters >= GROUP:
-            for (done, side), ids in zip(
-                group, tokenizer.encode_batch([done.text for done, _ in group]), strict=True
-            ):
-                yield done, side, [*ids, tokenizer.eot_id] if done.ends_document else ids
-            group, characters = [], 0
-        if piece is not None:
-            group.append((piece, is_validation))
-            characters += len(piece.text)
+    """Add each piece's ids, <|endoftext|> after a document.
+
+    Pieces are encoded together, few at first, so that who wants little need not wait, then about
+    a million characters at a time.
+    """
+    limit = 1 << 14
+    pieces = iter(pieces)
+    while group := take_characters(pieces, limit):
+        texts = [piece.text for piece, _ in group]
+        for (piece, is_validation), ids in zip(group, tokenizer.encode_batch(texts), strict=True):
+            end = [tokenizer.eot_id] if piece.ends_document else []
+            yield piece, is_validation, ids + end
+        limit = min(2 * limit, GROUP)
+
+
+def take_characters(pieces: Iterator[tuple[Piece, bool]], least: int) -> list[tuple[Piece, bool]]:
+    """Take pieces until they have `least` characters together, or none is left."""
+    group = []
+    while least > 0 and (marked := next(pieces, None)) is not None:
+        group.append(marked)
+        least -= len(marked[0].text)
+    return group
 
 
 def document_ids(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:

@@ -29,6 +29,7 @@ REPLACE = "replace invalid bytes with --errors replace, or save the file as UTF-
 
 # Places where no chunk of the tokenizer's pattern can cross: between a character and a following
 # space, and after the end of a line that does not begin with a space. Searched from the end.
+CUT_WINDOW = 4000  # characters
 SAFE_CUT = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\n)(?=\S)")
 
 Errors = Literal["strict", "replace"]
@@ -72,8 +73,8 @@ def read_pieces(
 
     A plain text file is one document; each line of a .jsonl file and each item of a .json array
     is one: the string in its `field`, or a list of strings joined by newlines. A long plain text
-    is cut where no token can cross: before a space or after a line end; where it has neither in
-    128 KiB, anywhere between two characters.
+    is cut where no token can cross: before a space or after a line end; where there is neither in
+    4,000 characters, anywhere between two characters.
 
     Raises DataError naming file and byte or line. With `errors="replace"` invalid bytes become
     U+FFFD; with `skip_bad` up to 1 % of a file's records may be bad. Both are counted in `counts`.
@@ -151,15 +152,15 @@ def read_plain(file: Path, errors: Errors, counts: ReadCounts) -> Iterator[Piece
             if offset == 0:
                 text = text.removeprefix("\ufeff")
             offset += complete
-            cut = len(text) if is_last else safe_cut(text, 1, len(text) - 1)
+            cut = len(text) if is_last else safe_cut(text, len(text) - 1)
             held, text, raw = text[cut:], text[:cut], b""
             yield Piece(text, is_last)
             text = held
 
 
-def safe_cut(text: str, start: int, end: int) -> int:
-    """Return the last index in [start, end] where no token can cross, or else `end`."""
-    found = SAFE_CUT.search(text, start, end)
+def safe_cut(text: str, end: int) -> int:
+    """Return the last index up to `end` where no token can cross, looking back CUT_WINDOW."""
+    found = SAFE_CUT.search(text, max(1, end - CUT_WINDOW), end)
     return found.start() if found else end
 
 
@@ -367,7 +368,7 @@ def split_by_position(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[
         end = position + len(piece.text)
         if position < boundary < end:
             inside = boundary - position
-            cut = safe_cut(piece.text, max(1, inside - 1000), inside)
+            cut = safe_cut(piece.text, inside)
             yield Piece(piece.text[:cut], True), False
             yield Piece(piece.text[cut:], piece.ends_document), True
         elif position < boundary == end:

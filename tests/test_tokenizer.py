@@ -210,6 +210,7 @@ def assert_ids_equal_on(files: list[Path], characters: int | None, tmp_path: Pat
         assert tokenizer.decode(expected) == text, file
 
 
+@pytest.mark.slow
 def test_ids_equal_the_librarys_on_the_start_of_every_data_file(data_dir, tmp_path):
     files = text_files(data_dir)
     assert len(files) > 50

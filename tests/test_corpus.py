@@ -1,0 +1,354 @@
+"""Reading the user's own text: what is kept, what is refused and how, and the split."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt import corpus
+from minigpt.corpus import (
+    Overlap,
+    Piece,
+    ReadCounts,
+    list_files,
+    read_documents,
+    read_pieces,
+    split_documents,
+)
+from minigpt.errors import ConfigError, DataError
+from minigpt.tokenizer import split_chunks
+
+
+def write(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    return path
+
+
+def jsonl(*records: object) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch) -> int:
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 64)
+    return 64
+
+
+# --- what is read ---
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\xef\xbb\xbfabc\n", "abc\n"),
+        (b"a\r\nb\nc\rd", "a\r\nb\nc\rd"),
+        (b"a\x00b\x00\x00c", "a\x00b\x00\x00c"),
+        (b"\x00" * 40, "\x00" * 40),
+        ("e\u0301 \u00e9 \ufeff中🙂\u2028x".encode(), "e\u0301 \u00e9 \ufeff中🙂\u2028x"),
+        (b" \n\n ", " \n\n "),
+    ],
+)
+def test_fault_A4_marks_are_stripped_and_the_rest_is_kept(data, text, tmp_path):
+    assert list(read_documents(write(tmp_path / "a.txt", data))) == [text]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl"])
+def test_fault_A4_utf16_is_named(encoding, name, tmp_path):
+    text = '[{"text": "hello"}]' if name.endswith("json") else '{"text": "hello"}'
+    path = write(tmp_path / name, text.encode(encoding))
+    with pytest.raises(DataError, match=rf"{encoding[:6].upper()} text.*{name}.*save.*UTF-8"):
+        list(read_documents(path))
+
+
+def test_json_lines_and_arrays(tmp_path):
+    lines = write(
+        tmp_path / "a.jsonl", "\ufeff" + jsonl({"text": "one"}, {"text": "中"}) + "\n\r\n"
+    )
+    array = write(tmp_path / "b.json", '\ufeff[{"lines": ["x", "y"]}, {"lines": "z"}]')
+    assert list(read_documents(lines)) == ["one", "中"]
+    assert list(read_documents(array, field="lines")) == ["x\ny", "z"]
+    assert list(read_documents(write(tmp_path / "c.json", '["a", "b"]'))) == ["a", "b"]
+
+
+def test_folder_is_read_in_order_without_other_files(tmp_path):
+    write(tmp_path / "b.txt", "second")
+    write(tmp_path / "a" / "x.md", "first")
+    write(tmp_path / "c.jsonl", jsonl({"text": "third"}))
+    write(tmp_path / "empty.txt", "")
+    write(tmp_path / "picture.png", b"\xff\xff")
+    assert list(read_documents(tmp_path)) == ["first", "second", "third"]
+
+
+def test_real_files(data_dir):
+    poems = list(read_documents(data_dir / "tang-poems", field="paragraphs"))
+    assert len(poems) == 2366
+    assert all("\n" in poem or len(poem) < 80 for poem in poems)
+    alice = (data_dir / "alice" / "11-0.txt").read_bytes()
+    assert alice.startswith(b"\xef\xbb\xbf")
+    assert b"\r\n" in alice
+    (text,) = read_documents(data_dir / "alice" / "11-0.txt")
+    assert text.encode("utf-8") == alice[3:]
+
+
+@pytest.mark.parametrize("unit", ["word and word ", "line\nline\n", "没有空格", "🙂", "a  \n  b"])
+def test_pieces_join_to_the_document(unit, tmp_path, small_pieces):
+    text = unit * 100
+    pieces = list(read_pieces(write(tmp_path / "a.txt", text)))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert max(len(piece.text.encode("utf-8")) for piece in pieces) <= small_pieces
+    assert len(pieces) > 10
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_no_chunk_of_the_tokenizer_is_cut(shift, tmp_path, small_pieces):
+    text = (
+        "x" * shift + "It's 42, isn't it?!  Yes...\r\n\r\n  No: é中文🙂\u00a0 done.\n\tEnd \n " * 40
+    )
+    pieces = [piece.text for piece in read_pieces(write(tmp_path / "a.txt", text))]
+    assert [c for piece in pieces for c in split_chunks(piece)] == split_chunks(text)
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_fault_A1_empty_file(name, tmp_path):
+    with pytest.raises(DataError, match=rf"0 bytes — .*{name} — give a file with text"):
+        list(read_documents(write(tmp_path / name, "")))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.txt", b"\xef\xbb\xbf"), ("a.jsonl", "\n\n"), ("a.json", "[]")]
+)
+def test_fault_A1_file_without_text(name, data, tmp_path):
+    with pytest.raises(DataError, match=rf"no text — .*{name} — give a file or folder with text"):
+        list(read_documents(write(tmp_path / name, data)))
+
+
+def test_missing_path_and_folder_without_text(tmp_path):
+    with pytest.raises(DataError, match=r"no such file or folder — .*nowhere — check the path"):
+        list(read_documents(tmp_path / "nowhere"))
+    write(tmp_path / "a.png", b"x")
+    with pytest.raises(DataError, match=r"no text files among 1 files \(found \.png\).*\.txt"):
+        list(read_documents(tmp_path))
+
+
+@pytest.mark.parametrize("position", [0, 1, 31, 32, 33, 63, 200, 370])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_fault_A3_invalid_utf8_names_the_byte(position, bom, tmp_path, small_pieces):
+    data = bytearray(bom + "ab é中🙂 ".encode() * 30)
+    place = len(bom) + position
+    while data[place] >= 0x80:  # put the bad byte in place of a letter
+        place += 1
+    data[place] = 0xFF
+    path = write(tmp_path / "a.txt", bytes(data))
+    with pytest.raises(DataError, match=rf"0xFF.*a\.txt, byte {place} — .*--errors replace"):
+        list(read_pieces(path))
+    counts = ReadCounts()
+    text = "".join(piece.text for piece in read_pieces(path, errors="replace", counts=counts))
+    assert text == bytes(data[len(bom) :]).decode("utf-8", errors="replace")
+    assert counts.replaced == 1
+
+
+def test_fault_A3_cut_character_at_the_end(tmp_path):
+    path = write(tmp_path / "a.txt", "ab中".encode()[:-1])
+    with pytest.raises(DataError, match=r"byte 2"):
+        list(read_documents(path))
+    assert list(read_documents(path, errors="replace")) == ["ab\ufffd"]
+
+
+def test_fault_A3_replacement_characters_of_the_text_are_not_counted(tmp_path, small_pieces):
+    data = ("\ufffd" * 50).encode("utf-8") + b"\xff" + ("x\ufffd" * 50).encode("utf-8") + b"\x80"
+    counts = ReadCounts()
+    list(read_pieces(write(tmp_path / "a.txt", data), errors="replace", counts=counts))
+    assert counts.replaced == 2
+
+
+def test_fault_A3_in_json_lines_names_line_and_byte(tmp_path):
+    good = jsonl({"text": "é"})
+    path = write(tmp_path / "a.jsonl", good.encode("utf-8") + b'{"text": "\xff"}\n')
+    byte = len(good.encode("utf-8")) + 10
+    with pytest.raises(
+        DataError, match=rf"0xFF.*a\.jsonl, line 2, byte {byte} — .*--errors replace"
+    ):
+        list(read_documents(path))
+    assert list(read_documents(path, errors="replace")) == ["é", "\ufffd"]
+
+
+def test_unknown_errors_setting_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"errors='ignore'.*strict.*replace"):
+        list(read_pieces(write(tmp_path / "a.txt", "a"), errors="ignore"))
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from minigpt.corpus import PIECE_BYTES, read_pieces
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+small, big = map(Path, sys.argv[1:])
+sum(len(piece.text) for piece in read_pieces(small))
+before = peak()
+assert sum(len(piece.text) for piece in read_pieces(big)) == big.stat().st_size
+print((peak() - before) / PIECE_BYTES)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs the resource module")
+def test_fault_A5_a_line_of_200_MB_needs_three_pieces_of_memory(tmp_path):
+    big = write(tmp_path / "big.txt", "x")
+    with big.open("r+b") as file:
+        file.truncate(200_000_000)  # sparse: zero bytes without a newline
+    command = [sys.executable, "-c", MEMORY, str(write(tmp_path / "small.txt", "x")), str(big)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(result.stdout) <= 3
+
+
+RECORDS = [
+    ('{"text": "a"', r"bad JSON: .*line 2.*correct it"),
+    ("[1]", r"a list where an object is expected.*line 2"),
+    ("3", r"a number where an object.*line 2"),
+    ("null", r"null where an object.*line 2"),
+    ('{"title": "x", "texts": "y"}', r"no field 'text'; it has title, texts.*--field texts"),
+    ("{}", r"no field 'text'; it has none.*line 2"),
+    ('{"text": 3}', r"field 'text' holds a number, not a text.*line 2.*--field"),
+    ('{"text": null}', r"field 'text' holds null"),
+    ('{"text": ["a", 3]}', r"field 'text' holds a list"),
+    ('{"text": ""}', r"empty text.*line 2.*--skip-bad"),
+    ('{"text": "a\\ud800"}', r"lone surrogate.*line 2.*--errors replace"),
+    ("[" * 100_000, r"bad JSON: .*line 2"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), RECORDS)
+def test_fault_A8_bad_record_is_named(line, message, tmp_path):
+    good = json.dumps({"text": "good"})
+    path = write(tmp_path / "a.jsonl", f"{good}\n{line}\n{good}\n")
+    with pytest.raises(DataError, match=message):
+        list(read_documents(path))
+    with pytest.raises(
+        DataError, match=r"1 of 3 records are bad, more than 1%.*without --skip-bad"
+    ):
+        list(read_pieces(path, skip_bad=True))
+    write(path, f"{good}\n" * 100 + f"{line}\n")
+    counts = ReadCounts()
+    assert len(list(read_pieces(path, skip_bad=True, counts=counts))) == 100
+    assert counts.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"data": []}', r"an object where an array of objects is expected.*\.jsonl"),
+        ('{"text": "a"}\n{"text": "b"}\n', r"Extra data.*line 2, column 1 — .*end in \.jsonl"),
+        ('[{"text": "a"},]', r"bad JSON: .*a\.json, line 1, column 1[56]"),
+        (
+            '[{"text": "a"}, {"body": "b"}]',
+            r"no field 'text'; it has body — .*item 2 — .*--field body",
+        ),
+    ],
+)
+def test_fault_A8_bad_json_file_is_named(text, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        list(read_documents(write(tmp_path / "a.json", text)))
+
+
+def test_missing_field_of_real_data_lists_the_fields_there(data_dir):
+    with pytest.raises(DataError, match=r"it has author, paragraphs, title, id .*item 1 .*--field"):
+        list(read_documents(data_dir / "tang-poems" / "poet.tang.0.json", field="text"))
+    with pytest.raises(DataError, match=r"--field paragraphs"):
+        list(read_documents(data_dir / "tang-poems" / "poet.tang.0.json", field="paragraph"))
+
+
+def test_fault_A9_a_path_in_the_data_is_text(tmp_path):
+    secret = write(tmp_path / "secret.txt", "secret")
+    paths = ["../secret.txt", str(secret), f"file://{secret}"]
+    path = write(tmp_path / "data" / "a.jsonl", jsonl(*({"text": name} for name in paths)))
+    assert list(read_documents(path)) == paths
+
+
+def link(path: Path, target: Path) -> None:
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("this system does not let us make links")
+
+
+def test_fault_A9_a_link_out_of_the_folder_is_refused(tmp_path):
+    write(tmp_path / "secret.txt", "secret")
+    write(tmp_path / "data" / "a.txt", "text")
+    link(tmp_path / "data" / "b.txt", tmp_path / "secret.txt")
+    with pytest.raises(DataError, match=r"a link that leads out.*b\.txt.*copy the file"):
+        list(read_documents(tmp_path / "data"))
+
+
+def test_fault_A9_links_to_folders_and_inside_are_not_followed(tmp_path):
+    write(tmp_path / "other" / "secret.txt", "secret")
+    write(tmp_path / "data" / "a.txt", "text")
+    link(tmp_path / "data" / "again.txt", tmp_path / "data" / "a.txt")
+    link(tmp_path / "data" / "loop", tmp_path / "data")
+    link(tmp_path / "data" / "out", tmp_path / "other")
+    assert list_files(tmp_path / "data") == [tmp_path / "data" / "a.txt"]
+
+
+# --- split ---
+
+
+def split(texts: list[str], fraction: float) -> tuple[list[str], list[str]]:
+    pieces = [Piece(text, True) for text in texts]
+    counts = ReadCounts(documents=len(texts), characters=sum(map(len, texts)))
+    marked = list(split_documents(pieces, counts, fraction))
+    assert all(piece.ends_document for piece, _ in marked)
+    train = [piece.text for piece, is_validation in marked if not is_validation]
+    return train, [piece.text for piece, is_validation in marked if is_validation]
+
+
+def test_many_documents_are_split_whole_and_without_duplicates():
+    texts = [f"document {n % 1500}" for n in range(3000)]  # each stands twice
+    train, validation = split(texts, 0.1)
+    assert sorted(train + validation) == sorted(texts)
+    assert set(train).isdisjoint(validation)
+    assert 200 < len(validation) < 400
+    assert set(split(texts[::-1], 0.1)[1]) == set(validation)  # the order does not matter
+
+
+def test_a_long_document_is_never_split_between_the_sides():
+    pieces = [Piece(f"{n} {part}", part == 2) for n in range(1000) for part in range(3)]
+    counts = ReadCounts(documents=1000, characters=sum(len(piece.text) for piece in pieces))
+    sides = [is_validation for _, is_validation in split_documents(pieces, counts, 0.2)]
+    assert sides[0::3] == sides[1::3] == sides[2::3]
+    assert 100 < sum(sides[0::3]) < 300
+
+
+@pytest.mark.parametrize("documents", [1, 2, 7])
+def test_a_long_text_gives_its_end_to_validation(documents):
+    texts = [f"story {n}: " + "words and words " * 100 for n in range(documents)]
+    train, validation = split(texts, 0.25)
+    assert "".join(train + validation) == "".join(texts)
+    share = len("".join(validation)) / len("".join(texts))
+    assert 0.24 < share < 0.27
+    assert split_chunks("".join(train)) + split_chunks("".join(validation)) == split_chunks(
+        "".join(texts)
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_fault_A10_impossible_fraction_is_refused(fraction):
+    with pytest.raises(ConfigError, match=r"validation fraction.*give one between 0 and 1"):
+        split(["abc"], fraction)
+
+
+def test_fault_A10_overlap_is_measured_by_lines():
+    overlap = Overlap()
+    overlap.add_validation("same line\n\nnew one..\n")
+    overlap.add_training("same line \nsomething else\n")
+    overlap.add_training("same line\n")
+    assert overlap.share == 0.5
+    assert Overlap().share == 0.0

@@ -172,7 +172,7 @@ def answer_words(text: str) -> list[str]:
 
 
 def answer_characters(text: str) -> list[str]:
-    """Return the characters that count in an answer, no punctuation: "《红 球》" -> ["红", "球"]."""
+    """Return an answer's characters without punctuation: "《红 球》" -> ["红", "球"]."""
     return [c for c in characters(text.lower()) if not unicodedata.category(c).startswith("P")]
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from minigpt.batches import IGNORE
 from minigpt.checkpoint import (
     RunLock,
     checkpoint_paths,
@@ -54,7 +55,6 @@ from minigpt.resume import (
 from minigpt.signals import stop_on_signals as stop_on_signals
 from minigpt.signals import uninterrupted
 
-IGNORE = -100  # targets with this value are not predicted
 MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
 
 # What may differ between a checkpoint and its continuation. When max_steps changes, a schedule that

@@ -18,7 +18,7 @@ modeling", sections 2 and 3.
 import random
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def count_ngrams(tokens: np.ndarray, vocab_size: int, eot_id: int, n: int) -> Co
             contexts[ends] * vocab_size + tokens[ends],
             return_index=True, return_inverse=True, return_counts=True,
         )  # fmt: skip
-        places = np.full(len(tokens), -1)
+        places = np.full(len(tokens), -1, dtype=np.int64)
         places[ends] = inverse
         first = ends[first]  # where each run ends for the first time
         opening = (tokens[first - k + 1] == eot_id) & (k > 1)
@@ -166,20 +166,21 @@ class NGram:
                 f"n = {self.n}, but runs of 1 to {len(counts.levels)} were counted", "n-gram model",
                 "count longer runs, or give a smaller n",
             )  # fmt: skip
+        if smoothing not in get_args(Smoothing):
+            raise ConfigError(f"smoothing {smoothing!r}", "n-gram model",
+                              'give "additive", "absolute" or "kneser_ney"')  # fmt: skip
         self.levels: list[Shares] = []
         n_contexts = 1
         for k, level in enumerate(counts.levels[: self.n], start=1):
             contexts = level.keys // self.vocab_size
+            is_longest = k == self.n
             if smoothing == "additive":
-                used = np.where((k == self.n) | level.opening, level.counts, 0)
+                used = np.where(is_longest | level.opening, level.counts, 0)
                 weights = add(used, contexts, n_contexts, alpha * self.vocab_size)
-            elif smoothing == "absolute" or smoothing == "kneser_ney":
-                is_lower = smoothing == "kneser_ney" and k < self.n
-                used = level.variety if is_lower else level.counts
-                weights = take_off(used, contexts, n_contexts, discounts(used, smoothing))
             else:
-                raise ConfigError(f"smoothing {smoothing!r}", "n-gram model",
-                                  'give "additive", "absolute" or "kneser_ney"')  # fmt: skip
+                is_variety = smoothing == "kneser_ney" and not is_longest
+                used = level.variety if is_variety else level.counts
+                weights = take_off(used, contexts, n_contexts, discounts(used, smoothing))
             self.levels.append(Shares(level.keys, *weights))
             n_contexts = len(level.keys)
 
@@ -270,8 +271,8 @@ def discounts(counts: np.ndarray, smoothing: Smoothing) -> np.ndarray:
     """Return how much is taken off counts of 0, 1, 2 and more, (4,).
 
     Estimated from how many runs occur once, twice, ...: Ney et al. 1994, section 4, and Chen and
-    Goodman 1998, equation 26. Where these are too few: 0.5 (and 1, 1.5), as KenLM has them (Heafield
-    et al. 2013).
+    Goodman 1998, equation 26. Where these are too few: 0.5 (and 1, 1.5), as in KenLM
+    (Heafield et al. 2013).
 
     >>> discounts(np.array([1] * 8 + [2] * 4 + [3] * 2 + [4] * 1), "kneser_ney").tolist()
     [0.0, 0.5, 1.25, 2.0]

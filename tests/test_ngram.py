@@ -150,7 +150,7 @@ def test_one_count_serves_every_order(smoothing):
 def test_probabilities_sum_to_1_after_every_context(smoothing, n):
     training = random_documents(7)
     model = NGram(count_ngrams(join_documents(training, EOT), 12, EOT, n), smoothing=smoothing)
-    contexts = list(itertools.product(range(12), repeat=2)) + [(), (EOT,), (0, 1, 2, 4), (11,) * 9]
+    contexts = [*itertools.product(range(12), repeat=2), (), (EOT,), (0, 1, 2, 4), (11,) * 9]
     contexts += [(EOT, *document[:cut]) for document in training[:5] for cut in range(4)]
     for context in contexts:
         p = model.next_probabilities(context)
@@ -182,11 +182,8 @@ def test_bigram_by_hand():
     assert model.probabilities[0].tolist() == [1 / 5, 3 / 5, 1 / 5]
     assert model.probabilities[1].tolist() == [2 / 6, 2 / 6, 2 / 6]
     assert model.probabilities[2].tolist() == [2 / 4, 1 / 4, 1 / 4]
-    by_hand = -(math.log(3 / 5) + math.log(2 / 6) + math.log(1 / 4) + math.log(1 / 4)) / 4
-    assert model.loss(join_documents([[1, 2, 2]], eot_id=0)) == pytest.approx(
-        -(math.log(3 / 5) + math.log(2 / 6) + math.log(1 / 4) + math.log(2 / 4)) / 4
-    )
-    assert by_hand > 0
+    by_hand = -(math.log(3 / 5) + math.log(2 / 6) + math.log(1 / 4) + math.log(2 / 4)) / 4
+    assert model.loss(join_documents([[1, 2, 2]], eot_id=0)) == pytest.approx(by_hand)
 
 
 def test_bigram_is_the_additive_model_of_order_2():
@@ -195,7 +192,8 @@ def test_bigram_is_the_additive_model_of_order_2():
     table = Bigram(tokens, vocab_size=10, alpha=0.25)
     model = NGram(count_ngrams(tokens, 10, EOT, 2), smoothing="additive", alpha=0.25)
     for context in range(10):
-        np.testing.assert_allclose(table.probabilities[context], model.next_probabilities([context]))
+        expected = model.next_probabilities([context])
+        np.testing.assert_allclose(table.probabilities[context], expected)
     assert table.loss(others) == pytest.approx(model.loss(others), abs=1e-12)
 
 
@@ -251,7 +249,7 @@ def test_generates_what_it_was_taught_and_stops():
     texts = [model.generate(seed=seed) for seed in range(40)]
     assert texts.count([5, 1, 4, 0, 2]) > 30
     assert all(EOT not in text for text in texts)
-    assert model.generate([5, 1], seed=0) in ([4, 0, 2], model.generate([5, 1], seed=0))
+    assert [model.generate([5, 1], seed=seed) for seed in range(40)].count([4, 0, 2]) > 30
     assert len(model.generate(max_new_tokens=2)) <= 2
     assert model.generate(max_new_tokens=0) == []
 
@@ -294,40 +292,28 @@ def test_stories_longer_runs_help_kneser_ney_is_best_and_none_beats_the_floor(st
     losses = {s: [NGram(counts, n, s).loss(validation) for n in range(1, 7)] for s in SMOOTHINGS}
     kneser_ney, absolute, additive = (losses[s] for s in reversed(SMOOTHINGS))
     assert all(later < earlier for earlier, later in itertools.pairwise(kneser_ney[:5]))
-    assert all(a < b for a, b in zip(kneser_ney[2:], absolute[2:], strict=True))
+    assert min(kneser_ney) < min(absolute) < min(additive)
     assert additive[5] > additive[2]  # without shorter runs, long ones are seen too seldom
     assert floor < min(kneser_ney)
     text = tokenizer.decode(NGram(counts).generate(seed=1))
     assert len(text) > 20
 
 
-def test_targets_are_those_of_eval_documents(stories, tmp_path):
+def test_loss_is_the_mean_over_the_targets_of_eval_documents(stories, tmp_path):
     tokenizer, train, validation, _ = stories
-    empty = np.insert(validation, 0, tokenizer.eot_id)  # an empty document is no target for either
-    model = NGram(count_ngrams(train, tokenizer.vocab_size, tokenizer.eot_id, 3))
-    file = write_tokens(tmp_path / "val.bin", [empty], tokenizer.vocab_size, tokenizer.eot_id)
-    nats, targets = 0.0, 0
-    for idx, wanted in EvalDocuments(file, batch_size=7, block_size=2000):
-        for row, answers in zip(idx.tolist(), wanted.tolist(), strict=True):
-            for end, answer in enumerate(answers):
-                if answer != IGNORE and targets < 500:
-                    nats -= math.log(model.next_probabilities(row[: end + 1])[answer])
-                    targets += 1
-    shortest = EvalDocuments(file, batch_size=7, block_size=2000)
-    assert shortest.n_targets == len(validation) == len(model.probabilities(file.tokens))
-    everything = sorted(
-        (len(p), -np.log(p).sum())
-        for p in np.split(model.probabilities(file.tokens), ends_of(validation, tokenizer.eot_id))
-        if len(p)
-    )
-    sizes = np.cumsum([size for size, _ in everything])
-    whole = int(np.searchsorted(sizes, 500, side="right"))
-    assert whole >= 1
-    assert nats > sum(value for _, value in everything[:whole]) - 1e-9
-
-
-def ends_of(tokens: np.ndarray, eot_id: int) -> np.ndarray:
-    return np.flatnonzero(tokens == eot_id) + 1
+    eot = tokenizer.eot_id
+    end = np.flatnonzero(validation == eot)[3] + 1
+    few = np.concatenate([[eot], validation[:end], [eot]])  # empty documents are no targets
+    file = write_tokens(tmp_path / "val.bin", [few], tokenizer.vocab_size, eot)
+    model = NGram(count_ngrams(train, tokenizer.vocab_size, eot, 4))
+    nats = []
+    for idx, targets in EvalDocuments(file, batch_size=3, block_size=2000):
+        for row, answers in zip(idx.tolist(), targets.tolist(), strict=True):
+            for place, answer in enumerate(answers):
+                if answer != IGNORE:
+                    nats.append(-math.log(model.next_probabilities(row[: place + 1])[answer]))
+    assert len(nats) == end
+    assert model.loss(file.tokens) == pytest.approx(sum(nats) / len(nats), abs=1e-12)
 
 
 # --- bad input ---

@@ -1,5 +1,7 @@
 """Storyworld: exact probabilities, two languages from one choice, richness, and no shortcuts."""
 
+import doctest
+import importlib
 import math
 import re
 import subprocess
@@ -81,13 +83,14 @@ def test_text_of_many_stories_gives_back_its_probability_in_both_languages():
     check_round_trip(range(20_000), "held_out")
 
 
-@pytest.mark.slow
 def test_exact_entropy_is_the_mean_of_minus_log_p():
-    nats = [-told.log_prob for told in stories(4000, 50_000)]
-    mean = sum(nats) / len(nats)
-    error = math.sqrt(sum((x - mean) ** 2 for x in nats)) / len(nats)
-    assert abs(entropy(TRAIN) - mean) < 4 * error
-    assert 50 < mean < 80
+    """The datasheet holds both, computed in two ways; a test below computes the datasheet anew."""
+    datasheet = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    exact = float(re.search(r"exact \(chain rule.*\| ([\d.]+) nats", datasheet)[1])
+    mean, error = map(float, re.search(r"-log p \| ([\d.]+) ± ([\d.]+)", datasheet).groups())
+    assert abs(exact - mean) < 4 * error
+    assert 50 < exact < 80
+    assert 0 < error < 0.2
 
 
 def test_one_choice_of_form_fixes_both_languages():
@@ -197,7 +200,7 @@ def test_training_never_shows_a_pair_that_is_held_out():
 
 @pytest.fixture(scope="module")
 def many() -> list[Story]:
-    return stories(2500, 200_000)
+    return stories(2000, 200_000)
 
 
 def test_the_world_is_rich(many):
@@ -216,7 +219,7 @@ def test_no_shortcut_answers_the_questions(many):
     blind = measure.shortcuts(many)
     assert len(blind) == 9
     for kind, shares in blind.items():
-        assert shares.n > 300, kind
+        assert shares.n > 250, kind
         assert shares.majority < 0.4, (kind, shares)
         assert shares.last < 0.4, (kind, shares)
 
@@ -237,7 +240,8 @@ def test_english_is_spelled_and_set_correctly(many):
     for told in many[:1000]:
         text = told.english
         assert re.fullmatch(r"[A-Za-z ,.?!;:'\"]+", text), text
-        assert not re.search(r"  | [,.;:?!]|\ba [aeiou]|\ban (?!hour)[^aeiou]|\b(\w+) \1\b", text), text
+        assert not re.search(r"  | [,.;:?!]|\b(\w+) \1\b", text), text
+        assert not re.search(r"\ba [aeiou]|\ban (?!hour)[^aeiou]", text), text
         assert not re.search(r"(?:said|asked|cried|thought|of|to|with) (?:he|she)\b(?! \w)", text)
         for english, _ in told.sentences:
             assert english[0].isupper() or english[0] == '"'
@@ -251,6 +255,12 @@ def test_chinese_is_set_correctly(many):
             assert chinese[-1] in "。！？”"
             assert chinese.count("“") == chinese.count("”")
             assert not re.search(r"的的|在在|了了|，，|她她|他他", chinese), chinese
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "minigpt" / "storyworld").glob("*.py")))
+def test_examples_in_docstrings_are_true(path):
+    module = importlib.import_module(f"minigpt.storyworld.{path.stem}".removesuffix(".__init__"))
+    assert doctest.testmod(module).failed == 0
 
 
 def test_articles():

@@ -28,7 +28,8 @@ INSTRUCTIONS = {
     "summary": ("Tell the story in one sentence.", "请用一句话概括这个故事。"),
     "title": ("Give the story a title.", "请给这个故事起个题目。"),
     "sentiment": (
-        "Does the story end well: good, bad or mixed?", "故事的结局怎么样：好、坏还是有好有坏？"
+        "Does the story end well: good, bad or mixed?",
+        "故事的结局怎么样：好、坏还是有好有坏？",
     ),
     "topic": (
         "What is the story about: theft, weather, accident, forgetting or quarrel?",

@@ -22,7 +22,7 @@ def small_world(held_out: bool = False) -> World:
         "journey with one", "comfort", "comfort with the coat", "regret", "elder keeps",
         "found together", "tell", "rejoin", "go home together", "it lies", "it is held",
         "it is kept", "tomorrow", "dream", "feel happy", "feel sad",
-        "elder brings", "forgive", "go home with both", "lend in thanks", "keep",
+        "elder brings", "forgive", "go home with both", "lend in thanks", "keep", "appointment",
     }  # fmt: skip
     return World(held_out, first_words=words, first_forms=1, without=rare)
 

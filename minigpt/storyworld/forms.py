@@ -157,8 +157,8 @@ FORMS = {
     "stolen": [
         (2, "Suddenly {animal} grabbed {what} and fled to {where}.",
             "突然，{animal}叼起{what}，逃到{where}去了。"),
-        (1, "But {animal} snatched {what} from {who} and carried it off to {where}.",
-            "可是{animal}从{who}手里抢走{what}，带到{where}去了。"),
+        (1, "Just then {animal} snatched {what} from {who} and carried it off to {where}.",
+            "正在这时，{animal}从{who}手里抢走{what}，带到{where}去了。"),
         (1, "{Who} looked away, and {animal} dragged {what} to {where}.",
             "{who}刚一转头，{animal}就把{what}拖到{where}去了。"),
     ],
@@ -167,8 +167,8 @@ FORMS = {
             "后来，{who}被树根绊倒，把{what}划破了一个大洞。"),
         (1, "{What} caught on a rusty nail, and {who} heard it rip.",
             "{what}被生锈的钉子钩住，{who}听见它嘶的一声破了。"),
-        (1, "But {who} climbed over a fence, and a thorn ripped {what}.",
-            "可是{who}翻过篱笆时，一根刺把{what}划破了。"),
+        (1, "When {who} climbed over a fence, a thorn ripped {what}.",
+            "{who}翻过篱笆时，一根刺把{what}划破了。"),
     ],
     "slipped": [
         (1, "{Who} slipped in the mud, fell on {what} and ripped it.",
@@ -440,19 +440,19 @@ FORMS = {
         (1, "{Who} walked back to {where}, but {whom} stayed {there.at}.",
             "{who}走回了{where}，{whom}留{there.at}了。"),
         (1, "At sunset {whom} was still {there.at}, and {who.name} trotted back to {where}.",
-            "太阳下山时，{whom}还{there.at}，{who}慢慢走回了{where}。"),
+            "太阳下山时，{whom}还{there.at}，{who.name}慢慢走回了{where}。"),
     ],
     "go home with one": [
         (1, "{Who} took {what} back to {where}, but {whom} stayed {there.at}.",
             "{who}带着{what}回到了{where}，{whom}留{there.at}了。"),
         (1, "At sunset {whom} was still {there.at}, and {who.name} carried {what} back to {where}.",
-            "太阳下山时，{whom}还{there.at}，{who}把{what}带回了{where}。"),
+            "太阳下山时，{whom}还{there.at}，{who.name}把{what}带回了{where}。"),
     ],
     "go home with both": [
         (1, "{Who} took {toy} and {other} back to {where}, but {whom} stayed {there.at}.",
             "{who}带着{toy}和{other}回到了{where}，{whom}留{there.at}了。"),
         (1, "{Whom} stayed {there.at}, while {who.name} carried {toy} and {other} back to {where}.",
-            "{whom}留{there.at}，{who}把{toy}和{other}都带回了{where}。"),
+            "{whom}留{there.at}，{who.name}把{toy}和{other}都带回了{where}。"),
     ],
     "go home together": [
         (1, "Arm in arm they went back to {where}.",
@@ -505,8 +505,8 @@ FORMS = {
     "feel grateful": [
         (1, "{Who} was grateful and said thank you three times.",
             "{who}很感激，说了三遍谢谢。"),
-        (1, "{Who} was so grateful that {who.she} drew {whom} a picture.",
-            "{who}非常感激，给{whom}画了一幅画。"),
+        (1, "{Who} was so grateful that {who.she} drew a picture to say so.",
+            "{who}非常感激，画了一幅画来道谢。"),
         (1, "{Who} felt grateful, because somebody had been kind.",
             "{who}心里充满感激，因为有人对{who.him}这么好。"),
     ],
@@ -579,10 +579,14 @@ FORMS = {
             "{who}睡着了，盼着第二天去{where}{where.fun}。"),
         (1, "{Who} drew a map of the way to {where}.",
             "{who}画了一张去{where}的地图。"),
+        (1, "{Who} could hardly wait to {where.fun} {where.at}.",
+            "{who}恨不得马上去{where}{where.fun}。"),
+    ],
+    "appointment": [
         (1, '"Let us meet {where.at} tomorrow," said {who.name} to {whom}.',
             "“我们明天{where.at}见吧，”{who}对{whom}说。"),
-        (1, "{Who} made a wish: to {where.fun} {where.at} one day.",
-            "{who}许了一个愿：总有一天要去{where}{where.fun}。"),
+        (1, "{Who} promised {whom} to come to {where} the next day.",
+            "{who}答应{whom}，第二天到{where}去。"),
     ],
     "good end": [
         (1, "It had been a good day after all.",
@@ -591,6 +595,14 @@ FORMS = {
             "月亮微笑着照着{second}。"),
         (1, "{Hero} and {friend} remained friends for ever.",
             "{hero}和{friend}永远是好朋友。"),
+    ],
+    "mixed end": [
+        (1, "It had been a strange day.",
+            "这真是奇怪的一天。"),
+        (1, "One of them smiled that night, and the other did not.",
+            "那天晚上，两个人一个在笑，一个却笑不出来。"),
+        (1, "The moon looked down on {second} and wondered.",
+            "月亮照着{second}，觉得很奇怪。"),
     ],
     "bad end": [
         (1, "It had not been a good day.",
@@ -643,6 +655,9 @@ def resolve(text: str, roles: Mapping[str, str], focus: str = "") -> str:
     '%(Hero.she)s ran %(start.at)s.'
     """
 
+    def follows_hero(before: str) -> bool:
+        return roles.get("who") == "hero" and "{who" in before.lower()
+
     def key_of(slot: re.Match) -> str:
         name, case = slot["role"].lower(), slot["case"] or ""
         role = roles.get(name, name)
@@ -650,8 +665,8 @@ def resolve(text: str, roles: Mapping[str, str], focus: str = "") -> str:
         if name == "who" and role == focus:
             case = {"": ".she", ".names": ".her"}.get(case, case)
         case = case.removesuffix(".name")
-        if role == "elder" and "hero" in (focus, roles.get("who")):
-            case = case or ".hers"
+        if role == "elder" and (focus == "hero" or follows_hero(text[: slot.start()])):
+            case = ".hers"
         key = role + case
         return f"%({key.capitalize() if slot['role'][0].isupper() else key})s"
 

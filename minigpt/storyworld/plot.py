@@ -7,7 +7,9 @@ and up to four places. Everything that a later sentence depends on stands in `Pl
 from math import lcm
 from typing import NamedTuple
 
+CHILDREN, THINGS = ("hero", "friend"), ("toy", "other")
 OTHER = {"hero": "friend", "friend": "hero", "toy": "other", "other": "toy"}
+GOOD_MOODS = ("happy", "proud", "grateful")
 PLACES = ("start", "second", "third", "far")
 OWNER = {"toy": "hero", "other": "friend"}
 
@@ -80,7 +82,7 @@ def mix(*parts: tuple[int, Options]) -> Options:
 def carried(plot: Plot) -> list[tuple[str, str]]:
     """Return (thing, child) for each thing that a child is holding."""
     pairs = [("toy", plot.toy), ("other", plot.other)]
-    return [(thing, child) for thing, child in pairs if child in ("hero", "friend")]
+    return [(thing, child) for thing, child in pairs if child in CHILDREN]
 
 
 def side_by_side(plot: Plot, who: str) -> str:

@@ -10,12 +10,21 @@ from typing import NamedTuple
 
 from minigpt.storyworld import lexicon
 from minigpt.storyworld.forms import own_roles, resolve
-from minigpt.storyworld.plot import OTHER, OWNER, PLACES, Plot, feeling
+from minigpt.storyworld.plot import (
+    CHILDREN,
+    GOOD_MOODS,
+    OTHER,
+    OWNER,
+    PLACES,
+    THINGS,
+    Plot,
+    feeling,
+    mood,
+)
 from minigpt.storyworld.spelling import Slots, spell
 from minigpt.storyworld.tables import Step
 
 Pair = tuple[str, str]  # English, Chinese
-CHILDREN, THINGS = ("hero", "friend"), ("toy", "other")
 
 QUESTIONS = {
     "where thing": ("Where is {what} at the end?", "最后{what}在哪儿？"),
@@ -228,15 +237,15 @@ def who_questions(facts: Facts) -> Iterator[Question]:
 
 def feeling_questions(facts: Facts) -> Iterator[Question]:
     for child in CHILDREN:
-        mood, cause = feeling(child, facts.end)
+        felt, cause = feeling(child, facts.end)
         yield Question(
-            "feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[mood], MOODS, 0
+            "feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[felt], MOODS, 0
         )
         en, zh = facts.say(QUESTIONS["why"], who=child)
-        text = en.replace("MOOD", MOODS[mood][0]), zh.replace("MOOD", MOODS[mood][1])
+        text = en.replace("MOOD", MOODS[felt][0]), zh.replace("MOOD", MOODS[felt][1])
         offers = {
             f"{other_cause} {thing}": reason(child, other_cause, thing, facts)
-            for other_cause in CAUSES[mood]
+            for other_cause in CAUSES[felt]
             for thing in THINGS
         }
         yield Question("why", text, offers[f"{cause} {facts.end.lost}"], offers, 0)
@@ -244,7 +253,7 @@ def feeling_questions(facts: Facts) -> Iterator[Question]:
 
 def reason(child: str, cause: str, thing: str, facts: Facts) -> Pair:
     """Return the sentence that gives a cause of the child's mood."""
-    _, texts = next((mood, group[cause]) for mood, group in CAUSES.items() if cause in group)
+    texts = next(causes[cause] for causes in CAUSES.values() if cause in causes)
     return facts.say(texts, child, thing, helper=facts.end.helper or OTHER[child])
 
 
@@ -304,5 +313,5 @@ def topic(steps: list[Step]) -> Pair:
 def sentiment(steps: list[Step]) -> Pair:
     """Return whether the story ends well: for both children, for neither, or for one of them."""
     end = steps[-1].event.after
-    well = [feeling(child, end)[0] in ("happy", "proud", "grateful") for child in CHILDREN]
+    well = [mood(child, end) in GOOD_MOODS for child in CHILDREN]
     return GOOD if all(well) else MIXED if any(well) else BAD

@@ -7,9 +7,13 @@ fills the roles is in `casting.py`, how it is told in `forms.py`.
 """
 
 from minigpt.storyworld.plot import (
+    CHILDREN,
+    GOOD_MOODS,
     OTHER,
     OWNER,
     PLACES,
+    THINGS,
+    Event,
     Options,
     Plot,
     carried,
@@ -34,6 +38,7 @@ def events(plot: Plot) -> Options:
 
 
 def opening(plot: Plot) -> Options:
+    """Somebody is somewhere, on some kind of day; the sky matters later."""
     new = ("hero", "coat", "start", "day")
     return [
         option(plot, weight, "opening", "treasure", "hero", new=new, sky=sky, hero="start")
@@ -42,16 +47,19 @@ def opening(plot: Plot) -> Options:
 
 
 def treasure(plot: Plot) -> Options:
+    """The hero has a toy, and it comes from somebody in the family who lives elsewhere."""
     new = ("colour", "toy", "elder", "far")
     return [option(plot, 1, "treasure", "bond", "hero", "toy", new=new, toy="hero")]
 
 
 def bond(plot: Plot) -> Options:
+    """Perhaps how dear the toy is; then the friend comes."""
     love = [option(plot, 1, "bond", "meeting", "hero", "toy")]
     return mix((1, love), (3, meeting(plot)))
 
 
 def meeting(plot: Plot) -> Options:
+    """The friend comes with a thing of their own."""
     meet = {"new": ("friend", "tint", "other"), "friend": "start", "other": "friend", "focus": ""}
     return [
         option(plot, 1, "meeting", "plan", "friend", "other", alike=alike, **meet)
@@ -60,14 +68,16 @@ def meeting(plot: Plot) -> Options:
 
 
 def plan(plot: Plot) -> Options:
+    """Perhaps somebody says where to go, and for what; then they go."""
     ideas = [
         option(plot, 1, "plan", "journey", who, where="second", new=("second",), focus="")
-        for who in ("hero", "friend")
+        for who in CHILDREN
     ]
     return mix((1, ideas), (1, journey(plot)))
 
 
 def journey(plot: Plot) -> Options:
+    """Both go to a second place; one of the things may stay behind."""
     new = () if plot.scene == "journey" else ("second",)
     trip = {"where": "second", "new": new, "hero": "second", "friend": "second", "focus": ""}
     return [
@@ -81,20 +91,23 @@ def journey(plot: Plot) -> Options:
 
 
 def pause(plot: Plot) -> Options:
+    """Perhaps a good hour: something to see, to play with or to eat."""
     sight = [option(plot, 1, "sight", "favour", where="second")]
     play = [option(plot, 1, "play", "favour", child, thing, focus="")
             for thing, child in carried(plot)]  # fmt: skip
     food = ("food", "count")
     snack = [option(plot, 1, "snack", "meal", child, new=food, focus="", snack=child)
-             for child in ("hero", "friend")]  # fmt: skip
+             for child in CHILDREN]  # fmt: skip
     return mix((2, sight), (2, play), (2, snack), (3, favour(plot)))
 
 
 def meal(plot: Plot) -> Options:
+    """They eat some of the food: how much is left can be reckoned."""
     return [option(plot, 1, "meal", "favour", plot.snack, new=("eaten",), focus="")]
 
 
 def favour(plot: Plot) -> Options:
+    """Perhaps one asks for the other's thing, or they swap."""
     asked = []
     for thing, child in carried(plot):
         if child == OWNER[thing]:
@@ -110,32 +123,46 @@ def favour(plot: Plot) -> Options:
 
 
 def trouble(plot: Plot) -> Options:
+    """Walking on, which ends in forgetting; a mishap; or what a refusal may lead to."""
+    calm = plot._replace(sky="", refused="")  # both have played their part now
     options = [
-        option(plot, 3, "walk on", "forgetting", "hero", where="third", new=("third",),
-               hero="third", friend="third", focus="", sky="", refused="")
+        option(calm, 3, "walk on", "forgetting", where="third", new=("third",),
+               hero="third", friend="third")
     ]  # fmt: skip
     for thing, child in carried(plot):
-        bad = {"scene": "grief", "who": child, "what": thing, "lost": thing, "carrier": child}
-        bad |= {"focus": "", "sky": "", "refused": ""}
-        away = {"where": "third", "new": ("third",), thing: "third"}
-        thief = away | {"new": ("animal", "third")}
-        options += [
-            option(plot, 3, "stolen", trouble="stolen", **bad, **thief),
-            option(plot, 2, "torn", trouble="torn", torn=True, **bad),
-        ]
-        if plot.sky == "rain":
-            options.append(option(plot, 3, "slipped", trouble="torn", torn=True, **bad))
-        if plot.sky == "wind":
-            options.append(option(plot, 5, "blown", trouble="blown", **bad, **away))
-        if plot.refused == OTHER[child] and child == OWNER[thing]:
-            thief = OTHER[child]
-            taken = bad | {"who": thief, "carrier": thief, "where": "third", "new": ("third",)}
-            taken |= {thing: thief, thief: "third", "focus": side_by_side(plot, thief)}
-            options.append(option(plot, 20, "taken", trouble="taken", **taken))
+        options += mishaps(calm, thing, child, plot.sky)
+        if child == OWNER[thing] and plot.refused == OTHER[child]:
+            options.append(robbery(calm, thing, plot.refused))
     return options
 
 
+def mishaps(plot: Plot, thing: str, child: str, sky: str) -> Options:
+    """What may befall a thing that a child is carrying."""
+    bad = {"scene": "grief", "who": child, "what": thing, "focus": "", "lost": thing}
+    bad |= {"carrier": child}
+    away = {"where": "third", thing: "third"}
+    options = [
+        option(plot, 3, "stolen", new=("animal", "third"), trouble="stolen", **bad, **away),
+        option(plot, 2, "torn", trouble="torn", torn=True, **bad),
+    ]
+    if sky == "rain":
+        options.append(option(plot, 3, "slipped", trouble="torn", torn=True, **bad))
+    if sky == "wind":
+        options.append(option(plot, 5, "blown", new=("third",), trouble="blown", **bad, **away))
+    return options
+
+
+def robbery(plot: Plot, thing: str, thief: str) -> tuple[int, Event]:
+    """The child who asked in vain takes the thing and runs."""
+    return option(
+        plot, 20, "taken", "grief", thief, thing, "third", new=("third",),
+        focus=side_by_side(plot, thief), trouble="taken", lost=thing, carrier=thief,
+        **{thing: thief, thief: "third"},
+    )  # fmt: skip
+
+
 def forgetting(plot: Plot) -> Options:
+    """One of the things was left where the children come from."""
     return [
         option(plot, 1, "forgotten", "grief", child, thing, "second",
                trouble="forgotten", lost=thing, carrier=child, focus="", **{thing: "second"})
@@ -147,6 +174,7 @@ def forgetting(plot: Plot) -> Options:
 
 
 def grief(plot: Plot) -> Options:
+    """The owner is sad or angry; or whoever lost the thing is sorry."""
     owner = OWNER[plot.lost]
     tears = [option(plot, 3, "grief " + plot.trouble, "comfort", owner, plot.lost)]
     if plot.carrier == OTHER[owner] and plot.trouble != "taken":
@@ -155,6 +183,7 @@ def grief(plot: Plot) -> Options:
 
 
 def comfort(plot: Plot) -> Options:
+    """Perhaps a kind word or a coat from the other child."""
     if plot.trouble == "taken":
         return rescue(plot)
     other = OTHER[OWNER[plot.lost]]
@@ -165,6 +194,7 @@ def comfort(plot: Plot) -> Options:
 
 
 def rescue(plot: Plot) -> Options:
+    """Somebody tries to set it right, or nobody does."""
     if plot.trouble == "torn":
         return repair(plot)
     if plot.trouble == "taken":
@@ -185,7 +215,7 @@ def search(plot: Plot) -> Options:
         option(plot, 3, "elder keeps", "thanks", owner, **there, focus="", **{thing: "elder"}),
         option(plot, 4, "given up", "thanks", "hero", **there, focus=""),
     ]  # fmt: skip
-    for child in ("hero", "friend"):
+    for child in CHILDREN:
         options += [
             option(plot, 4, "fetch " + plot.trouble, "return", child, **there,
                    helper=child if child == owner else "", **{child: place, thing: child}),
@@ -211,6 +241,7 @@ def bringing_back(plot: Plot) -> Options:
 
 
 def repair(plot: Plot) -> Options:
+    """The thing is torn: it can be mended, by a child or far away, or it cannot."""
     thing, owner = plot.lost, OWNER[plot.lost]
     mended = {"what": thing, "torn": False}
     options = [
@@ -263,9 +294,10 @@ def thanks(plot: Plot) -> Options:
 
 
 def parting(plot: Plot) -> Options:
+    """Perhaps one or both leave: home, to the family, or to each other."""
     home = {"where": "start", "scene": "closing"}
     options = [option(plot, 4, "tell", "closing", "hero", "toy", "far", hero="far")]
-    for child in ("hero", "friend"):
+    for child in CHILDREN:
         hands = [thing for thing, holder in carried(plot) if holder == child]
         kind = "go home with " + ("nothing", "one", "both")[len(hands)]
         what = hands[0] if len(hands) == 1 else ""
@@ -279,14 +311,15 @@ def parting(plot: Plot) -> Options:
         options += [
             option(plot, 2, "rejoin", "closing", child, where=getattr(plot, OTHER[child]),
                    focus=side_by_side(plot, child), **{child: getattr(plot, OTHER[child])})
-            for child in ("hero", "friend")
+            for child in CHILDREN
         ]  # fmt: skip
     return mix((2, options), (1, closing(plot)))
 
 
 def closing(plot: Plot) -> Options:
+    """Perhaps a look back at a thing: where it lies, or who has it now."""
     looks_back = []
-    for thing in ("toy", "other"):
+    for thing in THINGS:
         holder = getattr(plot, thing)
         if holder in PLACES:
             looks_back.append(option(plot, 1, "it lies", "last", what=thing, where=holder))
@@ -297,17 +330,24 @@ def closing(plot: Plot) -> Options:
 
 
 def last(plot: Plot) -> Options:
-    good = mood("hero", plot) in ("happy", "proud", "grateful")
-    named = [place for place in PLACES if place != "third" or plot.trouble != "torn"]
+    """The last sentence: a feeling, a lesson, a dream, the day, or the next one."""
+    moods = [mood(child, plot) for child in CHILDREN]
+    good = sum(felt in GOOD_MOODS for felt in moods)
     options = [
-        option(plot, 2, "feel " + mood("hero", plot), "end", "hero", plot.lost),
-        option(plot, 2, "feel " + mood("friend", plot), "end", "friend", plot.lost),
+        option(plot, 2, "feel " + moods[0], "end", "hero", plot.lost),
+        option(plot, 2, "feel " + moods[1], "end", "friend", plot.lost),
         option(plot, 2, "lesson " + plot.trouble, "end", plot.carrier, plot.lost),
         option(plot, 2, "dream", "end", "hero", "toy"),
-        option(plot, 2, "good end" if good else "bad end", "end", "hero"),
+        option(plot, 2, ("bad end", "mixed end", "good end")[good], "end", "hero"),
     ]
-    tomorrow = [option(plot, 1, "tomorrow", "end", child, where=place)
-                for child in ("hero", "friend") for place in named]  # fmt: skip
+    together = plot.hero == plot.friend and "angry" not in moods
+    named = [place for place in PLACES if place != "third" or plot.trouble != "torn"]
+    tomorrow = [
+        option(plot, 1, kind, "end", child, where=place)
+        for kind in ("tomorrow", *["appointment"] * together)
+        for child in CHILDREN
+        for place in named
+    ]
     return mix((2, options), (3, tomorrow))
 
 

@@ -188,7 +188,8 @@ def read_file(path: Path, config: CleanConfig, counts: ReadCounts) -> Iterator[R
     source = {"jsonl": corpus.read_lines, "json": corpus.read_array}.get(kind)
     rows = source(path, config.errors, counts) if source else read_table(path, kind, config, counts)
     number = bad = 0
-    for number, (where, row) in enumerate(rows, start=1):
+    for where, row in rows:
+        number += 1
         try:
             yield check_record(row, where, config, counts)
         except DataError:

@@ -148,10 +148,14 @@ def fetch(
 
 
 def open_files(file: SourceFile, path: Path) -> list[Path]:
-    """Return a verified file itself or, of an archive, the files in it, unpacked in the cache."""
+    """Return a verified file itself or, of an archive, the files in it, unpacked in the cache.
+
+    Notes such as _about.txt are left out.
+    """
     if not path.name.lower().endswith(SUFFIXES):
         return [path]
-    return unpack(path, cache_folder() / "unpacked" / file.sha256[:16])
+    inside = unpack(path, cache_folder() / "unpacked" / file.sha256[:16])
+    return [found for found in inside if not found.name.startswith("_")]
 
 
 def local_files(name: str) -> list[Path]:

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -132,6 +133,16 @@ def list_files(path: Path) -> list[Path]:
     return texts
 
 
+def open_bytes(file: Path) -> BufferedReader:
+    """Open a file for reading, or raise DataError saying why it cannot be read."""
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", str(file), "check the file and its rights"
+        ) from None
+
+
 # --- plain text ---
 
 
@@ -141,7 +152,7 @@ def read_plain(file: Path, errors: Errors, counts: ReadCounts) -> Iterator[Piece
     Memory stays below 3 x PIECE_BYTES, however long the text and its lines are.
     """
     offset, rest, text = 0, b"", ""
-    with file.open("rb") as stream:
+    with open_bytes(file) as stream:
         while raw := rest + stream.read(PIECE_BYTES // 2):
             is_last = not stream.peek(1)
             if offset == 0:
@@ -239,7 +250,7 @@ def read_lines(
 ) -> Iterator[tuple[str, object | DataError]]:
     """Yield place and value of each line that is not blank; an error in place of a bad value."""
     offset = 0
-    with file.open("rb") as stream:
+    with open_bytes(file) as stream:
         for number, raw in enumerate(stream, start=1):
             where = f"{file}, line {number}"
             if number == 1:
@@ -255,7 +266,8 @@ def read_lines(
 
 def read_array(file: Path, errors: Errors, counts: ReadCounts) -> Iterator[tuple[str, object]]:
     """Yield place and value of each item of a JSON array, which is held in memory."""
-    raw = file.read_bytes()
+    with open_bytes(file) as stream:
+        raw = stream.read()
     refuse_other_encodings(raw, file)
     items = parse_json(decode(raw, errors, counts, str(file)).removeprefix("\ufeff"), str(file))
     if not isinstance(items, list):

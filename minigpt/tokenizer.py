@@ -5,8 +5,8 @@ joining the pair of neighbours that occurs most often. Every text is bytes, so n
 Text is cut into chunks first (words, digits, punctuation, spaces); no merge crosses a chunk.
 
 Both tokenizers are saved as a `tokenizer.json` that the `tokenizers` library loads; that library
-is the fast engine for long texts and for batches, with identical ids. A special token never comes
-out of a user's text: its spelling is encoded as ordinary text unless `allowed_special` names it.
+encodes batches, on all cores and with identical ids. A special token never comes out of a user's
+text: its spelling is encoded as ordinary text unless `allowed_special` names it.
 
 This module does not know about files of text, documents or models.
 """
@@ -32,7 +32,6 @@ from minigpt.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
-LONG_TEXT = 100_000  # characters; from here on the library encodes, faster in the worst case
 REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
 
 # The published pattern of GPT-4 with one digit at a time, as Qwen2 uses it. In order: English
@@ -80,7 +79,6 @@ def byte_symbols() -> dict[int, str]:
 
 
 BYTE_SYMBOLS = byte_symbols()
-SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
 
 
 # --- learning merges ---
@@ -433,11 +431,6 @@ class BPETokenizer(Tokenizer):
         return cls({pair: first_new + n for n, pair in enumerate(pairs)}, special)
 
     def _encode(self, text: str) -> list[int]:
-        if len(text) >= LONG_TEXT:
-            return self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return self._encode_python(text)
-
-    def _encode_python(self, text: str) -> list[int]:
         ids: list[int] = []
         remembered = self._remembered
         for chunk in split_chunks(text):

@@ -139,6 +139,17 @@ def test_missing_path_and_folder_without_text(tmp_path):
         list(read_documents(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_file_that_cannot_be_read_is_named(name, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / name, "[]")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=rf"cannot be read: Permission denied — .*{name} — check"):
+        list(read_documents(path))
+
+
 @pytest.mark.parametrize("position", [0, 1, 31, 32, 33, 63, 200, 370])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 def test_fault_A3_invalid_utf8_names_the_byte(position, bom, tmp_path, small_pieces):

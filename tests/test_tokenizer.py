@@ -18,7 +18,6 @@ from minigpt.tokenizer import (
     CHUNK,
     CHUNK_LIBRARY,
     END_OF_TEXT,
-    LONG_TEXT,
     PATTERN,
     UNKNOWN,
     BPETokenizer,
@@ -184,7 +183,7 @@ def test_merging_by_linked_list_equals_scanning(text):
         assert merge_chunk(ids, tokenizer.merges) == merge_by_scanning(ids, tokenizer.merges)
 
 
-@pytest.mark.parametrize("repeat", [1, 1 + LONG_TEXT // len(SAMPLE)])
+@pytest.mark.parametrize("repeat", [1, 100])
 def test_ids_equal_the_librarys(any_tokenizer, repeat, tmp_path):
     engine = library_load(any_tokenizer, tmp_path)
     text = SAMPLE * repeat + "unseen: Ω≈ç√∫ ﷽ ﬀ 𝒳"
@@ -205,7 +204,7 @@ def assert_ids_equal_on(files: list[Path], characters: int | None, tmp_path: Pat
     engine = library_load(tokenizer, tmp_path)
     for file, text in zip(files, texts, strict=True):
         expected = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        assert tokenizer._encode_python(text) == expected, file
+        assert tokenizer.encode(text) == expected, file
         assert tokenizer.encode_batch([text]) == [expected], file
         assert tokenizer.decode(expected) == text, file
 
@@ -367,8 +366,7 @@ def test_fault_B14_learned_on_text_full_of_special_tokens():
     ids = tokenizer.encode(END_OF_TEXT * 3)
     assert tokenizer.eot_id not in ids
     assert tokenizer.decode(ids) == END_OF_TEXT * 3
-    long = END_OF_TEXT * (1 + LONG_TEXT // 13)  # long enough for the library
-    assert tokenizer.eot_id not in tokenizer.encode(long)
+    assert tokenizer.encode_batch([END_OF_TEXT * 3]) == [ids]
 
 
 def test_special_tokens_where_allowed(any_tokenizer):
@@ -401,7 +399,7 @@ def test_fault_B15_work_is_linear_on_one_huge_chunk(unit):
     work = []
     for size in (20_000, 40_000):
         tokenizer.merges = CountingMerges(tokenizer.merges)
-        ids = tokenizer._encode_python(unit * size)
+        ids = tokenizer.encode(unit * size)
         work.append(tokenizer.merges.looked_up)
         assert ids == tokenizer.encode_batch([unit * size])[0]
     assert work[1] <= 2.1 * work[0]

@@ -327,6 +327,11 @@ def test_fault_D25_numbers_that_are_not_finite_are_never_saved(tmp_path, bad, wh
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+def test_finite_numbers_whose_sum_is_not_are_saved(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"w": torch.full((9,), 3e38)}, {"v": tensors()["half"]}, {})
+    assert load_checkpoint(path).model["w"].sum().isinf()
+
+
 def test_fault_E34_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     save(tmp_path, 1)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000)

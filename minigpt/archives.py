@@ -125,7 +125,7 @@ def zip_members(archive: Path, opened: bool) -> Iterator[Member]:
 def tar_members(archive: Path, limit: int, opened: bool) -> Iterator[Member]:
     """Yield the files of a tar, read as a stream that ends at the limit."""
     with open_packed(archive) as raw:
-        stream = Limited(raw, limit + (1 << 20), archive)  # a tar has headers besides its files
+        stream = Limited(raw, limit, archive, extra=1 << 20)  # a tar has headers besides its files
         with tarfile.open(fileobj=stream, mode="r|") as source:
             for info in source:
                 if not (info.isreg() or info.isdir()):
@@ -154,15 +154,15 @@ def open_packed(archive: Path) -> BinaryIO:
 
 
 class Limited:
-    """Read a stream, up to a number of bytes."""
+    """Read a stream, up to a number of bytes (and `extra` ones that nobody need know of)."""
 
-    def __init__(self, file: BinaryIO, limit: int, archive: Path):
-        self.file, self.limit, self.archive, self.count = file, limit, archive, 0
+    def __init__(self, file: BinaryIO, limit: int, archive: Path, extra: int = 0):
+        self.file, self.limit, self.extra, self.archive, self.count = file, limit, extra, archive, 0
 
     def read(self, size: int) -> bytes:
-        data = self.file.read(min(size, self.limit + 1 - self.count))
+        data = self.file.read(min(size, self.limit + self.extra + 1 - self.count))
         self.count += len(data)
-        if self.count > self.limit:
+        if self.count > self.limit + self.extra:
             raise too_large(self.archive, self.limit)
         return data
 
@@ -197,6 +197,6 @@ def too_large(archive: Path, limit: int) -> DataError:
     """Return the error for an archive that grows too much."""
     return refuse(
         archive,
-        f"unpacked it would have more than {limit} bytes in {MAX_MEMBERS} files",
+        f"unpacked it would have more than {limit} bytes, or more than {MAX_MEMBERS} files",
         "if you trust it, unpack it yourself and give the files",
     )

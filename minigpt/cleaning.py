@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ CONTROL = regex.compile(r"[\p{Cc}\ufeff--[\n\t]]", regex.V1)
 LINE_END = regex.compile(r"\r\n?|\u2028|\u0085")
 PARAGRAPH_END = "\u2029"
 GUTENBERG = regex.compile(r"(?m)^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG.*\n?")
+GUTENBERG_END = regex.compile(r"\n *End of (?:the )?Project Gutenberg[^\n]*\s*$")
 
 Record = dict[str, object]
 
@@ -92,8 +93,15 @@ class Cleaned:
     overlap: float  # share of validation characters in lines that training has too
 
 
-def clean_files(paths: Sequence[Path], config: CleanConfig) -> Cleaned:
-    """Read and clean files, remove repeats, and split; raise DataError where nothing is left."""
+def clean_files(
+    paths: Sequence[Path],
+    config: CleanConfig,
+    watch: Callable[[list[Record]], Iterable[Record]] = iter,
+) -> Cleaned:
+    """Read and clean files, remove repeats, and split; raise DataError where nothing is left.
+
+    `watch` wraps the records of the longest step, so that a caller can show its progress.
+    """
     counts = ReadCounts()
     records = [record for path in paths for record in read_file(path, config, counts)]
     steps = [measure("read", records, config)]
@@ -108,7 +116,7 @@ def clean_files(paths: Sequence[Path], config: CleanConfig) -> Cleaned:
     records = without(records, exact_repeats(keys(records, config)))
     steps.append(measure("without repeats after cleaning", records, config))
     if config.near:
-        texts = (document(record, config) for record in records)
+        texts = (document(record, config) for record in watch(records))
         records = without(records, near_repeats(texts, config.near))
         steps.append(measure("without near repeats", records, config))
     train, validation = split(records, config)
@@ -332,7 +340,7 @@ def inside_gutenberg(text: str) -> str:
     marks = list(GUTENBERG.finditer(text))
     if [mark[1] for mark in marks] != ["START", "END"]:
         return text
-    return text[marks[0].end() : marks[1].start()]
+    return GUTENBERG_END.sub("", text[marks[0].end() : marks[1].start()])
 
 
 # --- training and validation ---

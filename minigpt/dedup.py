@@ -30,7 +30,7 @@ SINGLE = regex.compile(rf"[{WITHOUT_SPACES}]")
 
 
 def shingles(text: str) -> np.ndarray:
-    """Return the set of shingles of a text as sorted 32-bit hashes, (N,) of uint64.
+    """Return the set of shingles of a text as sorted 32-bit hashes, (N,) of uint32.
 
     Case and punctuation do not count. A text shorter than a shingle is one shingle by itself; one
     without any letter or digit is compared as it stands.
@@ -40,7 +40,7 @@ def shingles(text: str) -> np.ndarray:
     width = min(CHARACTERS if many_single else WORDS, len(tokens))
     runs = {" ".join(tokens[i : i + width]) for i in range(len(tokens) - width + 1)}
     digests = (hashlib.blake2b(run.encode("utf-8"), digest_size=4).digest() for run in runs)
-    return np.unique(np.frombuffer(b"".join(digests), dtype="<u4")).astype(np.uint64)
+    return np.unique(np.frombuffer(b"".join(digests), dtype="<u4")).astype(np.uint32)
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -64,10 +64,11 @@ class MinHash:
         each item of their union is equally likely to be the least. The functions are the upper
         halves of a * x + b modulo 2**64 (Dietzfelbinger's multiply-shift).
         """
-        least = np.full(len(self.factors), 2**32, dtype=np.uint64)
+        least = np.full(len(self.factors), 2**32 - 1, dtype=np.uint32)
         for start in range(0, len(items), BLOCK):
-            values = self.factors * items[start : start + BLOCK] + self.offsets  # (n_hashes, block)
-            least = np.minimum(least, (values >> np.uint64(32)).min(axis=1))
+            block = items[start : start + BLOCK].astype(np.uint64)
+            values = (self.factors * block + self.offsets) >> np.uint64(32)  # (n_hashes, block)
+            least = np.minimum(least, values.min(axis=1).astype(np.uint32))
         return least
 
 
@@ -110,17 +111,18 @@ def near_repeats(texts: Iterable[str], threshold: float) -> list[int | None]:
     its first link. Pairs below the threshold are never reported; of those at it, 1 % are missed.
     """
     minhash, rows = MinHash(), rows_per_band(threshold)
+    sets = [shingles(text) for text in texts]
+    signatures = np.array([minhash.signature(items) for items in sets]).reshape(len(sets), HASHES)
+    least = threshold - 4 * (threshold * (1 - threshold) / HASHES) ** 0.5  # four standard errors
     buckets: dict[tuple[int, bytes], list[int]] = {}
-    kept: dict[int, np.ndarray] = {}
     found: list[int | None] = []
-    for number, text in enumerate(texts):
-        items = shingles(text)
-        keys = list(bands(minhash.signature(items), rows))
-        candidates = sorted({other for key in keys for other in buckets.get(key, ())})
-        like = (other for other in candidates if jaccard(items, kept[other]) >= threshold)
+    for number, signature in enumerate(signatures):
+        keys = list(bands(signature, rows))
+        others = np.array(sorted({n for key in keys for n in buckets.get(key, ())}), dtype=int)
+        close = others[(signatures[others] == signature).mean(axis=1) >= least]
+        like = (int(n) for n in close if jaccard(sets[number], sets[n]) >= threshold)
         found.append(next(like, None))
         if found[-1] is None:
-            kept[number] = items
             for key in keys:
                 buckets.setdefault(key, []).append(number)
     return found

@@ -87,7 +87,7 @@ def attempt(
                 start = place(response, part, size)
                 copy(response, part.file, start, size, progress, timeout)
             return part.check(sha256)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             failure = explain(error)
         except Failure as error:
             failure = error
@@ -205,7 +205,10 @@ def cannot_write(error: OSError) -> Failure:
 
 def check_address(url: str) -> None:
     """Raise Failure at an address that is neither https nor, in tests, this computer itself."""
-    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:  # such as http://[
+        scheme = host = ""
     if scheme == "https" or (LOOPBACK_ALLOWED and scheme == "http" and host in LOOPBACK):
         return
     raise Failure(f"refused to go to {url[:200]}, which is not https", again=False)
@@ -307,8 +310,8 @@ def is_web_page(head: bytes) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
 
 
-def explain(error: OSError | http.client.HTTPException) -> Failure:
-    """Say in words what an error of the network means."""
+def explain(error: OSError | http.client.HTTPException | ValueError) -> Failure:
+    """Say in words what an error of the network means; a ValueError is an odd host name."""
     if isinstance(error, urllib.error.HTTPError):
         again = error.code in (408, 416, 429) or error.code >= 500
         return Failure(f"the server answers {error.code} {error.reason}", again)

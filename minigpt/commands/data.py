@@ -1,6 +1,7 @@
 """Public data and your own: `data list | download | verify | prepare`."""
 
 import dataclasses
+import functools
 import hashlib
 import sys
 from dataclasses import dataclass, field
@@ -181,7 +182,8 @@ def prepare(command: Prepare) -> int:
     """Clean, remove repeats, split, write, and print what each step removed."""
     paths, config, source = choose(command)
     check_out(command, paths)
-    cleaned = clean_files(paths, config)
+    watch = functools.partial(tqdm, desc="comparing", unit=" documents", leave=False)
+    cleaned = clean_files(paths, config, watch)
     sheet = datasheet(cleaned, config, paths, source)
     command.out.mkdir(parents=True, exist_ok=True)
     contents = (to_lines(cleaned.train), to_lines(cleaned.validation), sheet)

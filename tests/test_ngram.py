@@ -134,6 +134,12 @@ def test_random_corpora_reach_both_ways_to_estimate_discounts():
     assert estimated == {True, False}
 
 
+@pytest.mark.parametrize("counts", [[1, 1, 1], [2, 2, 7], [9]])
+def test_discounts_without_runs_of_one_or_two_leave_something_of_every_count(counts):
+    assert ngram.discounts(np.array(counts), "absolute").tolist() == [0, 0.5, 0.5, 0.5]
+    assert ngram.discounts(np.array(counts), "kneser_ney").tolist() == [0, 0.5, 1, 1.5]
+
+
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_one_count_serves_every_order(smoothing):
     tokens = join_documents(random_documents(5), EOT)

@@ -1,6 +1,7 @@
-"""Fixtures and marks that all tests share."""
+"""Fixtures and marks that all tests share, and a summary by group at the end."""
 
 import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,25 @@ def data_dir() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what is neither slow nor soak nor a notebook."""
     for item in items:
-        if not {"slow", "soak"} & {mark.name for mark in item.iter_markers()}:
+        slow = {"slow", "soak"} & {mark.name for mark in item.iter_markers()}
+        if not slow and item.path.suffix == ".py":
             item.add_marker("quick")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print one line a file: how many tests passed, failed or were skipped, and the seconds."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            group = report.nodeid.split("::")[0]
+            counts[group][outcome] += 1
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                counts[report.nodeid.split("::")[0]]["seconds"] += report.duration
+    terminalreporter.section("by group")
+    for group, count in sorted(counts.items()):
+        parts = [f"{n} {name}" for name, n in count.items() if name != "seconds"]
+        terminalreporter.line(f"{group:<45}{count['seconds']:7.1f} s  {', '.join(parts)}")

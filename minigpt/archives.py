@@ -5,6 +5,7 @@ archives that would grow beyond a limit. Zip, tar (plain or packed) and single p
 """
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -58,8 +59,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int | None = None) -> list[Pa
     except DataError:
         raise
     except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the file system, such as a full disk
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the file system, such as a full disk; EINVAL is a seek before the start
         raise refuse(archive, f"a damaged archive ({error})", "download it again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

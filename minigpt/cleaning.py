@@ -7,10 +7,8 @@ All documents are held in memory. A record (an object of a .jsonl, a row of a ta
 fields; a plain text becomes {"text": ...}. Field values are text: a path in one is never opened.
 """
 
-import csv
 import glob
 import hashlib
-import io
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +22,8 @@ from minigpt import corpus
 from minigpt.corpus import Errors, Overlap, Piece, ReadCounts
 from minigpt.dedup import exact_repeats, near_repeats
 from minigpt.errors import ConfigError, DataError
+from minigpt.tables import read_table
 
-SUFFIXES = (*corpus.SUFFIXES, ".csv", ".tsv")
 CONTROL = regex.compile(r"[\p{Cc}\ufeff--[\n\t]]", regex.V1)
 LINE_END = regex.compile(r"\r\n?|\u2028|\u0085")
 PARAGRAPH_END = "\u2029"
@@ -193,8 +191,11 @@ def read_file(path: Path, config: CleanConfig, counts: ReadCounts) -> Iterator[R
         parts = unify_lines(text).split(separator) if separator else [text]
         yield from ({"text": part} for part in parts if part.strip())
         return
-    source = {"jsonl": corpus.read_lines, "json": corpus.read_array}.get(kind)
-    rows = source(path, config.errors, counts) if source else read_table(path, kind, config, counts)
+    if kind in ("csv", "tsv"):
+        rows = read_table(path, kind, config.field, config.columns, config.errors, counts)
+    else:
+        source = corpus.read_lines if kind == "jsonl" else corpus.read_array
+        rows = source(path, config.errors, counts)
     number = bad = 0
     for where, row in rows:
         number += 1
@@ -217,50 +218,6 @@ def file_format(path: Path) -> str:
     """Return how to read a file, by its name: "a.JSONL" -> "jsonl"."""
     suffix = path.suffix.lower().removeprefix(".")
     return suffix if suffix in ("json", "jsonl", "csv", "tsv") else "text"
-
-
-def read_table(
-    path: Path, kind: str, config: CleanConfig, counts: ReadCounts
-) -> Iterator[tuple[str, object]]:
-    """Yield place and content of each row of a .csv, or of a .tsv, where quotes are plain text."""
-    raw = path.read_bytes()
-    corpus.refuse_other_encodings(raw, path)
-    text = corpus.decode(raw, config.errors, counts, str(path)).removeprefix("\ufeff")
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
-    rows = csv.reader(io.StringIO(text, newline=""), **style)
-    names = list(config.columns)
-    try:
-        names = names or next(rows, [])
-        check_columns(names, path, config)
-        for row in rows:
-            if row:
-                yield (where := f"{path}, line {rows.line_num}"), table_row(row, names, where)
-    except csv.Error as error:
-        where = f"{path}, line {rows.line_num}"
-        remedy = "correct it; texts with quotes, or very long ones, are safest in a .jsonl file"
-        raise DataError(f"bad table: {error}", where, remedy) from None
-
-
-def check_columns(names: list[str], path: Path, config: CleanConfig) -> None:
-    """Raise DataError where a table has not the fields that are wanted."""
-    missing = [name for name in config.field if name not in names]
-    if missing:
-        shown = ", ".join(repr(name[:30]) for name in names[:8])
-        raise DataError(
-            f"no column {missing[0]!r}; the {'given names' if config.columns else 'first line'} "
-            f"has {shown}",
-            f"{path}, line 1",
-            "name the column with --field; if the first line is data already, name all columns "
-            "with --columns",
-        )
-
-
-def table_row(row: list[str], names: list[str], where: str) -> Record | DataError:
-    """Return a row as a record, or the error that it has another number of columns."""
-    if len(row) == len(names):
-        return dict(zip(names, row, strict=True))
-    what = f"{len(row)} columns where {len(names)} are expected"
-    return DataError(what, where, "correct the line, or leave it out with --skip-bad")
 
 
 def check_record(row: object, where: str, config: CleanConfig, counts: ReadCounts) -> Record:

@@ -205,10 +205,7 @@ def cannot_write(error: OSError) -> Failure:
 
 def check_address(url: str) -> None:
     """Raise Failure at an address that is neither https nor, in tests, this computer itself."""
-    try:
-        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
-    except ValueError:  # such as http://[
-        scheme = host = ""
+    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
     if scheme == "https" or (LOOPBACK_ALLOWED and scheme == "http" and host in LOOPBACK):
         return
     raise Failure(f"refused to go to {url[:200]}, which is not https", again=False)
@@ -311,7 +308,7 @@ def is_web_page(head: bytes) -> bool:
 
 
 def explain(error: OSError | http.client.HTTPException | ValueError) -> Failure:
-    """Say in words what an error of the network means; a ValueError is an odd host name."""
+    """Say in words what an error of the network means; a ValueError is an odd address."""
     if isinstance(error, urllib.error.HTTPError):
         again = error.code in (408, 416, 429) or error.code >= 500
         return Failure(f"the server answers {error.code} {error.reason}", again)

@@ -105,6 +105,7 @@ def test_records_keep_all_their_fields(tmp_path):
     ("name", "data", "cause", "remedy"),
     [
         ("a.csv", "id,body\n1,x\n", "no column 'text'; the first line has 'id', 'body'", "--field"),
+        ("a.csv", "id,text,text\n1,x,y\n", "a column name stands twice", "--columns"),
         ("a.tsv", "ham\thello\n", "no column 'text'", "--columns"),
         ("a.csv", "id,text\n1,x\n2\n", "line 3.*", "--skip-bad"),
         ("a.csv", "id,text\n1,x\n2,y,z\n", "3 columns where 2 are expected", "correct the line"),

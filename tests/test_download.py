@@ -200,7 +200,7 @@ FAULTS = {
     "to file": (to("file:///etc/passwd"), 1, "refused to go to file:///etc/passwd.*not https"),
     "to ftp": (to("ftp://example.com/x"), 1, "refused to go to ftp://.*not https"),
     "to data": (to("data:text/plain,x"), 1, "refused to go to data:.*not https"),
-    "to nonsense": (to("http://["), 1, "refused to go to .*not https"),
+    "to nonsense": (to("http://["), 2, "the connection broke .Invalid"),
     "to no host": (to("https://a..b/x"), 2, "the connection broke"),
     "unasked part": (lambda h: send(h, DATA, status=206), 2, "changed between two attempts"),
 }
@@ -225,6 +225,26 @@ def test_fault_I46_circle_of_redirects_ends(server, tmp_path):
     server.script = [to(server.url)]
     assert "302" in refused(server, tmp_path)
     assert len(server.requests) <= 8
+
+
+def test_fault_I46_long_chain_of_redirects_ends(server, tmp_path):
+    server.script = [to(f"{server.url}?{number}") for number in range(30)]
+    assert "302" in refused(server, tmp_path)
+    assert len(server.requests) <= 1 + module.HttpsRedirects.max_redirections < 10
+
+
+def test_fault_I46_no_more_than_the_known_bytes_are_read(server, tmp_path):
+    def endless(handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):
+            handler.wfile.write(DATA)
+        handler.close_connection = True
+
+    server.script = [endless]
+    seen = []
+    get(server, tmp_path, progress=lambda done, _: seen.append(done))
+    assert max(seen) == len(DATA)
 
 
 def test_redirect_to_an_allowed_place_is_followed(server, tmp_path):

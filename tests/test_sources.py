@@ -140,7 +140,7 @@ def test_training_files_are_never_those_of_a_test():
     assert [file.split for file in ALL["wikitext2"].training_files()] == ["validation"]
     assert [file.path for file in ALL["sms-spam"].training_files()] == ["sms-spam/sms.tsv"]
     assert all(file.split == "train" for file in ALL["babi"].training_files())
-    assert ALL["mmlu"].training_files() == ()
+    assert ALL["mmlu"].training_files() == ALL["arc-easy"].training_files() == ()
     for source in ALL.values():
         assert not {"test", "few-shot", "about"} & {f.split for f in source.training_files()}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette (2008): distinct for every common kind of colour vision.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-SKY, AMBER, GREY = "#56B4E9", "#E69F00", "#767676"
+SKY, AMBER, GREY, PALE = "#56B4E9", "#E69F00", "#767676", "#b8c4d0"
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 HEAT = "cividis"  # one hue direction, readable in grey and by colour-blind readers
 
@@ -108,7 +108,7 @@ def heat_map(
     values = np.asarray(weights, dtype=float)
     assert values.shape == (len(rows), len(columns)), (values.shape, len(rows), len(columns))
     if ax is None:
-        _, ax = plt.subplots(figsize=(1.6 + 0.34 * len(columns), 1.2 + 0.26 * len(rows)))
+        _, ax = plt.subplots(figsize=(max(4.0, 1.6 + 0.34 * len(columns)), 1.2 + 0.28 * len(rows)))
     top = float(np.nanmax(np.abs(values))) if most is None else most
     low = 0.0 if np.nanmin(values) >= 0 else -top
     image = ax.imshow(values, cmap=HEAT if low == 0 else "PuOr", vmin=low, vmax=top, aspect="auto")
@@ -138,20 +138,55 @@ def _write_numbers(ax: Axes, values: Any, low: float, top: float) -> None:
 
 
 def bars(
-    values: dict[str, float], ax: Axes | None = None, title: str = "", percent: bool = False
-) -> Axes:
-    """Draw one horizontal bar a name, first on top, with its value written at its end."""
+    values: dict[str, float], ax: Axes | None = None, title: str = "", percent: bool = False,
+    strong: str = "",
+) -> Axes:  # fmt: skip
+    """Draw one horizontal bar a name, first on top, with its value written at its end.
+
+    strong: bars whose name lacks these letters are drawn pale.
+    """
     import matplotlib.pyplot as plt
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 0.8 + 0.38 * len(values)))
     names, heights = list(values), list(values.values())
-    drawn = ax.barh(names, heights, color=[COLORS[i % len(COLORS)] for i in range(len(names))])
+    drawn = ax.barh(names, heights, color=[BLUE if strong in name else PALE for name in names])
     ax.bar_label(drawn, [f"{100 * h:.0f} %" if percent else f"{h:.2f}" for h in heights], padding=4)
     ax.invert_yaxis()
-    ax.margins(x=0.12)
-    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.16)
+    ax.grid(visible=False)
     ax.xaxis.set_visible(False)
     ax.spines["bottom"].set_visible(False)
     ax.set_title(title)
+    return ax
+
+
+def arcs(
+    words: Sequence[str],
+    weights: Sequence[float],
+    start: int,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """Draw a sentence and an arc from the word at `start` to each word, as thick as its weight."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Arc
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(6.4, 0.27 * len(words)), 2.2))
+    for place, weight in enumerate(weights):
+        if weight > 0.01 and place != start:
+            width = abs(start - place)
+            middle = (start + place) / 2
+            style = {"color": ORANGE, "lw": 0.5 + 4 * weight, "alpha": 0.25 + 0.75 * weight}
+            ax.add_patch(Arc((middle, 0.0), width, 2.0, theta1=0, theta2=180, **style))
+    strongest = max(range(len(words)), key=lambda i: weights[i])
+    for place, word in enumerate(words):
+        color = BLUE if place == start else ORANGE if place == strongest else "black"
+        bold = "bold" if place in (start, strongest) else "normal"
+        ax.text(
+            place, -0.06, word, rotation=90, ha="center", va="top", color=color, fontweight=bold
+        )
+    ax.set(xlim=(-1, len(words)), ylim=(-0.7, 1.1), title=title)
+    ax.axis("off")
     return ax

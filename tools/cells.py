@@ -86,10 +86,10 @@ def faults(paths: list[Path] | None = None, root: Path = ROOT) -> list[str]:
     public = public_names(root)
     for path in paths:
         found += [fault for cell in cells[path] for fault in shown_faults(cell, root)]
-        found += [fault for cell in cells[path] for fault in shadow_faults(cell, public)]
+        found += shadow_faults(cells[path], public)
         found += draft_faults(cells[path], public)
     every_cell = [cell for path in paths for cell in cells[path]]
-    return found + import_faults(every_cell, root) + twice_faults(every_cell)
+    return [*found, *import_faults(every_cell, root), *twice_faults(every_cell)]
 
 
 def _syntax(cell: Cell) -> Iterator[str]:
@@ -171,16 +171,22 @@ def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
 
 
 def public_names(root: Path = ROOT) -> dict[str, str]:
-    """Map each public name that a library module defines to that module."""
+    """Map each public name of the library to its module.
+
+    A folder's public names are those that its __init__ takes in; commands have none.
+    """
     found = {}
-    for path in sorted((root / "minigpt").rglob("*.py")):
+    for path in sorted((root / "minigpt").glob("*.py")) + sorted(
+        (root / "minigpt").glob("*/__init__.py")
+    ):
         module = _module(path.relative_to(root))
-        if module.startswith("commands") or module.startswith("checks."):
-            continue  # their names live behind a command line and a registry
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.Import | ast.ImportFrom):
+            taken_in = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                f"minigpt.{module}."
+            )
+            if taken_in or not isinstance(node, ast.Import | ast.ImportFrom):
                 found |= {n: module for n in _bound_names(node) if not n.startswith("_")}
-    return found
+    return {name: module for name, module in found.items() if module != "commands"}
 
 
 def _module(path: Path) -> str:
@@ -189,18 +195,34 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def shadow_faults(cell: Cell, public: dict[str, str]) -> Iterator[str]:
-    """Name each package name that an unmarked cell binds to something else."""
+def shadow_faults(cells: list[Cell], public: dict[str, str]) -> Iterator[str]:
+    """Name each package name that an unmarked cell binds to something else.
+
+    Functions and classes may take no public name of the package at all. A plain variable may, as
+    long as the notebook does not use that name of the package: `places = ...` hides nothing there.
+    """
+    in_use = {name for cell in cells for name in _package_names(cell)}
+    for cell in cells:
+        if cell.header or cell.is_draft:
+            continue
+        for node in ast.walk(_without_inner_scopes(cell.tree())):
+            is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            from_package = isinstance(node, ast.ImportFrom) and _is_package(node.module)
+            for name in [] if from_package else _bound_names(node):
+                if name in public and (is_definition or name in in_use):
+                    yield (
+                        f"{cell.where}: line {node.lineno} hides minigpt/{public[name]}'s {name}; "
+                        f"rename it, or begin the cell with '# draft'"
+                    )
+
+
+def _package_names(cell: Cell) -> Iterator[str]:
+    """Yield the names that a cell imports from the package, shows or drafts."""
+    for node in ast.walk(cell.tree()):
+        if isinstance(node, ast.ImportFrom) and _is_package(node.module):
+            yield from _bound_names(node)
     if cell.header or cell.is_draft:
-        return
-    for node in ast.walk(_without_inner_scopes(cell.tree())):
-        from_package = isinstance(node, ast.ImportFrom) and _is_package(node.module)
-        for name in [] if from_package else _bound_names(node):
-            if name in public:
-                yield (
-                    f"{cell.where}: line {node.lineno} hides minigpt/{public[name]}'s {name}; "
-                    f"rename it, or begin the cell with '# draft'"
-                )
+        yield from (name for node in cell.tree().body for name in _bound_names(node))
 
 
 def _without_inner_scopes(tree: ast.Module) -> ast.Module:

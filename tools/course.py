@@ -46,10 +46,11 @@ MODULES: dict[str, tuple[int, ...]] = {
 }
 
 # Modules whose every definition appears at most once, in the chapter that completes it.
-SHOWN_ONCE = frozenset(
-    ("autograd", "optim", "nn", "metrics", "tokenizer", "ngram", "embeddings", "attention", "gpt")
-    + ("batches", "train", "generate", "muon", "lora", "preference", "rl", "quantize")
-)
+SHOWN_ONCE = {
+    "autograd", "optim", "nn", "metrics", "tokenizer", "ngram", "embeddings",
+    "attention", "gpt", "batches", "train", "generate", "muon",
+    "lora", "preference", "rl", "quantize",
+}  # fmt: skip
 
 # Modules, and single names, that any chapter may import before (or without) explaining them.
 IMPORT_ONLY = frozenset({"errors", "files", "plots", "runs", "checks", "device"})

@@ -32,7 +32,7 @@ def strip_solution(source: str) -> str:
     'x = 1\\ny = ...  # your code here'
     """
     stripped = MARKED.sub(_blank, source)
-    assert "### BEGIN" not in stripped and "### END" not in stripped, f"unpaired marker:\n{source}"
+    assert not re.search("### (BEGIN|END)", stripped), f"unpaired marker:\n{source}"
     return stripped
 
 
@@ -40,15 +40,24 @@ def _blank(match: re.Match) -> str:
     indent = match["indent"]
     if indent:
         return f'{indent}raise NotImplementedError("your code here")'
-    names = [
-        target.id
+    blanks = {
+        target.id: _blank_value(node.value)
         for node in ast.parse(match["answer"]).body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
-    ]
-    assert names, f"an answer outside a function must assign a name:\n{match['answer']}"
-    return "\n".join(f"{name} = ...  {YOUR_CODE}" for name in dict.fromkeys(names))
+    }
+    assert blanks, f"an answer outside a function must assign a name:\n{match['answer']}"
+    return "\n".join(f"{name} = {value}  {YOUR_CODE}" for name, value in blanks.items())
+
+
+def _blank_value(value: ast.expr) -> str:
+    """Return `...`, or a list or dict of them in the shape of the answer."""
+    if isinstance(value, ast.List):
+        return f"[{', '.join('...' for _ in value.elts)}]"
+    if isinstance(value, ast.Dict) and all(isinstance(key, ast.Constant) for key in value.keys):
+        return "{" + ", ".join(f'"{key.value}": ...' for key in value.keys) + "}"
+    return "..."
 
 
 def exercise_notebook(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -71,7 +71,7 @@ def judge(name: str, answer: Any) -> tuple[str, str]:
         known = [known for each in TOPICS for known in exercises(each)]
         return "unknown", f"no such exercise; there are {', '.join(known)}"
     function, hint = _exercises[name]
-    if answer is None or answer is ...:
+    if _is_blank(answer):
         return "blank", f"{BLANK}. Hint: {hint}"
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -83,6 +83,15 @@ def judge(name: str, answer: Any) -> tuple[str, str]:
     except Exception as error:
         return "error", _explain(error)
     return "passed", "passed"
+
+
+def _is_blank(answer: Any) -> bool:
+    """Tell whether an answer, or a part of it, is still the blank that the exercise came with."""
+    if isinstance(answer, dict):
+        return any(map(_is_blank, answer.values()))
+    if isinstance(answer, tuple | list):
+        return any(map(_is_blank, answer))
+    return answer is None or answer is ...
 
 
 def _generator(name: str) -> torch.Generator:

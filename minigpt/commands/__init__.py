@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model on your own text, or on storyworld",
     "generate": "let a trained model write",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
+    "data": "get public data sets, or clean your own text",
 }
 
 

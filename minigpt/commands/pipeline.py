@@ -38,9 +38,9 @@ from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
 from minigpt.generate import SampleConfig, generate
 from minigpt.gpt import GPT, count_parameters
+from minigpt.metrics import bits_per_byte
 from minigpt.runs import (
     RunConfig,
-    bits_per_byte,
     check_resumable,
     load_config,
     read_metrics,

@@ -15,7 +15,13 @@ MODULES: dict[str, tuple[int, ...]] = {
     "nn": (4,),
     "metrics": (4, 7, 18, 22),
     "storyworld": (5,),
+    "archives": (5,),
+    "download": (5,),
+    "sources": (5,),
     "corpus": (5,),
+    "tables": (5,),
+    "dedup": (5,),
+    "cleaning": (5,),
     "tokenizer": (6,),
     "chat": (18,),
     "ngram": (7,),
@@ -27,7 +33,10 @@ MODULES: dict[str, tuple[int, ...]] = {
     "device": (12,),
     "distributed": (13,),
     "muon": (15,),
+    "lock": (10,),
     "checkpoint": (10,),
+    "resume": (10,),
+    "signals": (),
     "train": (10,),
     "generate": (11,),
     "scaling": (14,),
@@ -53,7 +62,7 @@ SHOWN_ONCE = {
 }  # fmt: skip
 
 # Modules, and single names, that any chapter may import before (or without) explaining them.
-IMPORT_ONLY = frozenset({"errors", "files", "plots", "runs", "checks", "device"})
+IMPORT_ONLY = frozenset({"errors", "files", "plots", "signals", "runs", "checks", "device"})
 IMPORT_ONLY_NAMES = frozenset({"storyworld.story", "storyworld.documents"})
 
 LONGEST_SHOWN = 45  # lines of one definition in one cell

@@ -7,7 +7,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from minigpt.commands.arguments import parse
-from minigpt.commands.pipeline import tokenizer_texts
+from minigpt.commands.inputs import tokenizer_texts
 from minigpt.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 

@@ -1,0 +1,150 @@
+"""A run's inputs: its tokenizer and its token files, made once and found again on resume."""
+
+import itertools
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigpt import storyworld
+from minigpt.batches import TokenFile, document_ids, open_tokens, prepare, write_tokens
+from minigpt.corpus import Errors, ReadCounts, read_pieces
+from minigpt.runs import RunConfig
+from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+
+VALIDATION_STORIES = 1000
+FIRST_TRAINING_SEED = 1_000_000  # stories below it validate, stories from it on train
+TOKENIZER_STORIES = 3000
+MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
+TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
+
+
+@dataclass(frozen=True)
+class Data:
+    """The token files of a run, and what is known of the validation text."""
+
+    train: TokenFile
+    validation: TokenFile
+    n_bytes: int  # of the validation text in UTF-8
+    floor_nats: float | None = None  # the least loss that any model can have on all of it
+    n_stories: int | None = None
+
+
+def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
+    """Load the run's tokenizer or a given one, or train one on the data; store it in the run."""
+    path = out / "tokenizer.json"
+    if resume and path.exists():
+        return load_tokenizer(path)
+    if config.tokenizer not in ("bpe", "char"):
+        tokenizer = load_tokenizer(Path(config.tokenizer))
+    else:
+        texts = tokenizer_texts(config.data, config.field, config.errors)
+        if config.tokenizer == "char":
+            tokenizer = CharTokenizer.train(texts)
+        else:
+            tokenizer = BPETokenizer.train(texts, config.model.vocab_size)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def tokenizer_texts(data: str, field: str, errors: Errors) -> Iterator[str]:
+    """Yield the text that a tokenizer learns from: enough of the data, not always all of it."""
+    if data == "storyworld":
+        for text, _ in storyworld.documents(TOKENIZER_STORIES, seed=FIRST_TRAINING_SEED):
+            yield text
+        return
+    left = TOKENIZER_CHARACTERS
+    for piece in read_pieces(Path(data), field, errors):
+        yield piece.text
+        left -= len(piece.text)
+        if left <= 0:
+            return
+
+
+def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) -> Data:
+    """Write or, after a crash, find the token files of training and validation."""
+    there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
+    if config.data == "storyworld":
+        return story_data(out, config, tokenizer, there)
+    if there:
+        files = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
+    else:
+        files = text_data(out, config, tokenizer)
+    for file in files:
+        file.check_tokenizer(tokenizer)
+    return Data(*files, n_bytes=count_bytes(files[1], tokenizer))
+
+
+def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
+    """Encode the user's own text and say what was found in it."""
+    with tqdm(desc="encoding", unit=" characters", unit_scale=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        prepared = prepare(
+            Path(config.data), tokenizer, out, field=config.field, errors=config.errors,
+            validation_fraction=config.validation_fraction, on_progress=show,
+        )  # fmt: skip
+    describe(prepared.counts, prepared.train, prepared.validation)
+    if prepared.overlap > 0.2:
+        warnings.warn(
+            f"{prepared.overlap:.0%} of the validation text also stands in the training text, so "
+            "the validation loss looks better than it is", stacklevel=2,
+        )  # fmt: skip
+    return prepared.train, prepared.validation
+
+
+def describe(counts: ReadCounts, train: TokenFile, validation: TokenFile) -> None:
+    """Print what was read."""
+    replaced = f", {counts.replaced} invalid bytes replaced" if counts.replaced else ""
+    print(
+        f"{counts.documents} documents, {counts.characters} characters{replaced}: "
+        f"{len(train)} tokens to train on, {len(validation)} to validate",
+        file=sys.stderr,
+    )
+
+
+def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) -> Data:
+    """Tell stories into token files; validation stories are independent draws."""
+    held = list(storyworld.documents(VALIDATION_STORIES, seed=0))
+    facts = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    if there:
+        train, validation = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
+    else:
+        texts = [text for text, _ in held]
+        validation = write_tokens(out / "val.bin", document_ids(texts, tokenizer), *facts)
+        wanted = config.training.max_steps * config.training.batch_size * config.model.block_size
+        ids = until(document_ids(story_texts(), tokenizer), min(wanted, MOST_STORY_TOKENS))
+        train = write_tokens(out / "train.bin", ids, *facts)
+    n_bytes = sum(len(text.encode("utf-8")) for text, _ in held)
+    return Data(train, validation, n_bytes, sum(nats for _, nats in held), len(held))
+
+
+def story_texts() -> Iterator[str]:
+    """Yield training stories without end."""
+    for seed in itertools.count(FIRST_TRAINING_SEED, 1000):
+        for text, _ in storyworld.documents(1000, seed=seed):
+            yield text
+
+
+def until(documents: Iterable[list[int]], wanted: int) -> Iterator[list[int]]:
+    """Yield documents until they hold `wanted` tokens."""
+    with tqdm(total=wanted, desc="telling stories", unit=" tokens", unit_scale=True) as bar:
+        for ids in documents:
+            yield ids
+            bar.update(len(ids))
+            if bar.n >= wanted:
+                return
+
+
+def count_bytes(tokens: TokenFile, tokenizer: Tokenizer) -> int:
+    """Return how many bytes of text a token file stands for; special tokens have none."""
+    lengths = np.array([len(data) for data in tokenizer.token_bytes])
+    lengths[list(tokenizer.special_tokens.values())] = 0
+    return int(sum(lengths[part].sum() for part in np.array_split(tokens.tokens, 64)))

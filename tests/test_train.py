@@ -35,6 +35,15 @@ from minigpt.train import (
 V, T, B = 17, 7, 6
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Use one thread: for models of this size more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Source:
     """Give random batches (B, T), each a pure function of its step."""
 

@@ -1,22 +1,17 @@
-"""Every notebook obeys the rules that tie it to the package, and every module its place in the order.
+"""Every notebook obeys the rules that tie it to the package; every module has its place.
 
 nbval runs the notebooks themselves; here they are only read.
 """
 
 import ast
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import cells
-import course
-from build_notebooks import storage_faults
-from make_exercises import exercise_path, same_questions
+from machinery import ROOT, build_notebooks, cells, course, make_exercises
 
 from minigpt.checks import exercises
 
@@ -40,20 +35,22 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_outputs_are_stored_in_order_and_free_of_local_details(path):
-    assert not (found := storage_faults(path)), "\n".join(found)
+    assert not (found := build_notebooks.storage_faults(path)), "\n".join(found)
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_exercise_is_its_solution_without_the_answers(path):
-    exercise = nbformat.read(exercise_path(path), as_version=4)
-    assert not (found := same_questions(exercise, nbformat.read(path, as_version=4))), found
+    exercise = nbformat.read(make_exercises.exercise_path(path), as_version=4)
+    assert not (
+        found := make_exercises.same_questions(exercise, nbformat.read(path, as_version=4))
+    ), found
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_every_registered_check_is_asked_and_solved(path):
     topic = path.stem.split("_", 1)[1]
     text = path.read_text(encoding="utf-8")
-    blank = exercise_path(path).read_text(encoding="utf-8")
+    blank = make_exercises.exercise_path(path).read_text(encoding="utf-8")
     for check in exercises(topic):
         assert f"✓ {check}: passed" in text, check
         assert f"✗ {check}: not answered yet. Hint: " in blank, check
@@ -61,10 +58,9 @@ def test_every_registered_check_is_asked_and_solved(path):
 
 @pytest.mark.parametrize("path", course.notebooks(), ids=name)
 def test_links_lead_somewhere(path):
-    import re
-
-    for cell in nbformat.read(path, as_version=4).cells:
-        for target in re.findall(r"\]\(([^)#]+)\)", cell.source if cell.cell_type == "markdown" else ""):
+    texts = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+    for text in texts:
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert target.startswith("http") or (path.parent / target).exists(), target
 
 
@@ -125,8 +121,6 @@ def test_an_import_inside_a_function_is_seen(tmp_path):
 
 
 def test_imports_of_the_package_print_nothing():
-    import subprocess
-
     code = "import minigpt.gpt, minigpt.plots, minigpt.checks"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True)
     assert done.stdout == done.stderr == b""

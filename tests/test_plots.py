@@ -1,0 +1,121 @@
+"""The shared pictures draw what they are given, without a screen and without side effects."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from minigpt import plots
+
+matplotlib.use("Agg")
+
+import itertools
+
+import matplotlib.pyplot as plt
+
+RECORDS = [
+    {"step": 0, "loss": 6.0, "learning_rate": 0.1},
+    {"step": 1, "loss": 2.5},
+    {"step": 1, "val_loss": 2.4},
+    {"step": 2, "loss": 2.0},
+    {"step": 3, "val_loss": 1.9},
+]
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    with matplotlib.rc_context():
+        yield
+    plt.close("all")
+
+
+def labels(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_loss_curve_shows_both_curves_and_names_the_floor(tmp_path):
+    figure = plots.loss_curve(RECORDS, floor=1.2345, path=tmp_path / "loss.png", title="a run")
+    ax = figure.axes[0]
+    assert labels(ax) == ["training", "validation (1.900)", "floor (1.234)"]
+    assert ax.lines[0].get_xydata().tolist() == [[0, 6.0], [1, 2.5], [2, 2.0]]
+    assert ax.lines[1].get_xydata().tolist() == [[1, 2.4], [3, 1.9]]
+    assert ax.get_title(loc="left") == "a run"
+    assert ax.get_ylim()[0] < 1.2345
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert plt.get_fignums() == []  # nothing is left open
+
+
+@pytest.mark.parametrize("records", [[], RECORDS[:1], [{"step": 0, "val_loss": 2.0}]])
+def test_loss_curve_takes_few_records(records):
+    assert len(plots.loss_curve(records).axes) == 1
+
+
+def test_loss_curve_survives_a_loss_that_is_not_finite():
+    records = [{"step": i, "loss": loss} for i, loss in enumerate([3.0, 2.0, float("nan")])]
+    low, high = plots.loss_curve([*records, {"step": 3, "loss": float("inf")}]).axes[0].get_ylim()
+    assert low < 2.0
+    assert high < 10
+
+
+def test_loss_curve_does_not_let_the_first_steps_flatten_the_rest():
+    losses = [1000.0, 10.0, *([2.0] * 20)]
+    figure = plots.loss_curve([{"step": i, "loss": loss} for i, loss in enumerate(losses)])
+    assert figure.axes[0].get_ylim()[1] < 20
+
+
+def test_heat_map_takes_tensors_and_leaves_nan_cells_white():
+    weights = torch.tensor([[1.0, float("nan")], [0.25, 0.75]])
+    ax = plots.heat_map(weights, ["a", "b"], ["long", "d"], numbers=True, bar=True)
+    assert np.isnan(ax.images[0].get_array().filled(np.nan)[0, 1])
+    assert [text.get_text() for text in ax.texts] == ["1", "0.25", "0.75"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.images[0].get_clim() == (0.0, 1.0)
+
+
+def test_heat_map_centres_the_colours_of_signed_values():
+    ax = plots.heat_map([[-2.0, 1.0]], ["a"], ["b", "c"])
+    assert ax.images[0].get_clim() == (-2.0, 2.0)
+
+
+def test_heat_map_refuses_labels_that_do_not_fit():
+    with pytest.raises(AssertionError, match=r"\(1, 2\), 1, 3"):
+        plots.heat_map([[1.0, 2.0]], ["a"], ["b", "c", "d"])
+
+
+def test_bars_write_their_values():
+    ax = plots.bars({"one": 0.5, "two": 1.0}, percent=True, strong="two")
+    assert [text.get_text() for text in ax.texts] == ["50 %", "100 %"]
+    colors = [matplotlib.colors.to_hex(patch.get_facecolor()).upper() for patch in ax.patches]
+    assert colors == [plots.PALE.upper(), plots.BLUE]
+
+
+def test_arcs_draw_one_arc_for_each_weight_that_counts():
+    ax = plots.arcs(["a", "b", "c", "d"], [0.7, 0.295, 0.005, 0.0], start=3)
+    widths = sorted(patch.get_linewidth() for patch in ax.patches)
+    assert len(widths) == 2
+    assert widths[0] < widths[1]
+    assert [text.get_text() for text in ax.texts] == ["a", "b", "c", "d"]
+
+
+def test_colours_are_told_apart_in_grey():
+    """Neighbours in the cycle differ in luminance, so a grey print still tells curves apart."""
+    rgb = [matplotlib.colors.to_rgb(color) for color in plots.COLORS[:4]]
+    luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in rgb]
+    assert all(abs(a - b) > 0.03 for a, b in itertools.pairwise(luminance))
+    assert len(set(plots.COLORS)) == len(plots.COLORS)
+
+
+def test_drawing_changes_no_global_setting_and_use_style_does():
+    before = dict(matplotlib.rcParams)
+    plots.loss_curve(RECORDS)
+    assert dict(matplotlib.rcParams) == before
+    plots.use_style()
+    assert matplotlib.rcParams["axes.spines.top"] is False
+
+
+def test_importing_plots_does_not_import_matplotlib():
+    code = "import sys, minigpt.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

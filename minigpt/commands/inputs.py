@@ -43,6 +43,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
         texts = tokenizer_texts(config.data, config.field, config.errors)
+        texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts)
         else:

@@ -177,7 +177,8 @@ def make_report(
     device = choose_device(config.training.device)
     batches = validation_batches(data, config)
     dtype = choose_dtype(device, config.training.dtype)
-    val_loss = evaluate_loss(model, batches, device, dtype)
+    bar = tqdm(batches, desc="evaluating", unit=" batches", leave=False)
+    val_loss = evaluate_loss(model, bar, device, dtype)
     report = {
         "data": config.data,
         "parameters": count_parameters(config.model),

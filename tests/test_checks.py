@@ -11,6 +11,7 @@ import pytest
 import torch
 from machinery import ROOT, course
 from mutants import mutants
+from nbclient import NotebookClient
 from torch.nn import functional as F
 
 from minigpt import checks
@@ -172,6 +173,25 @@ def test_students_get_numbers_of_their_own(monkeypatch):
         drawn.setdefault(student, set()).add(checks._generator("attention.repair").initial_seed())
     assert len(drawn["ada"]) == 1
     assert drawn["ada"] != drawn["bob"]
+
+
+@pytest.mark.slow
+def test_a_class_that_grades_sees_a_blank_notebook_fail_and_a_solved_one_pass(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MINIGPT_GRADE", "1")
+    monkeypatch.setenv("MINIGPT_REPORT", str(tmp_path / "report.jsonl"))
+    for folder, verdict in (("exercises", "blank"), ("solutions", "passed")):
+        notebook = nbformat.read(ROOT / "chapters" / folder / "08_attention.ipynb", as_version=4)
+        client = NotebookClient(notebook, timeout=60, allow_errors=True)
+        client.execute()
+        errors = [o.ename for c in notebook.cells for o in c.get("outputs", []) if "ename" in o]
+        failed = [] if verdict == "passed" else ["CheckFailed"] * len(exercises("attention"))
+        assert errors == failed
+        rows = (tmp_path / "report.jsonl").read_text(encoding="utf-8").splitlines()
+        verdicts = [json.loads(row)["verdict"] for row in rows]
+        assert verdicts == [verdict] * len(exercises("attention"))
+        (tmp_path / "report.jsonl").unlink()
 
 
 # Wrong answers, and what the message must say

@@ -43,3 +43,15 @@ class LockedError(MinigptError, RuntimeError):
     """Another process is using the run directory."""
 
     exit_code = 4
+
+
+def require(holds: bool, name: str, value: object, wanted: str) -> None:
+    """Raise a ConfigError that shows a setting's value and its flag unless the condition holds.
+
+    >>> require(False, "n_layer", -1, "a whole number >= 1")
+    Traceback (most recent call last):
+    minigpt.errors.ConfigError: n_layer = -1 is not possible — --n-layer — give a whole number >= 1
+    """
+    if not holds:
+        flag = "--" + name.replace("_", "-")
+        raise ConfigError(f"{name} = {value!r} is not possible", flag, f"give {wanted}")

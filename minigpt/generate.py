@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from minigpt.attention import KVCache
-from minigpt.errors import ConfigError, TrainingError
+from minigpt.errors import ConfigError, TrainingError, require
 from minigpt.gpt import GPT
 
 
@@ -62,9 +62,7 @@ class SampleConfig:
     def check(self, name: str, types: tuple[type, ...], holds, wanted: str) -> None:
         """Raise a ConfigError that shows the value unless its type and range are right."""
         value = getattr(self, name)
-        if type(value) not in types or not holds(value):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{name} = {value!r} is not possible", flag, f"give {wanted}")
+        require(type(value) in types and holds(value), name, value, wanted)
 
 
 def next_probabilities(logits: Tensor, config: SampleConfig) -> Tensor:

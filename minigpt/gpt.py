@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.attention import Attention, KVCache, RMSNorm, rotary_table
-from minigpt.errors import ConfigError
+from minigpt.errors import require
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,22 @@ class GPTConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is float:
-                check(type(value) in (int, float), field.name, value, "a number")
+                require(type(value) in (int, float), field.name, value, "a number")
             elif field.type is bool:
-                check(type(value) is bool, field.name, value, "True or False")
+                require(type(value) is bool, field.name, value, "True or False")
             elif value is not None or field.default is not None:
-                check(type(value) is int and 1 <= value < 2**31, field.name, value,
+                require(type(value) is int and 1 <= value < 2**31, field.name, value,
                       "a whole number from 1 to 2^31 - 1")  # fmt: skip
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
-        check(1 < self.rope_theta < 1e30, "rope_theta", self.rope_theta, "a number above 1")
-        check(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a small number above 0")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
+        require(1 < self.rope_theta < 1e30, "rope_theta", self.rope_theta, "a number above 1")
+        require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a small number above 0")
         if self.head_dim is None:
-            check(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
+            require(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
                   f"a multiple of n_head ({self.n_head}), or head_dim set")  # fmt: skip
         head_dim = self.head_dim or self.n_embd // self.n_head
-        check(head_dim % 2 == 0, "head_dim", head_dim, "even: rotary positions turn pairs")
+        require(head_dim % 2 == 0, "head_dim", head_dim, "even: rotary positions turn pairs")
         n_kv_head = self.n_kv_head or self.n_head
-        check(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head,
+        require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head,
               f"a divisor of n_head ({self.n_head})")  # fmt: skip
 
     def resolved(self) -> "GPTConfig":
@@ -80,12 +80,6 @@ class GPTConfig:
             head_dim=self.head_dim or self.n_embd // self.n_head,
             n_hidden=self.n_hidden or math.ceil(self.n_embd * 8 / 3 / 32) * 32,
         )
-
-
-def check(holds: bool, name: str, value: object, wanted: str) -> None:
-    """Raise a ConfigError that shows the value unless the condition holds."""
-    if not holds:
-        raise ConfigError(f"{name} = {value!r} is not possible", "model settings", f"give {wanted}")
 
 
 class MLP(nn.Module):

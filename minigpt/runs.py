@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from minigpt.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.device import choose_device
-from minigpt.errors import CheckpointError, ConfigError, DataError
+from minigpt.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.resume import check_unchanged
@@ -40,11 +40,9 @@ class RunConfig:
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(
-                f"validation_fraction = {self.validation_fraction} is not possible",
-                "run settings", "give a number between 0 and 1",
-            )  # fmt: skip
+        share = self.validation_fraction
+        holds = type(share) is float and 0 < share < 1
+        require(holds, "validation_fraction", share, "a number between 0 and 1")
 
 
 def tiny() -> RunConfig:

@@ -39,7 +39,14 @@ from minigpt.checkpoint import (
     save_checkpoint,
 )
 from minigpt.device import autocast, choose_device, choose_dtype
-from minigpt.errors import CheckpointError, ConfigError, DataError, MinigptError, TrainingError
+from minigpt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MinigptError,
+    TrainingError,
+    require,
+)
 from minigpt.files import atomic_write
 from minigpt.gpt import GPT
 from minigpt.muon import Muon
@@ -122,16 +129,12 @@ class TrainConfig:
         for names, holds, wanted in RULES:
             for name in names.split():
                 value = getattr(self, name)
-                if not holds(value):
-                    raise impossible(name, value, wanted)
-        if (self.warmup_steps or 0) > self.max_steps:
-            raise impossible(
-                "warmup_steps", self.warmup_steps, f"at most {self.max_steps} (max_steps)"
-            )
-        if (self.micro_batch_size or 1) > self.batch_size:
-            raise impossible(
-                "micro_batch_size", self.micro_batch_size, f"at most {self.batch_size} (batch_size)"
-            )
+                require(holds(value), name, value, wanted)
+        warmup, micro = self.warmup_steps or 0, self.micro_batch_size or 1
+        wanted = f"at most {self.max_steps} (max_steps)"
+        require(warmup <= self.max_steps, "warmup_steps", warmup, wanted)
+        wanted = f"at most {self.batch_size} (batch_size)"
+        require(micro <= self.batch_size, "micro_batch_size", micro, wanted)
 
 
 def is_number(value: object) -> bool:
@@ -142,11 +145,6 @@ def is_number(value: object) -> bool:
 def is_whole(value: object, least: int) -> bool:
     """Tell whether a value is an int of at least `least`."""
     return type(value) is int and value >= least
-
-
-def impossible(name: str, value: object, wanted: str) -> ConfigError:
-    """Return the error for a setting that cannot be."""
-    return ConfigError(f"{name} = {value!r} is not possible", "training settings", f"give {wanted}")
 
 
 RULES = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minigpt.commands.arguments import parse
-from minigpt.errors import ConfigError
+from minigpt.errors import require
 from minigpt.generate import SampleConfig, StopStrings, stream
 from minigpt.runs import Run, open_run
 from minigpt.tokenizer import TextStream
@@ -32,8 +32,7 @@ class GenerateCommand:
 def main(words: list[str]) -> int:
     """Run the command."""
     command = parse(GenerateCommand, "generate", words)
-    if command.count < 1:
-        raise ConfigError(f"count = {command.count} is not possible", "--count", "give 1 or more")
+    require(command.count >= 1, "count", command.count, "1 or more")
     run = open_run(command.checkpoint, command.device)
     for note in run.notes:
         print(note, file=sys.stderr)

@@ -289,7 +289,7 @@ def test_storage_faults_are_named(tmp_path):
     good = new_output("stream", text="fine\n")
     assert stored(tmp_path, new_code_cell("1", outputs=[good], execution_count=1)) == ""
     assert "execution count 2" in stored(tmp_path, new_code_cell("1", execution_count=2))
-    for private in ("/home/me/x.py", "/tmp/x", "<object at 0x7f33a4c0>", "C:\\\\Users\\\\me"):
+    for private in ("/home/me", "/tmp/x", "<object at 0x7f33a4c0>", "C:\\\\Users\\\\me"):
         bad = new_output("stream", text=private)
         cell = new_code_cell("1", outputs=[bad], execution_count=1)
         assert "local detail" in stored(tmp_path, cell), private

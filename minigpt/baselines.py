@@ -1,0 +1,117 @@
+"""Shortcuts: what a score must beat before it says that a model understood anything.
+
+Each answers from something cheap: the most common answer, the text itself, or the words of a prompt
+as a bag, without their order. They learn from the same training examples as the model.
+Does not know about models or tokenizers.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from minigpt.errors import DataError
+
+# A run of Chinese characters, or a word or number of any other script.
+UNIT = re.compile(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+(?:'[^\W_]+)?")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+
+
+def majority(answers: Sequence[Hashable]) -> Hashable:
+    """Return the most common answer; between equally common ones, the smallest.
+
+    >>> majority(["bad", "good", "good"])
+    'good'
+    """
+    if not answers:
+        raise DataError("no training answers", "majority baseline", "give at least one")
+    return min(Counter(answers).items(), key=lambda pair: (-pair[1], pair[0]))[0]
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first sentence's end: the usual shortcut for summaries.
+
+    >>> first_sentence("Tom lost it. He wept."), first_sentence("丢了。他哭了。")
+    ('Tom lost it.', '丢了。')
+    """
+    return SENTENCE_END.split(text.strip(), maxsplit=1)[0]
+
+
+def sources(prompts: Sequence[str]) -> list[str]:
+    """Return each prompt without what all begin and end with, that is without the instruction.
+
+    >>> sources(["Translate: I see.\\nChinese:", "Translate: Look!\\nChinese:"])
+    ['I see.', 'Look!']
+    """
+    start = common_words(prompts)
+    rests = [prompt[start:] for prompt in prompts]
+    end = common_words([rest[::-1] for rest in rests])
+    return [rest[: len(rest) - end].strip() for rest in rests]
+
+
+def common_words(texts: Sequence[str]) -> int:
+    """Return how many characters all texts begin with, cut back to the end of a word."""
+    if len(set(texts)) < 2:
+        return 0
+    shared = os.path.commonprefix(list(texts))
+    while shared and all(text[len(shared) - 1 : len(shared) + 1].isalnum() for text in texts):
+        shared = shared[:-1]
+    return len(shared)
+
+
+def bag_of_words(text: str) -> Counter[str]:
+    """Count a text's words in lower case; of Chinese its characters, and its pairs of neighbours.
+
+    >>> sorted(bag_of_words("The 红球 the").items())
+    [('the', 2), ('球', 1), ('红', 1), ('红球', 1)]
+    """
+    bag: Counter[str] = Counter()
+    for unit in UNIT.findall(text.lower()):
+        if "\u3400" <= unit[0] <= "\u9fff":
+            bag.update(unit)
+            bag.update(unit[i : i + 2] for i in range(len(unit) - 1))
+        else:
+            bag[unit] += 1
+    return bag
+
+
+class NaiveBayes:
+    """Guess a text's label from its words alone: multinomial naive Bayes.
+
+    p(label | words) is taken as proportional to p(label) times the product of p(word | label),
+    both counted in training, each word with `alpha` added; unknown words say nothing.
+    Source: Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", ch. 13.2.
+
+    >>> model = NaiveBayes(["a fine day", "a sad day", "sad"], ["good", "bad", "bad"])
+    >>> model.predict(["what a fine day", "sad rain"])
+    ['good', 'bad']
+    """
+
+    def __init__(self, texts: Sequence[str], labels: Sequence[str], alpha: float = 1.0):
+        if len(texts) != len(labels) or not texts:
+            raise DataError(f"{len(texts)} texts for {len(labels)} labels", "bag of words",
+                            "give one label for each text, and at least one")  # fmt: skip
+        bags = [bag_of_words(text) for text in texts]
+        self.labels = sorted(set(labels))
+        self.places = {word: i for i, word in enumerate(sorted(set().union(*bags)))}
+        rows = {label: i for i, label in enumerate(self.labels)}
+        counts = np.zeros((len(self.labels), len(self.places)))
+        for bag, label in zip(bags, labels, strict=True):
+            for word, count in bag.items():
+                counts[rows[label], self.places[word]] += count
+        shares = Counter(labels)
+        self.log_prior = np.log([shares[label] / len(labels) for label in self.labels])  # (K,)
+        smoothed = counts + alpha
+        self.log_p = np.log(smoothed / smoothed.sum(axis=1, keepdims=True))  # (K, words)
+
+    def scores(self, text: str) -> np.ndarray:
+        """Return log p(label) + log p(words | label) for each label, (K,)."""
+        known = {self.places[w]: n for w, n in bag_of_words(text).items() if w in self.places}
+        counts = np.array(list(known.values()), dtype=float)
+        return self.log_prior + self.log_p[:, list(known)] @ counts
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the likeliest label of each text."""
+        return [self.labels[int(self.scores(text).argmax())] for text in texts]

@@ -5,7 +5,11 @@ order: lexicon (words), world (what may happen), forms (how it is told), tell (s
 enumerate), tasks (questions and labels), stories (the public face), verify (is it a story?).
 """
 
+from minigpt.storyworld.lessons import Lesson, dialogue, lessons, obeys
 from minigpt.storyworld.stories import Story, documents, log_prob, story
 from minigpt.storyworld.verify import Verdict, verify
 
-__all__ = ["Story", "Verdict", "documents", "log_prob", "story", "verify"]
+__all__ = [
+    "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons", "log_prob", "obeys", "story",
+    "verify",
+]  # fmt: skip

@@ -3,11 +3,11 @@
 import lzma
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from minigpt.storyworld import tasks
+from minigpt.storyworld import lexicon, tasks
 from minigpt.storyworld.stories import Story
 
 WORD = re.compile(r"[A-Za-z]+(?:'s)?|[^\sA-Za-z]")
@@ -98,25 +98,36 @@ def blind_answers(pairs: list[tuple[tasks.Question, Story]]) -> Shortcut:
     return Shortcut(n, *(right[name] / n for name in ("majority", "last", "first")))
 
 
-def mentions(question: tasks.Question, story: Story) -> dict[tasks.Pair, tuple[int, int]]:
-    """Return where each answer on offer is first and last mentioned in the English text.
+def mentions(
+    question: tasks.Question, story: Story, side: int = 0
+) -> dict[tasks.Pair, tuple[int, int]]:
+    """Return where each answer on offer is first and last mentioned: English 0, Chinese 1.
 
     A reason is offered for several causes and things; the blind choice takes the first cause that
     fits the mood (they stand in the order of their frequency) and looks only for the things.
     """
     words = dict(pair for step in story.derivation for pair in step.words)
-    found = {}
+    text, found = (story.english, story.chinese)[side], {}
+    likeliest = next(iter(question.offers)).rsplit(" ", 1)[0]
     for role, answer in question.offers.items():
-        key = re.sub(r"^(?:in|on|at|by) |^.*'s ", "", answer[0])
         if question.kind == "why":
-            cause, thing = role.rsplit(" ", 1)
-            if cause != next(iter(question.offers)).rsplit(" ", 1)[0]:
+            cause, role = role.rsplit(" ", 1)
+            if cause != likeliest:
                 continue
-            key = words[thing]
-        places = [match.start() for match in re.finditer(rf"\b{key}\b", story.english)]
+        key = spelled_out(role, words, answer)[side]
+        pattern = key if side else rf"\b{key}\b"
+        places = [match.start() for match in re.finditer(pattern, text)]
         if places:
             found[answer] = places[0], places[-1]
     return found
+
+
+def spelled_out(role: str, words: Mapping[str, str], answer: tasks.Pair) -> tasks.Pair:
+    """Return the bare word that fills a role ("park", not "in the park"), or else the answer."""
+    if role not in words:
+        return answer
+    entry = lexicon.BY_NAME[role][words[role]]
+    return entry.en, entry.zh
 
 
 def compressed_share(text: str) -> float:

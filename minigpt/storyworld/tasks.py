@@ -238,9 +238,7 @@ def who_questions(facts: Facts) -> Iterator[Question]:
 def feeling_questions(facts: Facts) -> Iterator[Question]:
     for child in CHILDREN:
         felt, cause = feeling(child, facts.end)
-        yield Question(
-            "feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[felt], MOODS, 0
-        )
+        yield Question("feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[felt], MOODS, 0)
         en, zh = facts.say(QUESTIONS["why"], who=child)
         text = en.replace("MOOD", MOODS[felt][0]), zh.replace("MOOD", MOODS[felt][1])
         offers = {
@@ -289,9 +287,26 @@ def past_questions(facts: Facts) -> Iterator[Question]:
 
 def title(steps: list[Step]) -> Pair:
     """Return the title: it names the child whose thing was in trouble, and the thing."""
-    texts = ("{Owner} and {what.coloured}", "{owner}和{what.coloured}")
-    en, zh = Facts(steps).about_the_loss(texts)
-    return " ".join(w if w in ("and", "the") else w[0].upper() + w[1:] for w in en.split()), zh
+    return titles(steps)[steps[-1].event.after.lost]
+
+
+def titles(steps: list[Step]) -> dict[str, Pair]:
+    """Return the title that the story would have if the toy, or the other thing, was in trouble."""
+    facts, texts = Facts(steps), ("{owner} and {what.coloured}", "{owner}和{what.coloured}")
+    pairs = {thing: facts.say(texts, what=thing) for thing in THINGS}
+    return {thing: (capitals(en), zh) for thing, (en, zh) in pairs.items()}
+
+
+def capitals(text: str) -> str:
+    """Return a text spelled like a title: "Mia and the Green Kite"."""
+    return " ".join(
+        word if word in ("and", "the") else word[0].upper() + word[1:] for word in text.split()
+    )
+
+
+def trouble_at(steps: list[Step]) -> int:
+    """Return the index of the sentence in which something goes wrong."""
+    return next(i for i, step in enumerate(steps) if step.event.after.trouble)
 
 
 def summary(steps: list[Step]) -> Pair:

@@ -86,6 +86,7 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (n_layer, B, G, S, D)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.last = torch.zeros_like(self.positions)  # the newest token of each row, 0 at first
         self.length = 0  # no row is longer than this
 
     @property
@@ -121,6 +122,7 @@ class KVCache:
     def clear(self) -> None:
         """Forget all tokens; the memory is kept."""
         self.positions.zero_()
+        self.last.zero_()
         self.length = 0
 
 
@@ -133,7 +135,7 @@ class Attention(nn.Module):
 
     def __init__(
         self, n_embd: int, n_head: int, n_kv_head: int | None = None, head_dim: int | None = None,
-        qk_norm: bool = False, dropout: float = 0.0, norm_eps: float = 1e-6,
+        qk_norm: bool = False, dropout: float = 0.0, norm_eps: float = 1e-6, biases: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.n_head = n_head
@@ -141,10 +143,10 @@ class Attention(nn.Module):
         self.head_dim = head_dim or n_embd // n_head
         self.dropout = dropout
         assert n_head % self.n_kv_head == 0, (n_head, self.n_kv_head)
-        self.query = nn.Linear(n_embd, n_head * self.head_dim, bias=False)
-        self.key = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.value = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.output = nn.Linear(n_head * self.head_dim, n_embd, bias=False)
+        self.query = nn.Linear(n_embd, n_head * self.head_dim, bias=biases)
+        self.key = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=biases)
+        self.value = nn.Linear(n_embd, self.n_kv_head * self.head_dim, bias=biases)
+        self.output = nn.Linear(n_head * self.head_dim, n_embd, bias=biases)
         self.query_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
 

@@ -182,7 +182,7 @@ class Rows:
         if keep:
             fill(self.model, fresh, [self.windows[row] for row in rows])
         self.cache.keys[:, rows], self.cache.values[:, rows] = fresh.keys, fresh.values
-        self.cache.positions[rows] = keep
+        self.cache.positions[rows], self.cache.last[rows] = keep, fresh.last
         self.cache.advance(0)  # some other row may now be the longest
 
     def select(self, rows: list[int]) -> None:
@@ -191,7 +191,7 @@ class Rows:
             return
         self.windows = [list(self.windows[row]) for row in rows]
         self.cache.keys, self.cache.values = self.cache.keys[:, rows], self.cache.values[:, rows]
-        self.cache.positions = self.cache.positions[rows]
+        self.cache.positions, self.cache.last = self.cache.positions[rows], self.cache.last[rows]
         self.cache.advance(0)
 
 

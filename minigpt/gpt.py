@@ -1,17 +1,20 @@
 """GPT: a stack of attention and MLP blocks that predicts the next token at every position.
 
 The default architecture is exactly Qwen3's: RMSNorm before each part, normalised queries and keys,
-rotary positions, SwiGLU, grouped queries, no biases. Knows nothing of text, files or training.
+rotary positions, SwiGLU, grouped queries, no biases. `FORMS` names the settings that make it
+Llama's or GPT-2's. Knows nothing of text, files or training.
 
-Shapes: B batch, T time, C n_embd, V vocab_size.
+Shapes: B batch, T time, C n_embd, V vocab_size, D head_dim.
 
-Sources: Radford et al. 2019 (GPT-2); Yang et al. 2025, "Qwen3 Technical Report", section 2;
-Shazeer 2020, "GLU Variants Improve Transformer".
+Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama); Yang et al. 2025, "Qwen3
+Technical Report", section 2; Shazeer 2020, "GLU Variants Improve Transformer"; So et al. 2021,
+"Primer" (squared ReLU).
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +43,7 @@ class GPTConfig:
     head_dim: int | None = None
     """Width of one head (None: n_embd / n_head)."""
     n_hidden: int | None = None
-    """Width inside the MLP (None: 8/3 of n_embd, rounded up to a multiple of 32)."""
+    """Width inside the MLP (None: 4 n_embd; swiglu: 8/3 n_embd, up to a multiple of 32)."""
     dropout: float = 0.0
     """Share of activations dropped in training; 0 is best when no text is seen twice."""
     rope_theta: float = 10_000.0
@@ -49,6 +52,20 @@ class GPTConfig:
     """Added to the mean square before its root is taken."""
     tie_embeddings: bool = True
     """Use one matrix for reading tokens in and for predicting them."""
+    norm: Literal["rms", "layer"] = "rms"
+    """What evens out the size of vectors: RMSNorm or LayerNorm."""
+    mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
+    """Gated units, or a plain hidden layer of GELU or squared ReLU units."""
+    positions: Literal["rotary", "learned", "none"] = "rotary"
+    """Turn queries and keys, add a learned vector, or let the causal mask alone tell the order."""
+    qk_norm: bool = True
+    """Normalise queries and keys in each head: attention cannot grow too sharp in training."""
+    biases: bool = False
+    """Add a learned constant after each matrix of the blocks and in each LayerNorm."""
+    bigram_size: int | None = None
+    """Rows of a table for pairs of tokens (None: no table); fewer than V * V rows are shared."""
+    init: Literal["identity", "gpt2"] = "identity"
+    """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -57,6 +74,10 @@ class GPTConfig:
                 require(type(value) in (int, float), field.name, value, "a number")
             elif field.type is bool:
                 require(type(value) is bool, field.name, value, "True or False")
+            elif get_origin(field.type) is Literal:
+                choices = get_args(field.type)
+                holds = type(value) is str and value in choices
+                require(holds, field.name, value, f"one of {', '.join(choices)}")
             elif value is not None or field.default is not None:
                 require(type(value) is int and 1 <= value < 2**31, field.name, value,
                       "a whole number from 1 to 2^31 - 1")  # fmt: skip
@@ -67,33 +88,135 @@ class GPTConfig:
             require(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
                   f"a multiple of n_head ({self.n_head}), or head_dim set")  # fmt: skip
         head_dim = self.head_dim or self.n_embd // self.n_head
-        require(head_dim % 2 == 0, "head_dim", head_dim, "even: rotary positions turn pairs")
+        is_even = head_dim % 2 == 0 or self.positions != "rotary"
+        require(is_even, "head_dim", head_dim, "an even number: rotary positions turn pairs")
         n_kv_head = self.n_kv_head or self.n_head
         require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head,
               f"a divisor of n_head ({self.n_head})")  # fmt: skip
 
     def resolved(self) -> "GPTConfig":
         """Return the same config with every None replaced by the number that it stands for."""
+        gated = self.mlp == "swiglu"
+        default_hidden = math.ceil(self.n_embd * 8 / 3 / 32) * 32 if gated else 4 * self.n_embd
         return dataclasses.replace(
             self,
             n_kv_head=self.n_kv_head or self.n_head,
             head_dim=self.head_dim or self.n_embd // self.n_head,
-            n_hidden=self.n_hidden or math.ceil(self.n_embd * 8 / 3 / 32) * 32,
+            n_hidden=self.n_hidden or default_hidden,
+            bigram_size=self.bigram_size and min(self.bigram_size, self.vocab_size**2),
         )
 
 
-class MLP(nn.Module):
-    """Transform each position by itself: SwiGLU, a hidden layer whose units have learned gates."""
+# What makes the default architecture that of a known family; sizes are chosen beside it.
+FORMS = {
+    "qwen3": {},
+    "llama": {"qk_norm": False},
+    "gpt2": {
+        "norm": "layer", "mlp": "gelu", "positions": "learned", "qk_norm": False, "biases": True,
+        "norm_eps": 1e-5, "init": "gpt2",
+    },
+}  # fmt: skip
 
-    def __init__(self, n_embd: int, n_hidden: int):
+
+class SwiGLU(nn.Module):
+    """Transform each position by itself: a hidden layer whose units have learned gates."""
+
+    def __init__(self, config: GPTConfig):
         super().__init__()
-        self.gate = nn.Linear(n_embd, n_hidden, bias=False)
-        self.up = nn.Linear(n_embd, n_hidden, bias=False)
-        self.down = nn.Linear(n_hidden, n_embd, bias=False)
+        self.gate = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
+        self.up = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
+        self.down = nn.Linear(config.n_hidden, config.n_embd, bias=config.biases)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """Transform each position by itself: one hidden layer of units without gates."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
+        self.down = nn.Linear(config.n_hidden, config.n_embd, bias=config.biases)
+        self.activation = {"gelu": gelu, "relu2": squared_relu}[config.mlp]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        return self.down(self.activation(self.up(x)))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Pass each number on by the share of a normal distribution below it, as GPT-2 computes it."""
+    return F.gelu(x, approximate="tanh")
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Cut negative numbers off, and square the rest. Source: So et al. 2021, section 4.1."""
+    return F.relu(x).square()
+
+
+class Rotary(nn.Module):
+    """Tell positions by turning queries and keys, in every layer."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        cos, sin = rotary_table(config.block_size, config.head_dim, config.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
+        return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
+
+
+class Learned(nn.Module):
+    """Tell positions by adding to each token a vector that its position has learned."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.block_size, config.n_embd))
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+        """Add the vectors of these positions, a slice of length T or a tensor (B, T), to x."""
+        return x + self.weight[positions], None
+
+
+class NoPositions(nn.Module):
+    """Tell no positions: a token knows only what comes before it, not how far away."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+        """Return x as it is."""
+        return x, None
+
+
+class Bigrams(nn.Module):
+    """Look up a vector for each pair of neighbouring tokens: what an n-gram model knows, at once.
+
+    A table of V * V rows has one for each pair; in a smaller one, pairs share rows by chance.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.size, V = config.bigram_size, config.vocab_size
+        self.weight = nn.Parameter(torch.empty(self.size, config.n_embd))
+        self.stride = V if self.size == V * V else 1_000_003  # a prime scatters the pairs
+
+    def forward(self, idx: Tensor, before: Tensor) -> Tensor:
+        """Return (B, T, C) for tokens idx (B, T); `before` (B,) stand before the first of them."""
+        previous = torch.cat((before[:, None], idx[:, :-1]), dim=1)  # (B, T)
+        return F.embedding((previous * self.stride + idx) % self.size, self.weight)
+
+
+NORMS = {
+    "rms": lambda config: RMSNorm(config.n_embd, config.norm_eps),
+    "layer": lambda config: nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.biases),
+}
+MLPS = {"swiglu": SwiGLU, "gelu": MLP, "relu2": MLP}
+POSITIONS = {"rotary": Rotary, "learned": Learned, "none": NoPositions}
 
 
 class Block(nn.Module):
@@ -102,17 +225,18 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.attention_norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.attention_norm = NORMS[config.norm](config)
         self.attention = Attention(
-            config.n_embd, config.n_head, config.n_kv_head, config.head_dim, qk_norm=True,
-            dropout=config.dropout, norm_eps=config.norm_eps,
+            config.n_embd, config.n_head, config.n_kv_head, config.head_dim,
+            qk_norm=config.qk_norm, dropout=config.dropout, norm_eps=config.norm_eps,
+            biases=config.biases,
         )  # fmt: skip
-        self.mlp_norm = RMSNorm(config.n_embd, config.norm_eps)
-        self.mlp = MLP(config.n_embd, config.n_hidden)
+        self.mlp_norm = NORMS[config.norm](config)
+        self.mlp = MLPS[config.mlp](config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: KVCache | None = None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None = None
     ) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, self.layer))
@@ -133,29 +257,41 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.bigrams = Bigrams(config) if config.bigram_size else None
+        self.positions = POSITIONS[config.positions](config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        self.norm = NORMS[config.norm](config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        cos, sin = rotary_table(config.block_size, config.head_dim, config.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
-        self.register_buffer("sin", sin, persistent=False)
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Set random weights so that every block starts as "add nothing" and the loss near ln V."""
+        """Draw the first weights by `config.init`; with either choice the loss begins near ln V.
+
+        identity: every block starts as "add nothing". gpt2: what writes to the residual stream is
+        the smaller, the more layers write, so that the stream's size does not depend on their
+        number. Source: Radford et al. 2019, section 2.3.
+        """
+        c, identity = self.config, self.config.init == "identity"
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.weight.normal_(std=module.in_features**-0.5)
+                module.weight.normal_(std=module.in_features**-0.5 if identity else 0.02)
+                if module.bias is not None:
+                    module.bias.zero_()
         for block in self.blocks:
-            block.attention.output.weight.zero_()
-            block.mlp.down.weight.zero_()
-        self.head.weight.normal_(std=0.5 / self.config.n_embd)
-        if not self.config.tie_embeddings:
-            self.embedding.weight.normal_()
+            for writer in (block.attention.output, block.mlp.down):
+                writer.weight.mul_(0.0 if identity else (2 * c.n_layer) ** -0.5)
+        head_std = 0.5 / c.n_embd if identity else 0.02
+        table_std = 1.0 if identity and not c.tie_embeddings else head_std
+        self.embedding.weight.normal_(std=table_std)
+        self.head.weight.normal_(std=head_std)
+        if self.bigrams is not None:
+            self.bigrams.weight.zero_()
+        if c.positions == "learned":
+            self.positions.weight.normal_(std=table_std)
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
@@ -168,20 +304,22 @@ class GPT(nn.Module):
         lengths: how many tokens of each row (B,) are real, the rest being padding on the right;
         then only the logits after each row's last real token are computed, (B, 1, V).
         """
-        T = idx.size(1)
+        B, T = idx.shape
         assert T <= self.config.block_size, (T, self.config.block_size)
-        if cache is None:
-            rotary = self.cos[:T], self.sin[:T]  # (T, D)
-        else:
-            positions = cache.next_positions(T)  # (B, T)
-            rotary = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D)
-        x = self.dropout(self.embedding(idx))  # (B, T, C)
+        positions = slice(0, T) if cache is None else cache.next_positions(T)
+        x = self.embedding(idx)  # (B, T, C)
+        if self.bigrams is not None:
+            x = x + self.bigrams(idx, idx.new_zeros(B) if cache is None else cache.last)
+        x, rotary = self.positions(x, positions)
+        x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, rotary, cache)
+            x = block(x, rotary, cache)  # (B, T, C)
+        rows, end = torch.arange(B, device=x.device), -1 if lengths is None else lengths - 1
         if cache is not None:
             cache.advance(T if lengths is None else lengths)
+            cache.last = idx[rows, end]  # (B)
         if lengths is not None:
-            x = x[torch.arange(len(x), device=x.device), lengths - 1][:, None]  # (B, 1, C)
+            x = x[rows, end][:, None]  # (B, 1, C)
         logits = self.head(self.norm(x))  # (B, T, V)
         if targets is None:
             return logits, None
@@ -200,20 +338,32 @@ class GPT(nn.Module):
 def count_parameters(config: GPTConfig) -> int:
     """Return the number of parameters by formula, without making the model."""
     c = config.resolved()
-    attention = c.n_embd * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head) + 2 * c.head_dim
-    block = attention + 3 * c.n_embd * c.n_hidden + 2 * c.n_embd
-    embeddings = c.vocab_size * c.n_embd * (1 if c.tie_embeddings else 2)
-    return embeddings + c.n_layer * block + c.n_embd
+    queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    block = matrix_parameters(c) + 2 * norm_parameters(c) + 2 * c.head_dim * c.qk_norm
+    if c.biases:  # of query, key and value; attention's output, the MLP's output; hidden layers
+        block += queries + 2 * keys + 2 * c.n_embd + c.n_hidden * (2 if c.mlp == "swiglu" else 1)
+    rows = c.vocab_size * (1 if c.tie_embeddings else 2) + (c.bigram_size or 0)
+    rows += c.block_size * (c.positions == "learned")
+    return rows * c.n_embd + c.n_layer * block + norm_parameters(c)
+
+
+def matrix_parameters(c: GPTConfig) -> int:
+    """Return the number of weights in the matrices of one block; `c` is resolved."""
+    attention = c.n_embd * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head)
+    return attention + (3 if c.mlp == "swiglu" else 2) * c.n_embd * c.n_hidden
+
+
+def norm_parameters(c: GPTConfig) -> int:
+    """Return the number of parameters of one norm of the residual stream."""
+    return c.n_embd * (2 if c.norm == "layer" and c.biases else 1)
 
 
 def flops_per_token(config: GPTConfig, T: int | None = None) -> int:
     """Return the multiply-and-add operations (2 each) of one token's forward pass at length T.
 
-    A training step costs three times as much. Every weight but the input embedding takes 2; scores
-    and mixing take 4 * D a head for each of T keys (masked ones are computed as well).
+    A training step costs three times as much. Every matrix weight takes 2; scores and mixing take
+    4 * D a head for each of T keys (masked ones are computed as well). Tables are only read.
     """
     c = config.resolved()
-    T = T or c.block_size
-    matrices = c.n_embd * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head) + 3 * c.n_embd * c.n_hidden
-    attention = 2 * 2 * T * c.n_head * c.head_dim
-    return c.n_layer * (2 * matrices + attention) + 2 * c.n_embd * c.vocab_size
+    attention = 2 * 2 * (T or c.block_size) * c.n_head * c.head_dim
+    return c.n_layer * (2 * matrix_parameters(c) + attention) + 2 * c.n_embd * c.vocab_size

@@ -48,7 +48,7 @@ from minigpt.errors import (
     require,
 )
 from minigpt.files import atomic_write
-from minigpt.gpt import GPT
+from minigpt.gpt import GPT, GPTConfig
 from minigpt.muon import Muon
 from minigpt.resume import (
     Metrics,
@@ -411,7 +411,9 @@ class Trainer:
             return
         state, where = checkpoint.state, str(checkpoint.path)
         now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
-        check_unchanged(state["config"] | state["facts"], now, FREE, where)
+        before = state["config"] | state["facts"]  # where settings that came later are missing
+        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
+        check_unchanged(before, now, FREE, where)
         warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
         restore_tensors(checkpoint, self.model, self.optimizers)
         self.scaler.load_state_dict(state["scaler"])

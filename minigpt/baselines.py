@@ -5,7 +5,6 @@ as a bag, without their order. They learn from the same training examples as the
 Does not know about models or tokenizers.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -55,10 +54,21 @@ def common_words(texts: Sequence[str]) -> int:
     """Return how many characters all texts begin with, cut back to the end of a word."""
     if len(set(texts)) < 2:
         return 0
-    shared = os.path.commonprefix(list(texts))
-    while shared and all(text[len(shared) - 1 : len(shared) + 1].isalnum() for text in texts):
-        shared = shared[:-1]
-    return len(shared)
+    first, last = min(texts), max(texts)  # all that lies between them begins as both do
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    while n and all(is_inside_word(text, n) for text in texts):
+        n -= 1
+    return n
+
+
+def is_inside_word(text: str, place: int) -> bool:
+    """Tell whether a cut before `place` would part two letters or digits of a script with spaces.
+
+    >>> is_inside_word("red ball", 2), is_inside_word("red ball", 3), is_inside_word("红球", 1)
+    (True, False, False)
+    """
+    around = text[place - 1 : place + 1]
+    return len(around) == 2 and around.isalnum() and around.lower() < "\u3400"
 
 
 def bag_of_words(text: str) -> Counter[str]:

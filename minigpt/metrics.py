@@ -137,6 +137,16 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 # --- cutting texts into units ---
 
 
+def language_of(text: str) -> Language:
+    """Return "zh" where a text has more Chinese characters than words of Latin letters, else "en".
+
+    >>> language_of("红球 is red"), language_of("NBA球星")
+    ('en', 'zh')
+    """
+    chinese = len(re.findall(r"[\u3400-\u9fff]", text))
+    return "zh" if chinese > len(re.findall(r"[A-Za-z]+", text)) else "en"
+
+
 def characters(text: str) -> list[str]:
     """Return the characters of a text but for the spaces: "我 好。" -> ["我", "好", "。"]."""
     return [character for character in text if not character.isspace()]

@@ -49,6 +49,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "rl": (21,),
     "quantize": (23,),
     "runs": (),
+    "grading": (22,),
     "evaluate": (22,),
     "exam": (22,),
     "report": (22,),

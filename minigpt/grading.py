@@ -1,0 +1,238 @@
+"""Grade answers: the score of a task with its interval, beside the best of its shortcuts.
+
+Scores and shortcuts (`baselines.py`) are computed on the same items; the 95 % interval is where the
+score would fall with other items of the same kind. Does not know where answers come from.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from minigpt import metrics
+from minigpt.baselines import NaiveBayes, first_sentence, majority, sources
+from minigpt.chat import Message
+from minigpt.errors import ConfigError, DataError
+from minigpt.metrics import Language
+from minigpt.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to be asked, and its right answer."""
+
+    task: str
+    messages: tuple[Message, ...]
+    """The conversation up to the question; the last message is the user's."""
+    answer: str
+    language: Language = "en"
+    """Of the answer."""
+    group: str = ""
+    """Items of one group share their majority and their bag of words."""
+    shortcuts: Mapping[str, str] = field(default_factory=dict)
+    """What simple shortcuts would answer, by name."""
+    source: str = ""
+    """The text that the question is about, if it is known."""
+    accepts: Callable[[str], bool] | None = None
+    """Tells whether a text is right, where many are."""
+
+    @property
+    def prompt(self) -> str:
+        """The last message: what is asked."""
+        return self.messages[-1]["content"]
+
+
+# --- grading ---
+
+
+def same_text(prediction: str, item: Item) -> float:
+    """Return 1.0 for the right answer, character for character."""
+    return float(prediction.strip() == item.answer.strip())
+
+
+GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from 0 to 1
+    "exact": same_text,  # a text
+    "accuracy": same_text,  # a label
+    "exact_match": lambda text, item: metrics.exact_match(text, item.answer, item.language),
+    "token_f1": lambda text, item: metrics.token_f1(text, item.answer, item.language),
+    "rouge_l": lambda text, item: metrics.rouge_l(text, item.answer, item.language),
+    "accepted": lambda text, item: float(item.accepts(text)),
+}
+METRICS = (*GRADES, "bleu", "f1")
+
+
+def scorer(
+    metric: str, predictions: Sequence[str], items: Sequence[Item]
+) -> Callable[[np.ndarray], float]:
+    """Return the function from the places of some items to the score of the answers to these.
+
+    "bleu" is that of all texts together, "f1" the mean over the labels; the others are means.
+    """
+    metrics.check_pairs(predictions, items)
+    pairs = list(zip(predictions, items, strict=True))
+    if metric == "bleu":
+        counts = [metrics.bleu_counts([text], [item.answer], item.language) for text, item in pairs]
+        counts = np.concatenate(counts)
+        return lambda places: metrics.bleu_from_counts(counts[places].sum(axis=0))
+    if metric == "f1":
+        return f1_scorer([text.strip() for text in predictions], [item.answer for item in items])
+    if metric not in GRADES:
+        raise ConfigError(f"metric {metric!r} is unknown", "evaluate",
+                          f"choose from {', '.join(METRICS)}")  # fmt: skip
+    values = np.array([GRADES[metric](text, item) for text, item in pairs])
+    return lambda places: float(values[places].mean())
+
+
+def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..., float]:
+    """Return a scorer of the mean F1 over the labels that occur; a wrong spelling is no label."""
+    labels = sorted(set(targets))
+    numbers = {label: k for k, label in enumerate(labels)}
+    K = len(labels)
+    codes = np.array([
+        numbers[target] * (K + 1) + numbers.get(text, K)
+        for text, target in zip(predictions, targets, strict=True)
+    ])  # fmt: skip
+
+    def score(places: np.ndarray) -> float:
+        matrix = np.bincount(codes[places], minlength=K * (K + 1)).reshape(K, K + 1)
+        called = matrix[:, :K].sum(axis=0) + matrix.sum(axis=1)
+        return metrics.averaged(2 * matrix.diagonal(), called, "macro")
+
+    return score
+
+
+class TaskScore(NamedTuple):
+    """A task's score and 95 % interval, beside the best of its shortcuts; all from 0 to 1."""
+
+    name: str
+    metric: str
+    score: float
+    low: float
+    high: float
+    n: int
+    baseline: float = 0.0
+    baseline_name: str = "none"
+    shortcuts: Mapping[str, float] = {}
+
+    def as_dict(self) -> dict:
+        """Return all but the name, ready for report.json."""
+        fields = self._asdict()
+        del fields["name"]
+        return fields
+
+
+def score_task(
+    name: str, metric: str, predictions: Sequence[str], items: Sequence[Item],
+    train_items: Sequence[Item] = (),
+) -> TaskScore:  # fmt: skip
+    """Grade the answers to a task's items, and every shortcut's answers to the same items.
+
+    The shortcuts learn from `train_items`. The interval is that of other items of the same kind.
+    """
+    score = scorer(metric, predictions, items)
+    every = np.arange(len(items))
+    low, high = metrics.bootstrap_interval(score, len(items))
+    blind = {
+        shortcut: scorer(metric, texts, items)(every)
+        for shortcut, texts in shortcut_answers(items, train_items).items()
+    }
+    best = max(blind, key=blind.get, default=None)
+    return TaskScore(
+        name, metric, score(every), low, high, len(items), blind.get(best, 0.0), best or "none",
+        blind,
+    )  # fmt: skip
+
+
+def shortcut_answers(
+    items: Sequence[Item], train_items: Sequence[Item] = ()
+) -> dict[str, list[str]]:
+    """Return the answers of every shortcut to the items, by its name.
+
+    Those that the items know; and from training items of the same group the most common answer
+    ("majority") and what the prompt's words suggest ("bag_of_words", where answers recur).
+    """
+    names = sorted({name for item in items for name in item.shortcuts})
+    found = {name: [item.shortcuts.get(name, "") for item in items] for name in names}
+    groups = defaultdict(list)
+    for item in train_items:
+        groups[group_of(item)].append(item)
+    places = defaultdict(list)
+    for place, item in enumerate(items):
+        places[group_of(item)].append(place)
+    for group, there in places.items():
+        taught = groups.get(group, [])
+        for name, texts in learned_answers([items[place] for place in there], taught).items():
+            row = found.setdefault(name, [""] * len(items))
+            for place, text in zip(there, texts, strict=True):
+                row[place] = text
+    return found
+
+
+def group_of(item: Item) -> tuple[str, str, str]:
+    return item.task, item.language, item.group
+
+
+def learned_answers(items: Sequence[Item], taught: Sequence[Item]) -> dict[str, list[str]]:
+    """Return what training examples suggest as answers to items of the same group."""
+    if not taught:
+        return {}
+    if taught[0].accepts is not None:
+        return {"majority": [most_accepted(taught)] * len(items)}
+    labels = [item.answer for item in taught]
+    found = {"majority": [majority(labels)] * len(items)}
+    if 1 < len(set(labels)) <= len(labels) / 2:  # answers that hardly recur are no labels
+        bayes = NaiveBayes([item.prompt for item in taught], labels)
+        found["bag_of_words"] = bayes.predict([item.prompt for item in items])
+    return found
+
+
+def most_accepted(taught: Sequence[Item], candidates: int = 8, tried_on: int = 24) -> str:
+    """Return the one of some training answers that is right for most other training items."""
+    others = taught[-tried_on:]
+    texts = [item.answer for item in taught[:candidates]]
+    return max(texts, key=lambda text: sum(item.accepts(text) for item in others))
+
+
+# --- examples of any kind ---
+
+
+def example_items(conversations: Sequence[Sequence[Message]], task: str = "examples") -> list[Item]:
+    """Return an item for each conversation: its last message is the right answer.
+
+    The shortcuts "copy" and "first_sentence" know the prompt without what all prompts share.
+    """
+    prompts = [messages[-2]["content"] for messages in conversations]
+    made = []
+    for messages, source in zip(conversations, sources(prompts), strict=True):
+        answer = messages[-1]["content"]
+        blind = {"copy": source, "first_sentence": first_sentence(source)}
+        made.append(
+            Item(task, tuple(messages[:-1]), answer, metrics.language_of(answer),
+                 shortcuts=blind, source=source)
+        )  # fmt: skip
+    return made
+
+
+# --- contamination ---
+
+
+def text_hash(text: str) -> bytes:
+    """Return 16 bytes that stand for a text."""
+    return hashlib.blake2b(text.strip().encode("utf-8"), digest_size=16).digest()
+
+
+def document_hashes(tokens: np.ndarray, tokenizer: Tokenizer) -> set[bytes]:
+    """Return the hashes of all documents of a token file (N,): what a model may have seen."""
+    ends = np.flatnonzero(np.asarray(tokens) == tokenizer.eot_id)
+    return {text_hash(tokenizer.decode(part[part != tokenizer.eot_id].tolist()))
+            for part in np.split(np.asarray(tokens), ends)}  # fmt: skip
+
+
+def contamination(items: Sequence[Item], seen: Collection[bytes]) -> float:
+    """Return the share of items whose source (or else prompt) was seen in training, by hash."""
+    if not items:
+        raise DataError("no items", "contamination", "give at least one")
+    return sum(text_hash(item.source or item.prompt) in seen for item in items) / len(items)

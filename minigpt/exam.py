@@ -1,0 +1,246 @@
+"""Examine a model of the story world: tasks with one right answer, and stories that it tells.
+
+Tasks are drawn from stories that training never showed, one lesson of a story for each task, so
+that items are independent. Stories told by the model are read by the world's own parser: it says
+whether a story is consistent, how probable the world finds it, and what is wrong where it is not.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
+from itertools import count
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+
+from minigpt import metrics
+from minigpt.chat import SPECIAL
+from minigpt.evaluate import Progress, answers, token_losses, write
+from minigpt.generate import SampleConfig
+from minigpt.gpt import GPT
+from minigpt.grading import Item, contamination, score_task, text_hash
+from minigpt.storyworld import verify
+from minigpt.storyworld.forms import FORMS
+from minigpt.storyworld.lessons import Lesson, lessons, obeys
+from minigpt.storyworld.read import Reader, split_sentences
+from minigpt.storyworld.tables import WORLDS
+from minigpt.tokenizer import Tokenizer
+
+FIRST_TRAINING_SEED = 1_000_000  # shortcuts learn from the stories of this seed and the next ones
+TAUGHT = 3  # training items of the shortcuts, for each item that is asked
+LANGUAGES = ("en", "zh")
+
+
+def is_question(lesson: Lesson) -> bool:
+    return lesson.task == "question"
+
+
+def is_about_holder(lesson: Lesson) -> bool:
+    return is_question(lesson) and lesson.kind == "who has"
+
+
+def is_other_question(lesson: Lesson) -> bool:
+    return is_question(lesson) and not is_about_holder(lesson)
+
+
+def of_task(task: str) -> Callable[[Lesson], bool]:
+    return lambda lesson: lesson.task == task
+
+
+class Task(NamedTuple):
+    """A row of the report card: which lessons belong to it, and how answers are graded."""
+
+    metric: str
+    holds: Callable[[Lesson], bool]
+
+
+TASKS = {
+    "translation_en_zh": Task("exact", of_task("translation_en_zh")),
+    "translation_zh_en": Task("exact", of_task("translation_zh_en")),
+    "summary": Task("exact", of_task("summary")),
+    "title": Task("exact", of_task("title")),
+    "sentiment": Task("accuracy", of_task("sentiment")),
+    "sentiment_inferred": Task("accuracy", lambda le: le.task == "sentiment" and not le.said),
+    "topic": Task("accuracy", of_task("topic")),
+    "question": Task("accuracy", is_question),
+    "question_one_fact": Task("accuracy", lambda le: is_other_question(le) and not le.changes),
+    "question_changed": Task("accuracy", lambda le: is_other_question(le) and le.changes > 0),
+    "question_who_has": Task("accuracy", is_about_holder),
+    "story": Task("accepted", of_task("story")),
+}
+
+
+# --- tasks ---
+
+
+def draw_items(
+    per_task: int, first_seed: int, tasks: Collection[str] = ()
+) -> dict[str, list[Item]]:
+    """Return `per_task` items of each task (all unless some are named), half in each language.
+
+    A story gives each task at most one item in a language, whose kind is drawn evenly.
+    """
+    made: dict[str, list[Item]] = {name: [] for name in tasks or TASKS}
+    for seed in count(first_seed):
+        language, random = LANGUAGES[seed % 2], Random(f"exam {seed}").random
+        told = lessons(seed, language)
+        for name, items in made.items():
+            if len(items) < per_task and (fitting := [le for le in told if TASKS[name].holds(le)]):
+                items.append(item_of(pick_evenly(fitting, random), name))
+        if all(len(items) == per_task for items in made.values()):
+            return made
+
+
+def pick_evenly(fitting: Sequence[Lesson], random: Callable[[], float]) -> Lesson:
+    """Return one lesson: its kind is drawn first, then one of that kind."""
+    kinds = sorted({lesson.kind for lesson in fitting})
+    kind = kinds[int(random() * len(kinds))]
+    of_kind = [lesson for lesson in fitting if lesson.kind == kind]
+    return of_kind[int(random() * len(of_kind))]
+
+
+def item_of(lesson: Lesson, name: str) -> Item:
+    """Return a lesson as an item to be asked and graded."""
+    accepts = (lambda text: obeys(lesson, text)) if TASKS[name].metric == "accepted" else None
+    return Item(
+        name, ({"role": "user", "content": lesson.prompt},), lesson.answer, lesson.language,
+        lesson.kind, lesson.shortcuts, lesson.story, accepts,
+    )  # fmt: skip
+
+
+def task_scores(
+    model: GPT, tokenizer: Tokenizer, items: dict[str, list[Item]],
+    train_items: dict[str, list[Item]], on_progress: Progress | None = None,
+) -> dict[str, dict]:  # fmt: skip
+    """Ask the model everything at once and grade it task by task: {name: score, baseline, ...}."""
+    asked = [item for of_task in items.values() for item in of_task]
+    prompts = [item.messages for item in asked]
+    found = iter(answers(model, tokenizer, prompts, on_progress=on_progress))
+    scores = {}
+    for name, of_task in items.items():
+        predictions = [next(found) for _ in of_task]
+        score = score_task(name, TASKS[name].metric, predictions, of_task, train_items[name])
+        scores[name] = score.as_dict()
+    return scores
+
+
+# --- stories that the model tells ---
+
+
+def story_scores(
+    model: GPT, tokenizer: Tokenizer, n: int = 1000, temperature: float = 1.0,
+    seen: Collection[bytes] | None = None, seed: int = 0, on_progress: Progress | None = None,
+) -> dict:  # fmt: skip
+    """Let the model tell stories, and return what the world's own parser says of them.
+
+    `consistent` is the share that is a story of the world from the first word to <|endoftext|>
+    (low, high: 95 % interval), `new` the share of these that is not among the `seen` texts, None
+    where these are unknown. `mean_log_q_minus_log_p` (nats a story, over the consistent ones) is
+    how much more probable the model finds them than the world does; q is that of the sampled
+    tokens, so of one way to cut the text into tokens, and a little below that of the text.
+    `faults` counts what is wrong with the others.
+    """
+    eot = tokenizer.eot_id
+    sampling = SampleConfig(model.config.block_size - 1, temperature=temperature, seed=seed)
+    rows = write(model, [[eot]] * n, sampling, [eot], on_progress=on_progress)
+    texts = [tokenizer.decode(ids) for ids in rows]
+    finds = [find_fault(text) for text in texts]
+    good = [place for place, found in enumerate(finds) if found.fault is None]
+    low, high = metrics.bootstrap_interval([float(found.fault is None) for found in finds])
+    log_q = [-losses.sum() for losses in
+             token_losses(model, [[eot, *rows[place], eot] for place in good])]  # fmt: skip
+    log_p = [finds[place].log_prob - math.log(2) for place in good]  # the language costs ln 2
+    new = [text_hash(texts[place]) not in seen for place in good] if seen is not None else []
+    faults = Counter(found.fault for found in finds if found.fault is not None)
+    return {
+        "n": n, "temperature": temperature,
+        "consistent": len(good) / n, "low": low, "high": high,
+        "new": float(np.mean(new)) if new else None,
+        "mean_log_q_minus_log_p": float(np.mean(np.subtract(log_q, log_p))) if good else None,
+        "faults": dict(faults.most_common()),
+    }  # fmt: skip
+
+
+class Found(NamedTuple):
+    """What is wrong with a text as a story, None if nothing is; then its log-probability."""
+
+    fault: str | None
+    log_prob: float | None = None
+
+
+def find_fault(text: str) -> Found:
+    """Name the first fault of a text as a story, from the mildest to the worst.
+
+    "unfinished": all is right, but no end comes. "goes on": something stands after the end.
+    "wrong detail": this may happen here, but not with this person, place or thing. "wrong event": a
+    sentence of the world that cannot stand here. "no sentence": the world has no such sentence.
+    """
+    language = metrics.language_of(text)
+    verdict = verify(text, language)
+    if verdict.ok:
+        return Found(None, verdict.log_prob)
+    reader = Reader(WORLDS["train"], language)
+    sentences = split_sentences(text.strip(), language)
+    for sentence in sentences[: verdict.sentences_read]:
+        reader.read(sentence)
+    if verdict.sentences_read == len(sentences):
+        return Found("unfinished")
+    if reader.table is None:
+        return Found("goes on")
+    wrong, side = sentences[verdict.sentences_read], LANGUAGES.index(language)
+    if not any(shape.fullmatch(wrong) for shape in all_shapes(side)):
+        is_cut = verdict.sentences_read == len(sentences) - 1 and wrong[-1] not in '.!?。！？"”'
+        return Found("unfinished" if is_cut else "no sentence")
+    here = (form for choice in reader.table.items for form in choice.forms.items)
+    if any(sentence_shape(form[side]).fullmatch(wrong) for form in here):
+        return Found("wrong detail")
+    return Found("wrong event")
+
+
+@cache
+def sentence_shape(template: str) -> re.Pattern:
+    """Return the pattern that a form's sentences fit, whatever its slots hold."""
+    pieces = re.split(r"%\([\w.]+\)s|\{[\w.]+\}", template)
+    return re.compile(".+?".join(map(re.escape, pieces)), re.IGNORECASE)
+
+
+@cache
+def all_shapes(side: int) -> list[re.Pattern]:
+    """Return the patterns of all forms of the world in one language."""
+    return [sentence_shape(form[1 + side]) for forms in FORMS.values() for form in forms]
+
+
+# --- all of it ---
+
+
+def examine(
+    model: GPT, tokenizer: Tokenizer, seen: Collection[bytes] | None = None, per_task: int = 200,
+    n_stories: int = 1000, temperature: float = 1.0, first_seed: int = 0,
+    first_training_seed: int = FIRST_TRAINING_SEED,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict:  # fmt: skip
+    """Return what a storyworld model can do: {"stories", "tasks", "contamination"}.
+
+    `seen`: hashes of the training texts (`grading.document_hashes`); without them nothing is said
+    of contamination. `first_seed`: the first story to ask about; it and the next ones must be held
+    out. `on_progress` gets what is done, how many of it are, and of how many. A model whose
+    tokenizer has no chat tokens is asked nothing and only tells stories.
+    """
+    follow = partial(partial, on_progress) if on_progress else (lambda stage: None)
+    report = {
+        "stories": story_scores(
+            model, tokenizer, n_stories, temperature, seen, on_progress=follow("telling stories")
+        )
+    }
+    if not set(SPECIAL) <= set(tokenizer.special_tokens):
+        return report
+    items = draw_items(per_task, first_seed)
+    train_items = draw_items(TAUGHT * per_task, first_training_seed)
+    report["tasks"] = task_scores(model, tokenizer, items, train_items, follow("answering"))
+    if seen is not None:
+        asked = [item for of_task in items.values() for item in of_task if item.source]
+        report["contamination"] = contamination(asked, seen)
+    return report

@@ -1,15 +1,18 @@
 """Checks tell right from wrong: blanks and wrong answers fail with a word on what to look at."""
 
 import ast
+import functools
 import importlib
 import json
 import math
-import pkgutil
+import re
+from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import pytest
 import torch
-from machinery import ROOT, course
+from machinery import ROOT
 from mutants import mutants
 from nbclient import NotebookClient
 from torch.nn import functional as F
@@ -29,23 +32,31 @@ def settled(monkeypatch):
     monkeypatch.delenv("MINIGPT_REPORT", raising=False)
 
 
-def solved() -> dict[str, tuple[str, str, dict]]:
-    """Map each check to its solution cell (without the call), the answer's text and the imports."""
-    found = {}
-    for path in SOLUTIONS:
-        shared: dict = {}
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type != "code":
-                continue
-            body = ast.parse(cell.source).body
-            calls = [n for n in body if _is_check(n)]
-            if not calls:
-                if not any("solution-only" in t for t in cell.metadata.get("tags", [])):
-                    exec(cell.source, shared)
-                continue
-            rest = ast.unparse(ast.Module([n for n in body if not _is_check(n)], []))
-            name, answer = calls[0].value.args
-            found[name.value] = rest, ast.unparse(answer), shared
+class Solution(NamedTuple):
+    """What a solutions notebook says about one check."""
+
+    source: str  # the answer's cell, without the calls of check
+    answer: str  # what the call hands over
+    names: dict  # all that the cells above it define
+
+
+@functools.cache
+def solutions(topic: str) -> dict[str, Solution]:
+    """Run the notebook of a topic's solutions (not what only they show) and map its checks."""
+    found, names, answer_source = {}, {"__name__": "__main__"}, ""
+    for cell in nbformat.read(NOTEBOOKS[topic], as_version=4).cells:
+        if cell.cell_type != "code" or "solution-only" in cell.metadata.get("tags", []):
+            continue
+        body = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", cell.source)).body
+        calls = [node.value for node in body if _is_check(node)]
+        source = ast.unparse(ast.Module([node for node in body if not _is_check(node)], []))
+        if "### BEGIN SOLUTION" in cell.source:
+            answer_source = source
+        above = dict(names)
+        exec(source, names)
+        for call in calls:
+            name, answer = call.args
+            found[name.value] = Solution(answer_source, ast.unparse(answer), above)
     return found
 
 
@@ -54,14 +65,18 @@ def _is_check(node: ast.stmt) -> bool:
     return isinstance(call, ast.Call) and getattr(call.func, "id", "") == "check"
 
 
-SOLVED = solved()
-NAMES = exercises()
+NOTEBOOKS = {path.stem.split("_", 1)[1]: path for path in SOLUTIONS}
+NAMES = [name for topic in checks.TOPICS if topic in NOTEBOOKS for name in exercises(topic)]
+
+
+def solution(name: str) -> Solution:
+    return solutions(name.split(".")[0])[name]
 
 
 def answer_of(name: str, source: str | None = None) -> object:
     """Run a solution (or a changed one) and return what it hands to its check."""
-    own, answer, shared = SOLVED[name]
-    namespace = dict(shared)
+    own, answer, above = solution(name)
+    namespace = dict(above)
     torch.manual_seed(0)
     exec(own if source is None else source, namespace)
     return eval(answer, namespace)
@@ -70,11 +85,16 @@ def answer_of(name: str, source: str | None = None) -> object:
 # The machinery
 
 
-def test_every_topic_file_is_registered_and_every_check_has_an_exercise():
-    files = {m.name for m in pkgutil.iter_modules(checks.__path__)} - {"compare"}
-    assert files == set(checks.TOPICS)
-    assert set(NAMES) == set(SOLVED)
-    assert {name.split(".")[0] for name in NAMES} <= set(course.MODULES) | {"attention"}
+@pytest.mark.parametrize("topic", checks.TOPICS)
+def test_every_topic_has_a_notebook_that_asks_all_of_it(topic):
+    assert topic in NOTEBOOKS, f"no chapters/solutions/NN_{topic}.ipynb"
+    assert set(exercises(topic)) == set(solutions(topic))
+    assert 3 <= len(exercises(topic)) <= 6
+
+
+def test_every_file_of_checks_is_a_topic():
+    files = {path.stem for path in Path(checks.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "compare"} == set(checks.TOPICS)
 
 
 def test_a_topic_imports_alone():
@@ -153,17 +173,13 @@ def test_an_error_names_the_line_of_the_answer():
 
 
 def test_a_check_leaves_the_random_state_alone():
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
     for name in NAMES:
-        judge(name, answer_of(name) if callable(answer_of(name)) else None)
+        answer = answer_of(name)
         torch.manual_seed(3)
-        judge(name, SOLVED_ANSWERS[name])
+        expected = torch.rand(2)
+        torch.manual_seed(3)
+        judge(name, answer)
         assert torch.equal(torch.rand(2), expected), name
-
-
-SOLVED_ANSWERS = {name: answer_of(name) for name in NAMES}
 
 
 def test_students_get_numbers_of_their_own(monkeypatch):
@@ -281,8 +297,7 @@ def test_wrong_repair(answer, words):
 
 
 def test_the_planted_function_fails_as_it_is():
-    *_, shared = SOLVED["attention.repair"]
-    fails("attention.repair", shared["broken"], "earlier outputs")
+    fails("attention.repair", solution("attention.repair").names["broken"], "earlier outputs")
 
 
 def unshrunk(q, k, v, chunk):
@@ -456,7 +471,7 @@ def survivors(name: str) -> tuple[list[str], int]:
     inputs = recorded_inputs(name, original)
     expected = outputs(original, inputs)
     alive, count = [], 0
-    for label, source in mutants(SOLVED[name][0] if callable(original) else repr(original)):
+    for label, source in mutants(solution(name).source if callable(original) else repr(original)):
         try:
             answer = answer_of(name, source) if callable(original) else eval(source)
         except Exception:

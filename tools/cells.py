@@ -112,7 +112,7 @@ def segments(source: str) -> dict[str, str]:
     found = {}
     for node in ast.parse(source).body:
         text = _segment(lines, node)
-        found |= dict.fromkeys(_bound_names(node), text)
+        found |= dict.fromkeys(bound_names(node), text)
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -134,7 +134,7 @@ def package_text(cell: Cell, root: Path = ROOT) -> str:
     """
     file, method = cell.header.groups()
     package = segments((root / file).read_text(encoding="utf-8"))
-    names = [method] if method else [n for node in cell.tree().body for n in _bound_names(node)[:1]]
+    names = [method] if method else [n for node in cell.tree().body for n in bound_names(node)[:1]]
     return "\n".join([cell.first_line, "\n\n\n".join(package[name] for name in names)])
 
 
@@ -146,7 +146,7 @@ def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
         yield f"{cell.where}: there is no {cell.header[1]}"
         return
     for node in cell.tree().body:
-        if not _bound_names(node) or isinstance(node, ast.Import | ast.ImportFrom):
+        if not bound_names(node) or isinstance(node, ast.Import | ast.ImportFrom):
             yield f"{cell.where}: line {node.lineno}: a shown cell holds definitions only"
             return
     try:
@@ -185,7 +185,7 @@ def public_names(root: Path = ROOT) -> dict[str, str]:
                 f"minigpt.{module}."
             )
             if taken_in or not isinstance(node, ast.Import | ast.ImportFrom):
-                found |= {n: module for n in _bound_names(node) if not n.startswith("_")}
+                found |= {n: module for n in bound_names(node) if not n.startswith("_")}
     return {name: module for name, module in found.items() if module != "commands"}
 
 
@@ -208,7 +208,7 @@ def shadow_faults(cells: list[Cell], public: dict[str, str]) -> Iterator[str]:
         for node in ast.walk(_without_inner_scopes(cell.tree())):
             is_definition = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             from_package = isinstance(node, ast.ImportFrom) and _is_package(node.module)
-            for name in [] if from_package else _bound_names(node):
+            for name in [] if from_package else bound_names(node):
                 if name in public and (is_definition or name in in_use):
                     yield (
                         f"{cell.where}: line {node.lineno} hides minigpt/{public[name]}'s {name}; "
@@ -220,9 +220,9 @@ def _package_names(cell: Cell) -> Iterator[str]:
     """Yield the names that a cell imports from the package, shows or drafts."""
     for node in ast.walk(cell.tree()):
         if isinstance(node, ast.ImportFrom) and _is_package(node.module):
-            yield from _bound_names(node)
+            yield from bound_names(node)
     if cell.header or cell.is_draft:
-        yield from (name for node in cell.tree().body for name in _bound_names(node))
+        yield from (name for node in cell.tree().body for name in bound_names(node))
 
 
 def _without_inner_scopes(tree: ast.Module) -> ast.Module:
@@ -233,7 +233,7 @@ def _without_inner_scopes(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _bound_names(node: ast.AST) -> list[str]:
+def bound_names(node: ast.AST) -> list[str]:
     """Return the names that one statement (or walrus) binds."""
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
@@ -257,7 +257,7 @@ def draft_faults(cells: list[Cell], public: dict[str, str]) -> Iterator[str]:
     for position, cell in enumerate(cells):
         if not cell.is_draft:
             continue
-        drafted = {n for node in cell.tree().body for n in _bound_names(node)} & set(public)
+        drafted = {n for node in cell.tree().body for n in bound_names(node)} & set(public)
         for name in sorted(drafted):
             later = cells[position + 1 :]
             tie = next((i for i, c in enumerate(later) if _asserts_about(c, name)), None)
@@ -275,8 +275,8 @@ def _asserts_about(cell: Cell, name: str) -> bool:
 
 def _finalises(cell: Cell, name: str) -> bool:
     imports = [n for n in ast.walk(cell.tree()) if isinstance(n, ast.ImportFrom)]
-    shown = cell.header and name in [n for b in cell.tree().body for n in _bound_names(b)]
-    return bool(shown) or any(_is_package(n.module) and name in _bound_names(n) for n in imports)
+    shown = cell.header and name in [n for b in cell.tree().body for n in bound_names(b)]
+    return bool(shown) or any(_is_package(n.module) and name in bound_names(n) for n in imports)
 
 
 # Rule 3: imports by chapter
@@ -292,7 +292,7 @@ def import_faults(cells: list[Cell], root: Path = ROOT) -> Iterator[str]:
     for cell in cells:
         if cell.header or cell.is_draft:
             for node in cell.tree().body:
-                for name in _bound_names(node):
+                for name in bound_names(node):
                     number = chapter_number(cell.path)
                     appeared[name] = min(number, appeared.get(name, number))
     ready = ready_chapters(root)
@@ -346,7 +346,7 @@ def twice_faults(cells: list[Cell]) -> Iterator[str]:
             continue
         file, method = cell.header.groups()
         module = _module(Path(file))
-        names = [method] if method else [n for b in cell.tree().body for n in _bound_names(b)]
+        names = [method] if method else [n for b in cell.tree().body for n in bound_names(b)]
         for name in names if module in SHOWN_ONCE else ():
             whole = f"{module}.{name.split('.')[0]}"  # a method after its class is twice
             parts = [key for key in first if key.startswith(f"{module}.{name}.")]

@@ -6,6 +6,7 @@
 In a solution, `### BEGIN SOLUTION` and `### END SOLUTION` enclose the answer: in a function the
 exercise gets a line that raises NotImplementedError, elsewhere each name the answer assigns becomes
 `...`. A markdown or code cell tagged `solution-only` does not appear in the exercise at all.
+A cell to be answered gets a tag, `answer:` and the name of its check: the grader takes those cells.
 Run tools/build_notebooks.py on the result.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 from build_notebooks import write_notebook
+from cells import bound_names
 from course import ROOT
 
 MARKED = re.compile(
@@ -60,6 +62,20 @@ def _blank_value(value: ast.expr) -> str:
     return "..."
 
 
+def answer_key(source: str) -> str:
+    """Return the name of the check that a cell calls or, without one, the first name it binds."""
+    body = ast.parse(source).body
+    calls = [node.value for node in body if isinstance(node, ast.Expr)]
+    checks = [c.args[0].value for c in calls if getattr(getattr(c, "func", 0), "id", 0) == "check"]
+    bound = [name for node in body for name in bound_names(node)]
+    assert checks or bound, f"an answer must bind a name or call check:\n{source}"
+    return (checks or bound)[0]
+
+
+def _tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
 def exercise_notebook(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return the exercise that a solution notebook stands for, without outputs."""
     exercise = nbformat.v4.new_notebook()
@@ -68,6 +84,8 @@ def exercise_notebook(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         copy = nbformat.from_dict(cell)
         if copy.cell_type == "code":
+            if MARKED.search(copy.source):
+                copy.metadata["tags"] = sorted([*_tags(copy), f"answer:{answer_key(copy.source)}"])
             copy.source = strip_solution(copy.source)
             copy.outputs, copy.execution_count = [], None
         else:
@@ -85,8 +103,18 @@ def same_questions(exercise: nbformat.NotebookNode, solution: nbformat.NotebookN
     return [
         f"cell {number} is not what the solution gives; run tools/make_exercises.py"
         for number, (cell, wanted) in pairs
-        if (cell.cell_type, cell.source) != (wanted.cell_type, wanted.source)
+        if (cell.cell_type, cell.source, _tags(cell))
+        != (wanted.cell_type, wanted.source, _tags(wanted))
     ]
+
+
+def keep_outputs(exercise: nbformat.NotebookNode, before: nbformat.NotebookNode) -> bool:
+    """Take over what was stored, if the code is the same throughout; tell whether it is."""
+    cells, old = ([c for c in nb.cells if c.cell_type == "code"] for nb in (exercise, before))
+    same = [cell.source for cell in cells] == [cell.source for cell in old]
+    for cell, stored in zip(cells, old, strict=True) if same else ():
+        cell.outputs, cell.execution_count = stored.outputs, stored.execution_count
+    return same
 
 
 def exercise_path(solution: Path) -> Path:
@@ -106,9 +134,11 @@ def main() -> None:
         target.parent.mkdir(exist_ok=True)
         exercise = exercise_notebook(_read(path))
         if target.exists() and not same_questions(_read(target), _read(path)):
-            continue  # unchanged: keep the stored outputs
+            continue
+        kept = target.exists() and keep_outputs(exercise, _read(target))
         write_notebook(exercise, target)
-        print(f"{target}: made; now run tools/build_notebooks.py {target}")
+        then = "the code is unchanged" if kept else f"now run tools/build_notebooks.py {target}"
+        print(f"{target}: made; {then}")
 
 
 if __name__ == "__main__":

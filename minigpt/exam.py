@@ -141,7 +141,7 @@ def story_scores(
     where these are unknown. `mean_log_q_minus_log_p` (nats a story, over the consistent ones) is
     how much more probable the model finds them than the world does; q is that of the sampled
     tokens, so of one way to cut the text into tokens, and a little below that of the text.
-    `faults` counts what is wrong with the others.
+    `faults` counts what is wrong with the others, `sentences_before_fault` is how far they come.
     """
     eot = tokenizer.eot_id
     sampling = SampleConfig(model.config.block_size - 1, temperature=temperature, seed=seed)
@@ -154,25 +154,27 @@ def story_scores(
              token_losses(model, [[eot, *rows[place], eot] for place in good])]  # fmt: skip
     log_p = [finds[place].log_prob - math.log(2) for place in good]  # the language costs ln 2
     new = [text_hash(texts[place]) not in seen for place in good] if seen is not None else []
-    faults = Counter(found.fault for found in finds if found.fault is not None)
+    bad = [found for found in finds if found.fault is not None]
     return {
         "n": n, "temperature": temperature,
         "consistent": len(good) / n, "low": low, "high": high,
         "new": float(np.mean(new)) if new else None,
         "mean_log_q_minus_log_p": float(np.mean(np.subtract(log_q, log_p))) if good else None,
-        "faults": dict(faults.most_common()),
+        "faults": dict(Counter(found.fault for found in bad).most_common()),
+        "sentences_before_fault": float(np.mean([found.read for found in bad])) if bad else None,
     }  # fmt: skip
 
 
 class Found(NamedTuple):
-    """What is wrong with a text as a story, None if nothing is; then its log-probability."""
+    """What is wrong with a text as a story (None: nothing), after how many right sentences."""
 
     fault: str | None
+    read: int
     log_prob: float | None = None
 
 
 def find_fault(text: str) -> Found:
-    """Name the first fault of a text as a story, from the mildest to the worst.
+    """Name the first fault of a text as a story; its log-probability where it has none.
 
     "unfinished": all is right, but no end comes. "goes on": something stands after the end.
     "wrong detail": this may happen here, but not with this person, place or thing. "wrong event": a
@@ -181,23 +183,27 @@ def find_fault(text: str) -> Found:
     language = metrics.language_of(text)
     verdict = verify(text, language)
     if verdict.ok:
-        return Found(None, verdict.log_prob)
+        return Found(None, verdict.sentences_read, verdict.log_prob)
     reader = Reader(WORLDS["train"], language)
     sentences = split_sentences(text.strip(), language)
     for sentence in sentences[: verdict.sentences_read]:
         reader.read(sentence)
-    if verdict.sentences_read == len(sentences):
-        return Found("unfinished")
+    wrong = sentences[verdict.sentences_read] if verdict.sentences_read < len(sentences) else ""
+    return Found(kind_of_fault(reader, wrong), verdict.sentences_read)
+
+
+def kind_of_fault(reader: Reader, wrong: str) -> str:
+    """Say what is wrong with the sentence that the reader cannot read; "" is a missing one."""
+    if not wrong:
+        return "unfinished"
     if reader.table is None:
-        return Found("goes on")
-    wrong, side = sentences[verdict.sentences_read], LANGUAGES.index(language)
-    if not any(shape.fullmatch(wrong) for shape in all_shapes(side)):
-        is_cut = verdict.sentences_read == len(sentences) - 1 and wrong[-1] not in '.!?。！？"”'
-        return Found("unfinished" if is_cut else "no sentence")
+        return "goes on"
+    if not any(shape.fullmatch(wrong) for shape in all_shapes(reader.side)):
+        return "no sentence" if wrong[-1] in '.!?"。！？”' else "unfinished"
     here = (form for choice in reader.table.items for form in choice.forms.items)
-    if any(sentence_shape(form[side]).fullmatch(wrong) for form in here):
-        return Found("wrong detail")
-    return Found("wrong event")
+    if any(sentence_shape(form[reader.side]).fullmatch(wrong) for form in here):
+        return "wrong detail"
+    return "wrong event"
 
 
 @cache

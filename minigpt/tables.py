@@ -27,17 +27,26 @@ def read_table(
     `columns` are the names of the columns where the first line does not give them. Raises DataError
     where one of `fields` is not among them.
     """
+    rows = read_rows(path, kind, errors, counts)
+    names = list(columns) or next(rows, ("", []))[1]
+    check_columns(names, fields, bool(columns), f"{path}, line 1")
+    for where, row in rows:
+        yield where, to_record(row, names, where)
+
+
+def read_rows(
+    path: Path, kind: Literal["csv", "tsv"], errors: Errors, counts: ReadCounts
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield place and fields of each row that is not blank, the header line included."""
     raw = path.read_bytes()
     refuse_other_encodings(raw, path)
     text = decode(raw, errors, counts, str(path)).removeprefix("\ufeff")
     style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
     rows = csv.reader(io.StringIO(text, newline=""), **style)
     try:
-        names = list(columns) or next(rows, [])
-        check_columns(names, fields, bool(columns), f"{path}, line 1")
         for row in rows:
             if row:
-                yield (where := f"{path}, line {rows.line_num}"), to_record(row, names, where)
+                yield f"{path}, line {rows.line_num}", row
     except csv.Error as error:
         where = f"{path}, line {rows.line_num}"
         remedy = "correct it; texts with quotes, or very long ones, are safest in a .jsonl file"

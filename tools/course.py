@@ -25,6 +25,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "cleaning": (5,),
     "tokenizer": (6,),
     "chat": (18,),
+    "records": (),
     "examples": (),
     "ngram": (7,),
     "embeddings": (7,),

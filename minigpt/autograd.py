@@ -78,6 +78,26 @@ class Tensor:
 
         return Tensor(self.data * other.data, (self, other), "*", pass_back)
 
+    def __sub__(self, other: Tensor | ArrayLike) -> Tensor:
+        """Subtract; d(a - b) = da - db."""
+        other = as_tensor(other)
+
+        def pass_back(gradient: np.ndarray) -> None:
+            self.add_gradient(gradient)
+            other.add_gradient(-gradient)
+
+        return Tensor(self.data - other.data, (self, other), "-", pass_back)
+
+    def __truediv__(self, other: Tensor | ArrayLike) -> Tensor:
+        """Divide number by number; d(a / b) = da / b - a db / b²."""
+        other = as_tensor(other)
+
+        def pass_back(gradient: np.ndarray) -> None:
+            self.add_gradient(gradient / other.data)
+            other.add_gradient(-gradient * self.data / other.data**2)
+
+        return Tensor(self.data / other.data, (self, other), "/", pass_back)
+
     def __matmul__(self, other: Tensor | ArrayLike) -> Tensor:
         """Multiply matrices, (..., n, k) @ (..., k, m) -> (..., n, m)."""
         other = as_tensor(other)
@@ -189,12 +209,6 @@ class Tensor:
     def __neg__(self) -> Tensor:
         return self * -1
 
-    def __sub__(self, other: Tensor | ArrayLike) -> Tensor:
-        return self + -as_tensor(other)
-
-    def __truediv__(self, other: Tensor | ArrayLike) -> Tensor:
-        return self * as_tensor(other) ** -1
-
     def __radd__(self, other: ArrayLike) -> Tensor:
         return as_tensor(other) + self
 
@@ -213,7 +227,7 @@ class Tensor:
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """Average along an axis, or over all."""
         total = self.sum(axis, keepdims)
-        return total * (total.data.size / self.data.size)
+        return total / (self.data.size / total.data.size)
 
     @property
     def T(self) -> Tensor:

@@ -6,7 +6,8 @@ Nothing here opens a window: functions return a figure, or draw on the axes that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,4 +190,181 @@ def arcs(
         )
     ax.set(xlim=(-1, len(words)), ylim=(-0.7, 1.1), title=title)
     ax.axis("off")
+    return ax
+
+
+def computation_graph(
+    root: Any, names: dict[str, Any] | None = None, labels: dict[tuple, str] | None = None,
+    gradients: bool = True, ax: Axes | None = None, title: str = "",
+) -> Axes:  # fmt: skip
+    """Draw what `root` was computed from, left to right; gradients are written below in orange.
+
+    A node is any object with parents, op, data and grad. names: how to call nodes. labels: text at
+    the arrow from one node to another, {(from, to): text}. Arrays are shown by their shape.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    places = graph_places(root)
+    xs, ys = np.transpose(list(places.values()))
+    if ax is None:
+        width, height = 1 + np.ptp(xs), 1 + np.ptp(ys)
+        _, ax = plt.subplots(figsize=(1.5 * width + 0.4, 0.85 * height + 0.5))
+    known = {id(node): name for name, node in (names or {}).items()}
+    boxes = {}
+    for node, (x, y) in places.items():
+        face = "#fbe3d6" if node is root else "white" if node.parents else "#dcebf7"
+        style = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": GREY}
+        text = _node_text(node, known.get(id(node), ""))
+        boxes[node] = ax.text(x, y, text, ha="center", va="center", bbox=style, zorder=3)
+        if gradients:
+            down = -19 if "\n" in text else -12
+            below = {"xytext": (0, down), "textcoords": "offset points", "zorder": 4}
+            ax.annotate(_short(node.grad), (x, y), ha="center", va="top", color=ORANGE, **below)
+    for node in places:
+        for number, parent in enumerate(node.parents):
+            far = places[node][0] - places[parent][0] > 1  # go round what stands between
+            twice = node.parents.count(parent) > 1
+            bend = (0.25, -0.25)[number % 2] if twice else -0.3 if far else 0.0
+            _arrow(ax, boxes, (parent, node), bend, (labels or {}).get((parent, node), ""))
+    ax.set(xlim=(xs.min() - 0.5, xs.max() + 0.5), ylim=(ys.min() - 0.65, ys.max() + 0.5))
+    ax.set_title(title)
+    ax.axis("off")
+    return ax
+
+
+def graph_places(root: Any) -> dict[Any, tuple[float, float]]:
+    """Place nodes in a plane, {node: (column, height)}, each left of all that is made from it."""
+    column: dict[Any, int] = {}
+
+    def push_left(node: Any, distance: int) -> None:
+        if distance > column.get(node, -1):
+            column[node] = distance
+            for parent in node.parents:
+                push_left(parent, distance + 1)
+
+    push_left(root, 0)
+    height: dict[Any, float] = {}
+
+    def stack(node: Any) -> float:
+        if node not in height:
+            above = [stack(parent) for parent in node.parents]
+            slot = -sum(1 for other in height if not other.parents)
+            height[node] = sum(above) / len(above) if above else slot
+        return height[node]
+
+    stack(root)
+    for each in set(column.values()):  # no two nodes of a column on one spot
+        inside = sorted((n for n in column if column[n] == each), key=lambda n: -height[n])
+        for upper, lower in pairwise(inside):
+            height[lower] = min(height[lower], height[upper] - 1)
+    return {node: (-float(column[node]), height[node]) for node in column}
+
+
+def _node_text(node: Any, name: str) -> str:
+    """Write a node: its name or operator, and its value."""
+    value = _short(node.data)
+    head = "   ".join(part for part in (node.op, name) if part)
+    return f"{head}\n{value}" if head else value
+
+
+def _short(value: Any) -> str:
+    """Write a number with up to four digits, an array as its shape."""
+    import numpy as np
+
+    array = np.asarray(value)
+    return f"{array.item():.4g}" if array.size == 1 else " × ".join(map(str, array.shape))
+
+
+def _arrow(ax: Axes, boxes: dict, ends: tuple, bend: float, text: str) -> None:
+    """Draw an arrow between two boxes, with a text at its middle."""
+    start, end = (boxes[node].get_position() for node in ends)
+    patches = {"patchA": boxes[ends[0]].get_bbox_patch(), "patchB": boxes[ends[1]].get_bbox_patch()}
+    style = {"arrowstyle": "-|>", "color": GREY, "lw": 1.2, "connectionstyle": f"arc3,rad={bend}"}
+    ax.annotate("", end, start, arrowprops=style | patches | {"shrinkA": 1, "shrinkB": 1}, zorder=2)
+    if text:
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 - bend * (end[0] - start[0]) / 2)
+        white = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"}
+        ax.text(
+            *middle, text, ha="center", va="center", color=BLUE, fontsize=9, bbox=white, zorder=5
+        )
+
+
+def loss_surface(
+    loss: Callable[[float, float], float], across: Sequence[float], up: Sequence[float],
+    paths: dict[str, Any] | None = None, ax: Axes | None = None, title: str = "",
+) -> Axes:  # fmt: skip
+    """Draw a loss of two parameters as a map with height lines, and paths of optimizers over it.
+
+    across, up: (lowest, highest) value of the first and of the second parameter. paths: {name:
+    positions (steps + 1, 2)}; a ring marks the start, a dot the end. Lines are closer near the
+    lowest point than their heights are: each is a fixed share of the way up, squared.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.4, 4.2))
+    x, y = np.linspace(*across, 81), np.linspace(*up, 81)
+    heights = np.array([[float(loss(a, b)) for a in x] for b in y])
+    levels = heights.min() + (heights.max() - heights.min()) * np.linspace(0, 1, 16) ** 2
+    ax.contourf(x, y, heights, levels=levels, cmap=HEAT, alpha=0.55)
+    ax.contour(x, y, heights, levels=levels, colors="white", linewidths=0.7)
+    for (name, path), color in zip((paths or {}).items(), COLORS[1:] + COLORS[:1], strict=False):
+        points = np.asarray(path, dtype=float)
+        ax.plot(*points.T, color=color, marker=".", ms=4, lw=1.4, label=name)
+        ax.plot(*points[0], "o", color=color, mfc="white", ms=7)
+        ax.plot(*points[-1], "o", color=color, ms=7)
+    ax.set(xlim=across, ylim=up, title=title)
+    ax.grid(False)
+    if paths:
+        ax.legend(loc="best", frameon=True, fontsize=9)
+    return ax
+
+
+def decision_boundary(
+    classify: Callable[[Any], Any], points: Any, classes: Any, ax: Axes | None = None,
+    title: str = "",
+) -> Axes:  # fmt: skip
+    """Colour the plane by the class that a model gives to each place, and draw the true examples.
+
+    classify: places (n, 2) -> class numbers (n,). points (N, 2), classes (N,): the examples, each
+    class with a colour and a marker of its own.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.8, 3.8))
+    points, classes = np.asarray(points), np.asarray(classes)
+    margin = 0.12 * np.ptp(points, axis=0)
+    (left, low), (right, high) = points.min(axis=0) - margin, points.max(axis=0) + margin
+    x, y = np.meshgrid(np.linspace(left, right, 161), np.linspace(low, high, 161))
+    regions = np.asarray(classify(np.stack([x.ravel(), y.ravel()], axis=1))).reshape(x.shape)
+    colors = ListedColormap(COLORS)
+    limits = {"vmin": 0, "vmax": len(COLORS) - 1}
+    ax.pcolormesh(x, y, regions, cmap=colors, alpha=0.18, shading="auto", rasterized=True, **limits)
+    for number in np.unique(classes):
+        own = points[classes == number]
+        style = {"color": COLORS[number], "marker": "osD^vP"[number], "ms": 4.5, "mec": "white"}
+        ax.plot(*own.T, ls="", mew=0.5, **style)
+    ax.set(xlim=(left, right), ylim=(low, high), title=title)
+    ax.grid(False)
+    return ax
+
+
+def confusion_matrix(
+    matrix: Any, names: Sequence[str], ax: Axes | None = None, title: str = ""
+) -> Axes:
+    """Draw counts of (true class, predicted class); colours show the share of each true class."""
+    import numpy as np
+
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax = heat_map(shares, names, names, ax=ax, title=title, most=1.0)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "black" if shares[row, column] > 0.6 else "white"
+        ax.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
+    ax.set(xlabel="predicted", ylabel="true")
     return ax

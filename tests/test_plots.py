@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minigpt import plots
+from minigpt.autograd import Tensor
 
 matplotlib.use("Agg")
 
@@ -119,3 +120,64 @@ def test_drawing_changes_no_global_setting_and_use_style_does():
 def test_importing_plots_does_not_import_matplotlib():
     code = "import sys, minigpt.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts if text.get_text()]
+
+
+def test_computation_graph_names_nodes_and_writes_values_and_gradients():
+    w, x = Tensor(3.0), Tensor(2.0)
+    product = w * x
+    loss = product + w
+    loss.backward()
+    ax = plots.computation_graph(loss, {"w": w, "loss": loss}, labels={(x, product): "slope 3"})
+    assert {"w\n3", "2", "*\n6", "+   loss\n9", "slope 3"} <= set(texts(ax))
+    assert sorted(t for t in texts(ax) if t in ("3", "1")) == ["1", "1", "3", "3"]  # gradients
+    bare = texts(plots.computation_graph(loss, gradients=False))
+    assert sorted(bare) == sorted(["3", "2", "*\n6", "+\n9"])
+
+
+def test_computation_graph_shows_arrays_by_their_shape():
+    x = Tensor(np.ones((5, 3)))
+    assert "@\n5 × 2" in texts(plots.computation_graph((x @ np.ones((3, 2))).tanh()))
+
+
+def test_a_graph_runs_from_left_to_right_and_no_two_nodes_share_a_place():
+    x, y = Tensor(1.0), Tensor(2.0)
+    a = x * y
+    b = a + x
+    root = b * a + y * y
+    for node, (column, _) in (places := plots.graph_places(root)).items():
+        assert all(places[parent][0] < column for parent in node.parents)
+    assert len(set(places.values())) == len(places) == 7
+    chain = x
+    for _ in range(60):
+        chain = chain + chain  # 2^60 paths, 61 places
+    assert len(plots.graph_places(chain)) == 61
+
+
+def test_loss_surface_draws_each_path_from_ring_to_dot():
+    paths = {"a": [(2, 2), (1, 1)], "b": np.zeros((3, 2))}
+    ax = plots.loss_surface(lambda x, y: x * x + y, (-3, 3), (-2, 2), paths, title="s")
+    assert labels(ax) == ["a", "b"]
+    assert ax.lines[0].get_xydata().tolist() == [[2, 2], [1, 1]]
+    assert ax.lines[1].get_markerfacecolor() == "white"
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-3, 3), (-2, 2))
+    assert plots.loss_surface(lambda x, y: x * y, (0, 1), (0, 1)).get_legend() is None
+
+
+def test_decision_boundary_colours_regions_and_draws_every_example():
+    points, classes = np.array([[0.0, 0], [1, 1], [2, 0], [3, 1]]), np.array([0, 0, 1, 2])
+    ax = plots.decision_boundary(lambda z: (z[:, 0] > 1.5).astype(int), points, classes)
+    regions = ax.collections[0].get_array()
+    assert set(np.unique(regions)) == {0, 1}
+    assert [len(line.get_xydata()) for line in ax.lines] == [2, 1, 1]
+    assert len({line.get_marker() for line in ax.lines}) == 3
+
+
+def test_confusion_matrix_writes_counts_and_colours_shares_of_the_true_class():
+    ax = plots.confusion_matrix([[8, 2], [0, 0]], ["a", "b"])
+    assert texts(ax) == ["8", "2", "0", "0"]
+    assert ax.images[0].get_array().tolist() == [[0.8, 0.2], [0, 0]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")

@@ -50,12 +50,14 @@ def use_style() -> None:
 
 
 def loss_curve(
-    records: Sequence[dict], floor: float | None = None, path: Path | None = None, title: str = ""
-) -> Figure:
+    records: Sequence[dict], floor: float | None = None, path: Path | None = None, title: str = "",
+    ngram: float | None = None,
+) -> Figure:  # fmt: skip
     """Draw training and validation loss over steps, with the floor as a line that names its value.
 
     records: rows of metrics.jsonl, {"step", "loss", ...} and {"step", "val_loss", ...}; losses in
-    nats per token. Saves a PNG where a path is given.
+    nats per token. ngram: the loss of the best n-gram model, another line. Saves a PNG where a path
+    is given.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -72,11 +74,13 @@ def loss_curve(
         if held_out:
             label = f"validation ({held_out[-1][1]:.3f})"
             ax.plot(*zip(*held_out, strict=True), color=BLUE, marker="o", ms=4, label=label)
+        if ngram is not None:
+            ax.axhline(ngram, color=GREEN, ls=":", lw=1.6, label=f"best n-gram ({ngram:.3f})")
         if floor is not None:
             ax.axhline(floor, color=ORANGE, ls="--", lw=1.4, label=f"floor ({floor:.3f})")
         ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
         _limit_losses(ax, [loss for _, loss in train + held_out], floor)
-        if train or held_out or floor is not None:
+        if ax.get_legend_handles_labels()[1]:
             ax.legend()
         if path is not None:
             figure.savefig(path)
@@ -92,6 +96,53 @@ def _limit_losses(ax: Axes, losses: list[float], floor: float | None) -> None:
     tail = sorted(finite)[len(finite) // 2]  # the median is past the steep start
     high = min(max(finite), low + 4 * max(tail - low, 1e-3))
     ax.set_ylim(low - 0.06 * (high - low + 1e-3), high + 0.06 * (high - low + 1e-3))
+
+
+def scores(tasks: dict[str, dict], title: str = "") -> Figure:
+    """Draw a bar for each task's score with its 95 % interval, and a mark at its best shortcut.
+
+    tasks: {name: {"score", "low", "high", "baseline"}}, all from 0 to 1, as in report.json.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(tasks)))
+        ax = figure.subplots()
+        for place, task in enumerate(tasks.values()):
+            ax.barh(place, task["score"], color=BLUE, height=0.62)
+            ax.plot([task["low"], task["high"]], [place, place], color=GREY, lw=2.4)
+            ax.plot([task["baseline"]] * 2, [place - 0.42, place + 0.42], color=ORANGE, lw=2.4)
+            ax.text(1.02, place, f"{100 * task['score']:.0f} %", va="center")
+        ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=list(tasks), title=title)
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+        ax.set_xlabel("blue: score, grey: 95 % interval, orange: best shortcut")
+        ax.invert_yaxis()
+        ax.grid(visible=False, axis="y")
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an <svg> element whose text and axes take the colour of the page's text.
+
+    Nothing in it refers to a file or the network; equal figures give equal text.
+    """
+    import io
+
+    import matplotlib
+
+    ink = "#010203"  # stands for the page's own colour
+    for ax in figure.axes:
+        texts = [ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title, *ax.texts]
+        legend = ax.get_legend()
+        for text in [*texts, *(legend.get_texts() if legend else [])]:
+            text.set_color(ink)
+        ax.tick_params(colors=ink)
+    page = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minigpt"}):
+        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
+    svg = page.getvalue()
+    return svg[svg.index("<svg") :].replace(ink, "currentColor")
 
 
 def heat_map(

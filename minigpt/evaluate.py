@@ -1,7 +1,7 @@
 """Evaluate a model: how well it predicts any text, and what it answers when it is asked.
 
 Losses stand beside the best n-gram model and, where it is known, the floor. Answers are graded in
-`grading.py`; the tasks of the story world are in `exam.py`, the written report in `report.py`.
+`scoring.py`; the tasks of the story world are in `exam.py`, the written report in `report.py`.
 
 Shapes: N tokens of a text, B rows, T time, V vocab_size.
 """
@@ -22,6 +22,7 @@ from minigpt.errors import DataError, require
 from minigpt.generate import SampleConfig, evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
+from minigpt.scoring import example_items, fitting_metrics, score_task
 from minigpt.tokenizer import UNKNOWN, Tokenizer
 
 TOKENS_AT_A_TIME = 8192  # of one forward pass: bounds the memory that logits take
@@ -235,3 +236,21 @@ def likeliest(
         nats = [losses[k][len(prompt) - 1 :].sum() for k in range(len(choices))]
         best.append(choices[int(np.argmin(nats))])
     return best
+
+
+def score_examples(
+    model: GPT, tokenizer: Tokenizer, examples: Sequence[Sequence[Message]],
+    taught: Sequence[Sequence[Message]] = (), metric: str = "auto",
+    on_progress: Progress | None = None,
+) -> dict[str, dict]:  # fmt: skip
+    """Ask for the last answer of every example and grade it: {metric: score, baseline, ...}.
+
+    `taught`: the examples that the shortcuts learn from. "auto" takes the metrics that suit labels
+    or texts. An answer may be a little longer than the longest right one, no more.
+    """
+    items, train_items = example_items(examples), example_items(taught) if taught else []
+    longest = max(map(len, tokenizer.encode_batch([item.answer for item in items])))
+    asked = [item.messages for item in items]
+    found = answers(model, tokenizer, asked, longest + 16, on_progress=on_progress)
+    names = fitting_metrics([*items, *train_items]) if metric == "auto" else (metric,)
+    return {name: score_task(name, name, found, items, train_items).as_dict() for name in names}

@@ -21,7 +21,7 @@ from minigpt.chat import SPECIAL
 from minigpt.evaluate import Progress, answers, token_losses, write
 from minigpt.generate import SampleConfig
 from minigpt.gpt import GPT
-from minigpt.grading import Item, contamination, score_task, text_hash
+from minigpt.scoring import Item, contamination, score_task, text_hash
 from minigpt.storyworld import verify
 from minigpt.storyworld.forms import FORMS
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
@@ -230,7 +230,7 @@ def examine(
 ) -> dict:  # fmt: skip
     """Return what a storyworld model can do: {"stories", "tasks", "contamination"}.
 
-    `seen`: hashes of the training texts (`grading.document_hashes`); without them nothing is said
+    `seen`: hashes of the training texts (`scoring.document_hashes`); without them nothing is said
     of contamination. `first_seed`: the first story to ask about; it and the next ones must be held
     out. `on_progress` gets what is done, how many of it are, and of how many. A model whose
     tokenizer has no chat tokens is asked nothing and only tells stories.

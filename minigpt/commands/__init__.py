@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": "check that this computer is ready, and what it will compute on",
     "train": "train a model on your own text, or on storyworld",
     "generate": "let a trained model write",
+    "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
     "data": "get public data sets, or clean your own text",
 }

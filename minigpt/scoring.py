@@ -19,6 +19,8 @@ from minigpt.errors import ConfigError, DataError
 from minigpt.metrics import Language
 from minigpt.tokenizer import Tokenizer
 
+MOST_LABELS = 30  # more different answers than that are texts
+
 
 @dataclass(frozen=True)
 class Item:
@@ -200,20 +202,37 @@ def most_accepted(taught: Sequence[Item], candidates: int = 8, tried_on: int = 2
 
 
 def example_items(conversations: Sequence[Sequence[Message]], task: str = "examples") -> list[Item]:
-    """Return an item for each conversation: its last message is the right answer.
+    """Return an item for each conversation: the assistant's last message is the right answer.
 
     The shortcuts "copy" and "first_sentence" know the prompt without what all prompts share.
     """
-    prompts = [messages[-2]["content"] for messages in conversations]
+    places = [last_answer(messages) for messages in conversations]
+    pairs = list(zip(conversations, places, strict=True))
+    texts = sources([messages[place - 1]["content"] for messages, place in pairs])
     made = []
-    for messages, source in zip(conversations, sources(prompts), strict=True):
-        answer = messages[-1]["content"]
+    for (messages, place), source in zip(pairs, texts, strict=True):
+        answer = messages[place]["content"]
         blind = {"copy": source, "first_sentence": first_sentence(source)}
         made.append(
-            Item(task, tuple(messages[:-1]), answer, metrics.language_of(answer),
+            Item(task, tuple(messages[:place]), answer, metrics.language_of(answer),
                  shortcuts=blind, source=source)
         )  # fmt: skip
     return made
+
+
+def last_answer(messages: Sequence[Message]) -> int:
+    """Return the place of the assistant's last message; one must stand before it."""
+    places = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
+    if not places:
+        raise DataError("no answer to a message", str(messages)[:60], "add a message of each role")
+    return places[-1]
+
+
+def fitting_metrics(items: Sequence[Item]) -> tuple[str, ...]:
+    """Return the metrics that suit the items' answers: of labels if they recur, else of texts."""
+    if len({item.answer for item in items}) <= min(MOST_LABELS, len(items) / 2):
+        return "accuracy", "f1"
+    return "exact_match", "token_f1", "rouge_l", "bleu"
 
 
 # --- contamination ---

@@ -1,0 +1,81 @@
+"""What a run's report says of its model: shared by the commands that train and that evaluate."""
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from minigpt.batches import EvalDocuments, EvalWindows
+from minigpt.commands.inputs import Data
+from minigpt.device import choose_device, choose_dtype
+from minigpt.evaluate import gap_closed, loss_scores, ngram_scores
+from minigpt.exam import examine
+from minigpt.generate import SampleConfig, generate
+from minigpt.gpt import GPT
+from minigpt.runs import RunConfig
+from minigpt.scoring import document_hashes
+from minigpt.tokenizer import Tokenizer
+from minigpt.train import evaluate_loss
+
+
+class Bars:
+    """Shows one progress bar after the other: call it with a stage, how many are done, of how many.
+
+    >>> show = Bars()
+    >>> show("answering", 128, 2400)
+    """
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.bar is None or self.bar.desc.removesuffix(": ") != stage:
+            self.close()
+            self.bar = tqdm(total=total, desc=stage, leave=False)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocuments:
+    """Return all of the validation text in batches: whole stories, or windows of plain text."""
+    rows = config.training.micro_batch_size or config.training.batch_size
+    kind = EvalWindows if data.floor_nats is None else EvalDocuments
+    return kind(data.validation, rows, config.model.block_size)
+
+
+def run_scores(model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig) -> dict:
+    """Return losses and their baselines: the n-gram model's loss, the floor where it is known."""
+    device = choose_device(config.training.device)
+    dtype = choose_dtype(device, config.training.dtype)
+    batches = validation_batches(data, config)
+    bar = tqdm(batches, desc="evaluating", unit=" batches", leave=False)
+    val_loss = evaluate_loss(model, bar, device, dtype)
+    report = loss_scores(val_loss, batches.n_targets, data.n_bytes, data.floor_nats, data.n_stories)
+    report |= ngram_scores(
+        data.train.tokens, data.validation.tokens, tokenizer.vocab_size, tokenizer.eot_id
+    )
+    if "floor" in report:
+        report["gap_closed"] = gap_closed(val_loss, report["ngram_loss"], report["floor"])
+    return report
+
+
+def story_card(
+    model: GPT, tokenizer: Tokenizer, data: Data, per_task: int = 200, n_stories: int = 1000
+) -> dict:
+    """Return tasks and told stories of a storyworld model, with a progress bar for each."""
+    bars = Bars()
+    try:
+        seen = document_hashes(data.train.tokens, tokenizer)
+        return examine(model, tokenizer, seen, per_task, n_stories, on_progress=bars)
+    finally:
+        bars.close()
+
+
+def samples(model: GPT, tokenizer: Tokenizer, count: int = 3) -> list[str]:
+    """Let the model write some texts."""
+    sampling = SampleConfig(max_new_tokens=min(model.config.block_size - 1, 200))
+    prompts: Sequence[list[int]] = [[tokenizer.eot_id]] * count
+    ids = generate(model, prompts, sampling, stop_ids=[tokenizer.eot_id])
+    return [tokenizer.decode(row) for row in ids]

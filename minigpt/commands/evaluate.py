@@ -1,0 +1,141 @@
+"""Evaluate a trained model: `evaluate --checkpoint RUN [--text FILE] [--data FILE]`."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minigpt.commands.arguments import parse
+from minigpt.commands.card import Bars, run_scores, samples, story_card
+from minigpt.commands.inputs import make_data
+from minigpt.commands.pipeline import plain_warnings
+from minigpt.corpus import read_documents
+from minigpt.errors import ConfigError, require
+from minigpt.evaluate import score_examples, text_score
+from minigpt.examples import ExampleConfig, load_examples
+from minigpt.gpt import count_parameters
+from minigpt.report import write_report
+from minigpt.runs import Run, open_run, read_metrics
+from minigpt.scoring import METRICS
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Evaluate a trained model on its own task, on any text, or on examples of your own."""
+
+    checkpoint: Path
+    """A run directory, or one checkpoint directory in it."""
+    out: Path | None = None
+    """Directory of the report (by default "evaluation" in the run)."""
+    text: Path | None = None
+    """A file or folder of plain text: perplexity and bits per byte."""
+    field: str = "text"
+    """Where the text stands in each object of a .jsonl or .json file."""
+    stride: int | None = None
+    """How far apart the windows of a long text begin (None: half of the context)."""
+    data: str | None = None
+    """Examples with right answers (.jsonl, .json, .csv, .tsv or a folder)."""
+    learn_from: str | None = None
+    """Training examples for the shortcuts that the scores are compared with."""
+    metric: str = "auto"
+    """How answers are graded: auto, accuracy, f1, exact, exact_match, token_f1, rouge_l, bleu."""
+    per_task: int = 200
+    """How many items of each storyworld task are asked."""
+    stories: int = 1000
+    """How many stories a storyworld model tells."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    examples: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
+
+
+def main(words: list[str]) -> int:
+    """Run the command: write the report and print it."""
+    command = parse(EvaluateCommand, "evaluate", words)
+    check(command)
+    run = open_run(command.checkpoint, command.device)
+    for note in run.notes:
+        print(note, file=sys.stderr)
+    run_dir = command.checkpoint
+    if (run_dir / "manifest.json").is_file():
+        run_dir = run_dir.resolve().parents[1]
+    out = command.out or run_dir / "evaluation"
+    if out.exists() and not out.is_dir():
+        raise ConfigError("--out is a file", str(out), "name a directory")
+    with plain_warnings():
+        report = evaluated(command, run, run_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    records = [] if command.text or command.data else read_metrics(run_dir)
+    print(write_report(out, report, records))
+    print(f"written to {out}; open {out / 'report.html'}")
+    return 0
+
+
+def check(command: EvaluateCommand) -> None:
+    """Refuse numbers and metrics that make no sense, before anything is loaded."""
+    require(command.per_task >= 1, "per_task", command.per_task, "1 or more")
+    require(command.stories >= 1, "stories", command.stories, "1 or more")
+    known = ("auto", *(name for name in METRICS if name != "accepted"))
+    require(command.metric in known, "metric", command.metric, f"one of {', '.join(known)}")
+    if command.learn_from and not command.data:
+        raise ConfigError("--learn-from without --data", "--learn-from", "add --data")
+
+
+def evaluated(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
+    """Return what the command asks for, as a report; without --text and --data the run's own."""
+    asked = " and ".join(str(word) for word in (command.text, command.data) if word)
+    report = {
+        "data": asked or run.config.data,
+        "parameters": count_parameters(run.config.model),
+        "steps": run.step,
+    }
+    if command.text:
+        score = text_score(run.model, run.tokenizer, texts(command), command.stride)
+        report["text"] = score._asdict()
+    if command.data:
+        report |= {"tasks": example_scores(command, run), "about_tasks": ABOUT_EXAMPLES}
+    return report if asked else report | own_card(command, run, run_dir)
+
+
+ABOUT_EXAMPLES = (
+    "Each score is that of the model's answers to the examples. The shortcut is the best of: a "
+    "copy of the text, its first sentence and, where training examples are given, the most common "
+    "answer and a bag of the words; measured on the same items."
+)
+
+
+def texts(command: EvaluateCommand) -> Iterator[str]:
+    """Yield the documents of --text with a progress bar."""
+    with tqdm(desc="evaluating", unit=" documents", leave=False) as bar:
+        for document in read_documents(command.text, command.field, command.examples.errors):
+            yield document
+            bar.update()
+
+
+def example_scores(command: EvaluateCommand, run: Run) -> dict[str, dict]:
+    """Return the scores of the examples in --data."""
+    config = command.examples
+    found, _ = load_examples(command.data, config, "test")
+    taught = load_examples(command.learn_from, config)[0] if command.learn_from else []
+    bars = Bars()
+    try:
+        return score_examples(
+            run.model, run.tokenizer, [example.messages for example in found],
+            [example.messages for example in taught], command.metric,
+            lambda done, total: bars("answering", done, total),
+        )  # fmt: skip
+    finally:
+        bars.close()
+
+
+def own_card(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
+    """Return the scores of a run on its own validation text and, of storyworld, on its tasks."""
+    training = dataclasses.replace(run.config.training, device=command.device)
+    config = dataclasses.replace(run.config, training=training)
+    data = make_data(run_dir, config, run.tokenizer, resume=True)
+    report = run_scores(run.model, run.tokenizer, data, config)
+    if config.data == "storyworld":
+        report |= story_card(run.model, run.tokenizer, data, command.per_task, command.stories)
+    return report | {"samples": samples(run.model, run.tokenizer)}

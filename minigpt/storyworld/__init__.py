@@ -2,14 +2,16 @@
 
 Every story has an exact probability, so the best reachable loss of a model is known. Reading
 order: lexicon (words), world (what may happen), forms (how it is told), tell (sample, parse,
-enumerate), tasks (questions and labels), stories (the public face), verify (is it a story?).
+enumerate), tasks (questions and labels), stories (the public face), verify (is it a story?),
+lessons (tasks and conversations), preferences (right and wrong stories).
 """
 
 from minigpt.storyworld.lessons import Lesson, dialogue, lessons, obeys
+from minigpt.storyworld.preferences import preferences
 from minigpt.storyworld.stories import Story, documents, log_prob, story
 from minigpt.storyworld.verify import Verdict, verify
 
 __all__ = [
-    "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons", "log_prob", "obeys", "story",
-    "verify",
+    "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons", "log_prob", "obeys",
+    "preferences", "story", "verify",
 ]  # fmt: skip

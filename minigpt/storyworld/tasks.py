@@ -5,6 +5,7 @@ that its story offers; `measure.py` uses them to test that no shortcut finds the
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -32,8 +33,8 @@ QUESTIONS = {
     "who has": ("Who has {what} at the end?", "最后谁拿着{what}？"),
     "feeling": ("How does {who} feel at the end?", "最后{who}的心情怎么样？"),
     "why": ("Why is {who} MOOD at the end?", "最后{who}为什么MOOD？"),
-    "before": ("Where was {who} before going to {where}?", "{who}去{where}之前在哪儿？"),
-    "after": ("Where did {who} go from {where}?", "{who}离开{where}后去了哪儿？"),
+    "before": ("Where was {who} right before {where}?", "{who}去{where}之前在哪儿？"),
+    "after": ("Where was {who} right after {where}?", "{who}离开{where}后先在哪儿？"),
     "count": ("How many {food} were there at first?", "一开始有几{food.unit}{food}？"),
     "eaten": ("How many {food} did they eat?", "{they}吃了几{food.unit}{food}？"),
     "left": ("How many {food} did they not eat?", "{they}没吃的{food}有几{food.unit}？"),
@@ -158,9 +159,11 @@ class Facts:
 
     def say(self, texts: Pair, who: str = "", what: str = "", where: str = "", **more: str) -> Pair:
         """Return a text in both languages with its slots filled."""
-        roles = own_roles(who, what, where) | more
-        (en, zh), (slots_en, slots_zh) = texts, self.slots
-        return resolve(en, roles) % slots_en, resolve(zh, roles) % slots_zh
+        (en, zh), (slots_en, slots_zh) = (
+            resolved(texts, who, what, where, *more.items()),
+            self.slots,
+        )
+        return en % slots_en, zh % slots_zh
 
     def spoken(self, key: str) -> Pair:
         """Return one slot in both languages: "start.at" -> ("in the park", "在公园里")."""
@@ -171,6 +174,13 @@ class Facts:
         end, owner = self.end, OWNER[self.end.lost]
         more = {"mate": OTHER[owner], "carrier": end.carrier, "helper": end.helper}
         return self.say(texts, "", end.lost, getattr(end, end.lost), **more)
+
+
+@cache
+def resolved(texts: Pair, who: str, what: str, where: str, *more: tuple[str, str]) -> Pair:
+    """Return a text whose slots name the roles of the story."""
+    roles = own_roles(who, what, where) | dict(more)
+    return resolve(texts[0], roles), resolve(texts[1], roles)
 
 
 def place_of(role: str, plot: Plot) -> str:
@@ -238,7 +248,9 @@ def who_questions(facts: Facts) -> Iterator[Question]:
 def feeling_questions(facts: Facts) -> Iterator[Question]:
     for child in CHILDREN:
         felt, cause = feeling(child, facts.end)
-        yield Question("feeling", facts.say(QUESTIONS["feeling"], who=child), MOODS[felt], MOODS, 0)
+        history = changes([mood(child, plot) for plot in facts.plots if plot.lost])
+        text = facts.say(QUESTIONS["feeling"], who=child)
+        yield Question("feeling", text, MOODS[felt], MOODS, history)
         en, zh = facts.say(QUESTIONS["why"], who=child)
         text = en.replace("MOOD", MOODS[felt][0]), zh.replace("MOOD", MOODS[felt][1])
         offers = {
@@ -246,7 +258,7 @@ def feeling_questions(facts: Facts) -> Iterator[Question]:
             for other_cause in CAUSES[felt]
             for thing in THINGS
         }
-        yield Question("why", text, offers[f"{cause} {facts.end.lost}"], offers, 0)
+        yield Question("why", text, offers[f"{cause} {facts.end.lost}"], offers, history)
 
 
 def reason(child: str, cause: str, thing: str, facts: Facts) -> Pair:
@@ -259,9 +271,9 @@ def number_questions(facts: Facts) -> Iterator[Question]:
     if "eaten" in facts.cast:
         offers = {role: facts.spoken(role) for role in ("count", "eaten", "left")}
         said = any(step.event.kind == "share" for step in facts.steps)
-        for role in ("count", "eaten") if said else ("count", "eaten", "left"):
-            text = facts.say(QUESTIONS[role])
-            yield Question("how many", text, offers[role], offers, role == "left")
+        for role in offers:  # what is left must be reckoned, unless the story says it
+            text, reckoned = facts.say(QUESTIONS[role]), role == "left" and not said
+            yield Question("how many", text, offers[role], offers, int(reckoned))
 
 
 def past_questions(facts: Facts) -> Iterator[Question]:
@@ -279,10 +291,10 @@ def past_questions(facts: Facts) -> Iterator[Question]:
         for before, after in pairwise(stops):
             if stops.count(after) == 1 + (after == "start"):
                 text = facts.say(QUESTIONS["before"], child, where=after)
-                yield Question("in what order", text, offers[before], offers, len(stops))
+                yield Question("in what order", text, offers[before], offers, len(stops) - 1)
             if stops.count(before) == 1:
                 text = facts.say(QUESTIONS["after"], child, where=before)
-                yield Question("in what order", text, offers[after], offers, len(stops))
+                yield Question("in what order", text, offers[after], offers, len(stops) - 1)
 
 
 def title(steps: list[Step]) -> Pair:

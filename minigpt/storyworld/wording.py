@@ -73,9 +73,9 @@ WANTED: dict[str, list[Pair]] = {
          "我想听一个有人高兴有人不高兴的故事。"),
     ],
     "about": [
-        ("Tell a story about {0}.", "请讲一个关于{0}的故事。"),
+        ("Tell a story on this topic: {0}.", "请讲一个主题是{0}的故事。"),
         ("Write a story. The topic is {0}.", "请写一个故事，主题是{0}。"),
-        ("I would like a story on the topic of {0}.", "我想听一个主题是{0}的故事。"),
+        ("I would like a story. Topic: {0}.", "我想听一个故事，主题：{0}。"),
     ],
     "title": [
         ("Tell the story of {0}.", "请讲《{0}》的故事。"),

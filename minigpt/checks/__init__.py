@@ -129,7 +129,7 @@ def judge(name: str, answer: Any) -> tuple[str, str]:
     except NotImplementedError:
         return "blank", f"{BLANK}. Hint: {entry.hint}"
     except (Exception, SystemExit) as error:  # sys.exit() in an answer must not end the notebook
-        return "error", _explain(error)[:LONGEST_MESSAGE]
+        return "error", explain(error)[:LONGEST_MESSAGE]
     return "passed", "passed"
 
 
@@ -166,7 +166,7 @@ def hash_text(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:7], "big")
 
 
-def _explain(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Say what the answer raised, and in which of its own lines."""
     if explained := getattr(error, "explained", None):  # it was raised in another process
         return explained

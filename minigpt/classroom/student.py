@@ -1,0 +1,97 @@
+"""The student's process: runs the cells of one notebook, and answers the judge's questions.
+
+This is the one module of the package that runs code which was handed to it. Nothing that it says is
+believed: the judge, in a process of its own, compares what the answers return.
+"""
+
+import ast
+import linecache
+import os
+import sys
+import types
+from code import InteractiveInterpreter
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minigpt.checks import judge
+from minigpt.classroom.limits import Limits, adopt_orphans, restrict
+from minigpt.classroom.peer import Peer
+
+PRIVATE = ("MINIGPT_CHECKS", "MINIGPT_REPORT", "MINIGPT_GRADE")
+
+
+class Cells(InteractiveInterpreter):
+    """Run cells one after the other in one module, as a notebook does."""
+
+    def __init__(self):
+        module = sys.modules["__main__"] = types.ModuleType("__main__")  # dataclasses look there
+        module.display = lambda *arguments, **options: None
+        super().__init__(module.__dict__)
+        self.count, self.error = 0, None
+
+    def run(self, source: str) -> Any:
+        """Run a cell, or evaluate one expression; raise what it raises."""
+        self.count += 1
+        name = f"<cell {self.count}>"
+        lines = source.splitlines(keepends=True)
+        linecache.cache[name] = len(source), None, lines, name  # tracebacks show its lines
+        try:
+            tree = ast.parse(source, name)
+        except (ValueError, MemoryError, RecursionError) as error:
+            raise SyntaxError(str(error)) from None
+        last = tree.body[-1] if len(tree.body) == 1 else None
+        if isinstance(last, ast.Expr):
+            target = ast.Assign([ast.Name("_", ast.Store())], last.value)
+            tree.body = [ast.copy_location(target, last)]
+            ast.fix_missing_locations(tree)
+        self.error = None
+        self.runcode(compile(tree, name, "exec"))
+        if self.error is not None:
+            raise self.error
+        return self.locals.get("_")
+
+    def showtraceback(self) -> None:
+        """Keep the error instead of printing it."""
+        self.error = sys.exc_info()[1]
+
+
+def work(connection: Connection, folder: str, limits: Limits, student: str) -> None:
+    """Serve the judge until it hangs up: entry point of the student's process."""
+    _settle(Path(folder), student)
+    adopt_orphans()
+    restrict(limits)
+    cells, answers = Cells(), {}
+
+    def serve(question: dict) -> Any:
+        if "run" in question:
+            cells.run(question["run"])
+            return True
+        if "answer" in question:
+            name, expression = question["answer"]
+            answers[name] = cells.run(f"({expression})")
+            return list(judge(name, answers[name]))
+        return answers[question["give"]]
+
+    Peer(connection, serve, strict=False).answer_all()
+
+
+def _settle(folder: Path, student: str) -> None:
+    """Move into an empty folder, hide the grader's settings, and send all output to a file."""
+    for name in PRIVATE:
+        os.environ.pop(name, None)
+    home = {"HOME": str(folder), "USERPROFILE": str(folder), "TMPDIR": str(folder)}
+    os.environ.update(home | {"MINIGPT_STUDENT": student, "MPLBACKEND": "agg"})
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(number, target)
+    text = {"encoding": "utf-8", "errors": "replace", "closefd": False}
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, **text) for number, mode in enumerate("rww")
+    )

@@ -1,0 +1,81 @@
+"""Grade a class: `grade --submissions DIR` judges every notebook and writes a gradebook."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minigpt.classroom import (
+    Grade,
+    Limits,
+    find_submissions,
+    grade_class,
+    open_exercises,
+    write_book,
+)
+from minigpt.commands.arguments import parse
+from minigpt.commands.exercise import find_course
+from minigpt.errors import DataError, require
+
+
+@dataclass(frozen=True)
+class GradeCommand:
+    """Judge the exercise notebooks of a class; write a CSV gradebook and feedback for each student.
+
+    Limits on time and memory stop accidents. They are no sandbox: run this in a container.
+    """
+
+    submissions: Path
+    """Folder with one folder a student, or with files such as ada_08_attention.ipynb."""
+    out: Path = Path("gradebook.csv")
+    """The gradebook; feedback goes to a folder beside it."""
+    only: tuple[str, ...] = ()
+    """Exercises to grade, such as attention; none: all that the course has."""
+    exercises: Path | None = None
+    """Folder of exercise notebooks; by default the course's."""
+    roster: Path | None = None
+    """Text file with one student a line: who is on it and handed in nothing gets 0."""
+    jobs: int = max(1, os.cpu_count() or 1)
+    """Students to grade at the same time."""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self):
+        require(self.jobs >= 1, "jobs", self.jobs, "a whole number >= 1")
+
+
+def main(words: list[str]) -> int:
+    """Grade everyone; the exit code is 0 however the students did."""
+    command = parse(GradeCommand, "grade", words)
+    chosen = open_exercises(command.exercises or find_course() / "exercises", command.only)
+    submissions = find_submissions(command.submissions, [each.file for each in chosen])
+    for student in read_roster(command.roster) if command.roster else ():
+        submissions.setdefault(student, {})
+    if not submissions:
+        files = ", ".join(each.file for each in chosen)
+        raise DataError("no submissions", str(command.submissions), f"looked for {files}")
+    start = time.perf_counter()
+    with tqdm(total=len(submissions), unit="student") as bar:
+        grades = grade_class(
+            submissions, chosen, command.limits, command.jobs, lambda grade: bar.update()
+        )
+    write_book(grades, command.out)
+    print(summary(grades, time.perf_counter() - start))
+    print(f"{command.out}: the gradebook; {command.out.stem}_feedback: what each student may read")
+    return 0
+
+
+def read_roster(path: Path) -> list[str]:
+    """Return the students of a roster: the first column of each line that is not empty."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    names = [line.replace(";", ",").split(",")[0].strip() for line in lines]
+    if not any(names):
+        raise DataError("no student in it", str(path), "write one student a line")
+    return [name for name in names if name]
+
+
+def summary(grades: list[Grade], seconds: float) -> str:
+    """Return one line a student, and the time."""
+    rows = [f"{g.student:<30}{g.percent:6.1f} %  {g.passed}/{len(g.verdicts)}" for g in grades]
+    return "\n".join([*rows, f"{len(grades)} students in {seconds:.1f} s"])

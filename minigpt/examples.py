@@ -15,7 +15,7 @@ from typing import NamedTuple
 from minigpt.chat import Message, check_messages
 from minigpt.corpus import SKIP_LIMIT, Errors, ReadCounts, json_kind, record_characters
 from minigpt.errors import ConfigError, DataError
-from minigpt.records import find_files, records
+from minigpt.records import DataFile, find_files, records
 
 # What records usually look like: the first pair of templates whose columns are all there is taken.
 LAYOUTS = (
@@ -30,6 +30,7 @@ LAYOUTS = (
     ("{question}", "{answer}"),
     ("{text}", "{label}"),
 )
+SPLIT_NAME = re.compile(r"(^|[_.-])(train(ing)?|test|dev|val(id(ation)?)?)$", re.IGNORECASE)
 COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # a doubled brace stands for itself
 
 
@@ -61,7 +62,7 @@ class Example(NamedTuple):
     messages: list[Message]
     where: str  # file and line
     key: str  # examples with equal keys stay on one side of a split
-    group: str  # the file's name, which tells the parts of a set apart
+    group: str  # which part of a set it is from, told by the file's name
 
 
 def read_examples(
@@ -90,7 +91,7 @@ def load_examples(
         before = len(examples)
         for where, record in records(file, columns_wanted(config), config.errors):
             try:
-                examples.append(to_example(record, where, file.path.stem, config))
+                examples.append(to_example(record, where, group_of(file, record), config))
             except DataError as error:
                 if not config.skip_bad:
                     raise
@@ -100,6 +101,15 @@ def load_examples(
     if not examples:
         raise DataError("no examples", str(word), "give a file with examples in it")
     return examples, skipped
+
+
+def group_of(file: DataFile, record: object) -> str:
+    """Return which part of a set a file is: "qa1_train.txt" and "qa1_test.txt" -> "qa1".
+
+    A file of lines of one label is no part: its name would give the answer away.
+    """
+    is_label = isinstance(record, dict) and record.get("label") == file.label
+    return "" if is_label else SPLIT_NAME.sub("", file.path.stem)
 
 
 def check_share(errors: list[DataError], n_good: int) -> None:
@@ -142,7 +152,10 @@ def given_messages(messages: object, where: str) -> list[Message]:
         check_messages(messages)
     except DataError as error:
         raise DataError(error.what, f"{where}, {error.where}", error.remedy) from None
-    return [{key: message[key] for key in ("role", "content")} for message in messages]
+    kept = [{key: message[key] for key in ("role", "content")} for message in messages]
+    while len(kept) > 1 and kept[-1]["role"] != "assistant":
+        kept.pop()  # nothing answers it, so there is nothing to learn
+    return kept
 
 
 def check_texts(messages: list[Message], where: str) -> None:
@@ -154,6 +167,8 @@ def check_texts(messages: list[Message], where: str) -> None:
             raise DataError(f"an empty {name}", where, remedy)
     if all(message["role"] != "assistant" for message in messages):
         raise DataError("no answer to learn", where, "add a message of the assistant")
+    if messages[0]["role"] == "assistant":
+        raise DataError("an answer to nothing", where, "begin with a message of the user")
 
 
 def prompt_text(messages: list[Message]) -> str:

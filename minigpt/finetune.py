@@ -64,18 +64,24 @@ class Flat:
         return idx, torch.from_numpy(targets[:, 1:].copy())
 
 
-def flatten(conversations: Sequence[Encoded], block_size: int, over_long: OverLong) -> Flat:
+def flatten(
+    conversations: Sequence[Encoded], block_size: int, over_long: OverLong,
+    places: Sequence[str] = (),
+) -> Flat:  # fmt: skip
     """Store encoded conversations as arrays; see `fit` for those that no row can hold.
 
-    Raises DataError where a conversation has nothing to train on, or none is left.
+    Raises DataError, naming the conversation's place or else its number from 0, where it has
+    nothing to train on, or where none is left.
     """
-    for number, (_, trained) in enumerate(conversations):
+    places = places or [f"conversation {number}" for number in range(len(conversations))]
+    for where, (_, trained) in zip(places, conversations, strict=True):
         if not any(trained[1:]):
-            raise DataError(
-                "no answer to train on", f"conversation {number}",
-                "give it an assistant's message, or leave it out",
-            )  # fmt: skip
-    fitted = [fit(n, *pair, block_size, over_long) for n, pair in enumerate(conversations)]
+            remedy = "give it an assistant's message, or leave it out"
+            raise DataError("no answer to train on", where, remedy)
+    fitted = [
+        fit(*pair, block_size, over_long, where)
+        for where, pair in zip(places, conversations, strict=True)
+    ]
     kept = [encoded for encoded in fitted if encoded is not None]
     if not kept:
         raise DataError(
@@ -93,19 +99,19 @@ def flatten(conversations: Sequence[Encoded], block_size: int, over_long: OverLo
 
 
 def fit(
-    number: int, ids: Sequence[int], trained: Sequence[bool], block_size: int, over_long: OverLong
+    ids: Sequence[int], trained: Sequence[bool], block_size: int, over_long: OverLong, where: str
 ) -> Encoded | None:
     """Return a conversation as a row of block_size + 1 ids can hold it, or None.
 
-    "refuse" raises DataError naming the conversation (from 0) and both lengths, "drop" gives None,
-    "cut" takes ids out of the middle of the longest stretch that is not trained on.
+    "refuse" raises DataError naming its place and both lengths, "drop" gives None, "cut" takes ids
+    out of the middle of the longest stretch that is not trained on.
     """
     if len(ids) <= block_size + 1:
         return ids, trained
     if over_long == "refuse":
         raise DataError(
             f"a conversation of {len(ids)} tokens, but rows hold {block_size + 1}",
-            f"conversation {number}",
+            where,
             "give a larger --block-size, or leave such ones out or cut them: --over-long drop|cut",
         )
     return cut_middle(ids, trained, block_size + 1) if over_long == "cut" else None
@@ -143,11 +149,12 @@ class Packed:
 
     def __init__(
         self, conversations: Sequence[Encoded], batch_size: int, block_size: int, seed: int,
-        over_long: OverLong = "refuse", separator: int = 0,
+        over_long: OverLong = "refuse", separator: int = 0, places: Sequence[str] = (),
     ):  # fmt: skip
         check_numbers(batch_size, block_size, seed)
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
-        self.flat, self.separator = flatten(conversations, block_size, over_long), separator
+        self.flat = flatten(conversations, block_size, over_long, places)
+        self.separator = separator
         packed = best_fit(self.flat.lengths + 1, block_size + 2)  # the last separator may fall off
         self.n_rows = len(packed)
         self.slots = np.concatenate(packed)  # a conversation in each place, row after row
@@ -273,6 +280,20 @@ class Mixed:
         for source, count in enumerate(self.counts):
             ranks[sources == source] = np.arange(count)
         return sources, ranks
+
+
+class Stages:
+    """One source after the other: the first for `steps` steps, from then on the second."""
+
+    def __init__(self, first: RowSource, steps: int, second: RowSource):
+        self.first, self.steps, self.second = first, steps, second
+        self.batch_size, self.block_size = second.batch_size, second.block_size
+
+    def batch(self, step: int) -> Batch:
+        """Return idx, targets (B, T) int64 of a step."""
+        if step < self.steps:
+            return self.first.batch(step)
+        return self.second.batch(step - self.steps)
 
 
 # --- validation ---

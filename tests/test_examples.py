@@ -125,6 +125,7 @@ BAD_LINES = {
     "no_text": ({"messages": [{"role": "user", "content": 3}]}, "no text but int", "message 1"),
     "bad_role": ({"messages": [{"role": "bot", "content": "a"}]}, "role 'bot'", "assistant"),
     "no_reply": ({"messages": [{"role": "user", "content": "a"}]}, "no answer", "add a message"),
+    "no_prompt": ({"messages": [{"role": "assistant", "content": "a"}]}, "to nothing", "begin"),
     "no_list": ({"messages": "a"}, "no messages", "write messages as"),
 }
 
@@ -148,13 +149,13 @@ def test_fault_A8_missing_key_names_the_line(tmp_path):
 
 def test_fault_A8_skip_bad_counts_and_fails_above_one_percent(tmp_path):
     bad = [content for content, _, _ in BAD_LINES.values()]
-    path = lines(tmp_path / "a.jsonl", [*[GOOD] * 1485, *bad])
+    path = lines(tmp_path / "a.jsonl", [*[GOOD] * 1584, *bad])
     with pytest.raises(DataError):
         load_examples(path, ExampleConfig())
     examples, skipped = load_examples(path, ExampleConfig(skip_bad=True))
-    assert (len(examples), skipped) == (1485, 15)
-    path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1484, *bad])
-    with pytest.raises(DataError, match=r"15 of 1499 examples are bad, more than 1%.*line 1485"):
+    assert (len(examples), skipped) == (1584, 16)
+    path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1583, *bad])
+    with pytest.raises(DataError, match=r"16 of 1599 examples are bad, more than 1%.*line 1584"):
         load_examples(path, ExampleConfig(skip_bad=True))
 
 
@@ -265,7 +266,7 @@ def test_babi_gives_each_question_with_the_story_so_far(tmp_path):
         ("Tom slept.\nWho slept?", "Tom"),
     ]
     examples, _ = load_examples(path, ExampleConfig())
-    assert [example.group for example in examples] == ["qa1_train"] * 3
+    assert [example.group for example in examples] == ["qa1"] * 3
     assert examples[0].key == examples[1].key != examples[2].key, "a story stays on one side"
     question_only = read_examples(path, "{question}", "{answer}")
     assert pairs(question_only)[0] == ("Where is Mary?", "park")

@@ -9,7 +9,7 @@ import torch
 
 from minigpt.batches import IGNORE
 from minigpt.errors import ConfigError, DataError
-from minigpt.finetune import DECK, EvalPacked, Mixed, Packed, best_fit, cut_middle
+from minigpt.finetune import DECK, EvalPacked, Mixed, Packed, Stages, best_fit, cut_middle
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.train import TrainConfig, evaluate_loss, train
 
@@ -130,6 +130,8 @@ def test_fault_A8_a_conversation_too_long_is_named_with_both_lengths():
     made = [*conversations(3, longest=8), ([5] * 33, [False, *[True] * 32])]
     with pytest.raises(DataError, match=r"33 tokens.*rows hold 20.*conversation 3.*--block-size"):
         Packed(made, 2, 19, seed=0)
+    with pytest.raises(DataError, match=r"33 tokens.*a\.tsv, line 4"):
+        Packed(made, 2, 19, seed=0, places=[f"a.tsv, line {n}" for n in (1, 2, 3, 4)])
 
 
 def test_too_long_ones_are_dropped_or_cut_by_choice_and_counted():
@@ -217,6 +219,12 @@ def test_a_mixture_is_a_function_of_seed_and_step():
 def test_impossible_mixtures_are_refused(sources, weights, cause):
     with pytest.raises(ConfigError, match=cause):
         Mixed(sources, weights)
+
+
+def test_stages_follow_each_other_from_their_first_rows():
+    stages = Stages(Counting(0), 3, Counting(100))
+    firsts = [int(stages.batch(step)[0][0, 0]) for step in range(6)]
+    assert firsts == [0, 4, 8, 100, 104, 108]
 
 
 # --- validation, and training ---

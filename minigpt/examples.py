@@ -15,7 +15,7 @@ from typing import NamedTuple
 from minigpt.chat import Message, check_messages
 from minigpt.corpus import SKIP_LIMIT, Errors, ReadCounts, json_kind, record_characters
 from minigpt.errors import ConfigError, DataError
-from minigpt.records import DataFile, find_files, records
+from minigpt.records import DataFile, find_files, is_set, records
 
 # What records usually look like: the first pair of templates whose columns are all there is taken.
 LAYOUTS = (
@@ -101,6 +101,12 @@ def load_examples(
     if not examples:
         raise DataError("no examples", str(word), "give a file with examples in it")
     return examples, skipped
+
+
+def own_tests(word: str | Path, config: ExampleConfig) -> list[Example]:
+    """Return the test examples of a public data set that is given by its name, if it has any."""
+    has_tests = is_set(str(word)) and find_files(str(word), "test")
+    return load_examples(word, config, "test")[0] if has_tests else []
 
 
 def group_of(file: DataFile, record: object) -> str:

@@ -54,13 +54,16 @@ class DataFile(NamedTuple):
 
 
 def find_files(word: str, split: str = "train") -> list[DataFile]:
-    """Return the files that a path, a pattern, a folder, an archive or a data set's name means."""
+    """Return the files that a path, a pattern, a folder, an archive or a data set's name means.
+
+    Of a data set that is given by its name, split="test" means its test files alone.
+    """
     path, columns = Path(word), ()
     if not path.exists() and glob.has_magic(word):
         paths = sorted(Path(match) for match in glob.glob(word, recursive=True))  # noqa: PTH207
         if not paths:
             raise DataError("no file matches the pattern", word, "check it, and put it in quotes")
-    elif not path.exists() and word in load_sources():
+    elif is_set(word):
         source = find_source(word)
         columns = source.fields if source.format == "tsv" else ()
         paths = set_files(word, split)
@@ -71,6 +74,11 @@ def find_files(word: str, split: str = "train") -> list[DataFile]:
     same_stem = len(files) > 1 and len({file.stem for file in files}) == 1
     labels = [file.suffix[1:] if same_stem else file.stem for file in files]
     return [DataFile(*pair, tuple(columns)) for pair in zip(files, labels, strict=True)]
+
+
+def is_set(word: str) -> bool:
+    """Tell whether a word is the name of a public data set, and not a path."""
+    return not Path(word).exists() and word in load_sources()
 
 
 def set_files(name: str, split: str) -> list[Path]:

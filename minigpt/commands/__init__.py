@@ -14,6 +14,8 @@ COMMANDS = {
     "quickstart": "train a small story model from nothing, in minutes on two CPU cores",
     "doctor": "check that this computer is ready, and what it will compute on",
     "train": "train a model on your own text, or on storyworld",
+    "finetune": "teach a model to answer, from your own examples",
+    "chat": "talk with a trained model",
     "generate": "let a trained model write",
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
     "tokenizer": "train a tokenizer, or look at how one cuts text",

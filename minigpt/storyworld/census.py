@@ -53,9 +53,7 @@ def castings(
         return
     role = event.new[len(named)]
     for word, p_word in world.words(role, cast, event.after).fractions():
-        yield from castings(
-            world, event, cast | {role: word}, (*named, (role, word)), p * p_word
-        )
+        yield from castings(world, event, cast | {role: word}, (*named, (role, word)), p * p_word)
 
 
 def entropy(world: World) -> float:

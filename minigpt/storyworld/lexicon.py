@@ -164,7 +164,7 @@ PLACES = [
         (("A porter was whistling on the platform.", "一个搬运工在站台上吹着口哨。"),
          ("The great clock struck loudly.", "大钟响亮地敲了起来。")),
     ),
-]
+]  # fmt: skip
 
 THINGS = [
     Thing("kite", "风筝", "只",
@@ -199,7 +199,7 @@ THINGS = [
           ("sailed the boat across a puddle", "让小船驶过一个水洼")),
     Thing("bear", "玩具熊", "只",
           ("carried the bear about like a baby", "像抱婴儿一样抱着玩具熊")),
-]
+]  # fmt: skip
 
 COLOURS = [
     Noun("red", "红色"),

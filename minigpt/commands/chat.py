@@ -12,7 +12,7 @@ from minigpt.generate import SampleConfig, stream
 from minigpt.runs import Run, open_run
 from minigpt.tokenizer import TextStream
 
-HELP = "/reset forgets the conversation, /quit ends (so does Ctrl-D); Ctrl-C stops an answer"
+HELP = "/reset forgets the conversation, /quit ends (as does Ctrl-D); Ctrl-C stops an answer"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def talk(chat: Chat) -> int:
     while True:
         try:
             text = input("> ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             print()
             return 0
         if text in ("/quit", "/exit"):

@@ -2,13 +2,11 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -18,26 +16,30 @@ from minigpt.checkpoint import RunLock
 from minigpt.commands.arguments import parse
 from minigpt.commands.card import Bars
 from minigpt.commands.pipeline import check_fits, check_out, plain_warnings, stage
+from minigpt.commands.settings import (
+    FinetuneCommand,
+    check_model_flags,
+    load_command,
+    save_command,
+    tuned,
+)
 from minigpt.device import choose_device, choose_dtype
-from minigpt.errors import CheckpointError, ConfigError, DataError, require
+from minigpt.errors import ConfigError, DataError
 from minigpt.evaluate import answers
 from minigpt.examples import (
     Example,
-    ExampleConfig,
     compared,
     load_examples,
     overlap,
     own_tests,
     split_examples,
 )
-from minigpt.files import atomic_write
-from minigpt.finetune import EvalPacked, OverLong, Packed, Stages
+from minigpt.finetune import EvalPacked, Packed, Stages
 from minigpt.gpt import GPT, GPTConfig, count_parameters
 from minigpt.report import write_report
 from minigpt.runs import (
     Run,
     RunConfig,
-    build,
     check_resumable,
     load_config,
     open_run,
@@ -47,7 +49,7 @@ from minigpt.runs import (
 from minigpt.scoring import Item, example_items, fitting_metrics, score_task
 from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
-from minigpt.train import TrainConfig, TrainResult, evaluate_loss, train
+from minigpt.train import TrainResult, evaluate_loss, train
 
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
 SHOWN, SHOWN_CHARACTERS = 5, 300  # answers in the report, and the end of their prompts
@@ -59,63 +61,6 @@ ABOUT_TASKS = (
 )
 
 
-@dataclass(frozen=True)
-class FinetuneCommand:
-    """Teach a model to answer from your own examples: a file in, a report out.
-
-    With --checkpoint a trained model learns on. Without, tokenizer and model are made from nothing:
-    the model first learns all of the examples' text, then the answers alone. In the end it answers
-    examples that training never showed, and is scored beside simple baselines. Ctrl-C leaves a
-    checkpoint; --out DIR --resume goes on from it.
-    """
-
-    out: Path
-    """Directory of the run; it is made if it is not there."""
-    data: str = ""
-    """Examples: .jsonl, .json, .csv, .tsv, bAbI text, a folder, an archive, a pattern in quotes, or
-    the name of a public data set."""
-    checkpoint: Path | None = None
-    """A run directory with the model to start from (None: from nothing)."""
-    held_out: str | None = None
-    """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
-    validation_fraction: float = 0.1
-    """The part of --data that is kept for the test where there are no other examples for it."""
-    resume: bool = False
-    """Go on from the run's newest checkpoint, with its settings."""
-    epochs: float = 4.0
-    """How often each answer is learned; --max-steps may end it sooner."""
-    pretrain_epochs: float = 4.0
-    """How often all text, prompts too, is learned before that (with --checkpoint: 0)."""
-    over_long: OverLong = "refuse"
-    """Examples that do not fit into block_size: stop and name the line, leave them out, or cut the
-    middle of their prompts."""
-    examples: ExampleConfig = field(default_factory=ExampleConfig)
-    model: GPTConfig = field(
-        default_factory=lambda: GPTConfig(
-            vocab_size=4096, block_size=512, n_layer=4, n_head=2, n_embd=128, dropout=0.2
-        )
-    )
-    training: TrainConfig = field(
-        default_factory=lambda: TrainConfig(max_steps=3000, batch_size=16)
-    )
-
-    def __post_init__(self):
-        share = self.validation_fraction
-        require(0 < share < 1, "validation_fraction", share, "a number between 0 and 1")
-        for name in ("epochs", "pretrain_epochs"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "a number >= 0")
-        total = self.epochs + self.pretrain_epochs
-        require(total > 0, "epochs", self.epochs, "more than 0, or --pretrain-epochs")
-
-
-def tuned() -> FinetuneCommand:
-    """Return the defaults with --checkpoint: smaller steps, and the answers alone."""
-    base = FinetuneCommand(Path())
-    training = dataclasses.replace(base.training, learning_rate=1e-3, muon_learning_rate=5e-3)
-    return dataclasses.replace(base, pretrain_epochs=0.0, training=training)
-
-
 def main(words: list[str]) -> int:
     """Run the command; exit 0, or 130 / 143 after Ctrl-C / a request to end."""
     command = parse(FinetuneCommand, "finetune", words)
@@ -124,37 +69,10 @@ def main(words: list[str]) -> int:
         command = parse(FinetuneCommand, "finetune", words, stored)
     elif command.checkpoint:
         command = parse(FinetuneCommand, "finetune", words, tuned())
+        check_model_flags(command)
     if not command.data:
         raise ConfigError("no examples given", "--data", "name a file, a folder or a data set")
     return run_finetune(command)
-
-
-def load_command(out: Path) -> FinetuneCommand:
-    """Read finetune.json: the settings of an earlier run."""
-    path = out / "finetune.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
-        content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
-        content |= {"out": out, "checkpoint": content["checkpoint"] and Path(content["checkpoint"])}
-        content["examples"] = dataclasses.replace(
-            content["examples"], columns=tuple(content["examples"].columns)
-        )
-        return build(FinetuneCommand, content, "finetune.json")
-    except FileNotFoundError:
-        remedy = "give the directory that finetune wrote, or leave --resume out"
-        raise CheckpointError("no finetune.json", str(out), remedy) from None
-    except (ValueError, LookupError, TypeError) as error:
-        what = error.what if isinstance(error, ConfigError) else str(error)
-        raise CheckpointError(f"not the settings of a run: {what}", str(path),
-                              "restore the file") from None  # fmt: skip
-
-
-def save_command(command: FinetuneCommand) -> None:
-    """Write finetune.json."""
-    content = dataclasses.asdict(command)
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    atomic_write(command.out / "finetune.json", text + "\n")
 
 
 def run_finetune(command: FinetuneCommand) -> int:
@@ -295,8 +213,8 @@ def make_tokenizer(command: FinetuneCommand, sides: Sides, base: Run | None) -> 
         special_ids(tokenizer)  # or else it cannot chat
     else:
         texts = (message["content"] for example in sides.train for message in example.messages)
-        texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
-        tokenizer = BPETokenizer.train(texts, command.model.vocab_size, SPECIAL)
+        with tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False) as bar:
+            tokenizer = BPETokenizer.train(bar, command.model.vocab_size, SPECIAL)
     tokenizer.save(path)
     return tokenizer
 

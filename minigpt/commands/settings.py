@@ -1,0 +1,111 @@
+"""The settings of `finetune`: its flags, its defaults, and what a run keeps of them."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minigpt.errors import CheckpointError, ConfigError, require
+from minigpt.examples import ExampleConfig
+from minigpt.files import atomic_write
+from minigpt.finetune import OverLong
+from minigpt.gpt import GPTConfig
+from minigpt.runs import build
+from minigpt.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class FinetuneCommand:
+    """Teach a model to answer from your own examples: a file in, a report out.
+
+    With --checkpoint a trained model learns on. Without, tokenizer and model are made from nothing:
+    the model first learns all of the examples' text, then the answers alone. In the end it answers
+    examples that training never showed, and is scored beside simple baselines. Ctrl-C leaves a
+    checkpoint; --out DIR --resume goes on from it.
+    """
+
+    out: Path
+    """Directory of the run; it is made if it is not there."""
+    data: str = ""
+    """Examples: .jsonl, .json, .csv, .tsv, bAbI text, a folder, an archive, a pattern in quotes, or
+    the name of a public data set."""
+    checkpoint: Path | None = None
+    """A run directory with the model to start from (None: from nothing)."""
+    held_out: str | None = None
+    """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
+    validation_fraction: float = 0.1
+    """The part of --data that is kept for the test where there are no other examples for it."""
+    resume: bool = False
+    """Go on from the run's newest checkpoint, with its settings."""
+    epochs: float = 4.0
+    """How often each answer is learned; --max-steps may end it sooner."""
+    pretrain_epochs: float = 4.0
+    """How often all text, prompts too, is learned before that (with --checkpoint: 0)."""
+    over_long: OverLong = "refuse"
+    """Examples that do not fit into block_size: stop and name the line, leave them out, or cut the
+    middle of their prompts."""
+    examples: ExampleConfig = field(default_factory=ExampleConfig)
+    model: GPTConfig = field(
+        default_factory=lambda: GPTConfig(
+            vocab_size=4096, block_size=512, n_layer=4, n_head=2, n_embd=128, dropout=0.2
+        )
+    )
+    training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(max_steps=3000, batch_size=16)
+    )
+
+    def __post_init__(self):
+        share = self.validation_fraction
+        require(0 < share < 1, "validation_fraction", share, "a number between 0 and 1")
+        for name in ("epochs", "pretrain_epochs"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, value, "a number >= 0")
+        total = self.epochs + self.pretrain_epochs
+        require(total > 0, "epochs", self.epochs, "more than 0, or --pretrain-epochs")
+
+
+def tuned() -> FinetuneCommand:
+    """Return the defaults with --checkpoint: smaller steps, and the answers alone."""
+    base = FinetuneCommand(Path())
+    training = dataclasses.replace(base.training, learning_rate=1e-3, muon_learning_rate=5e-3)
+    return dataclasses.replace(base, pretrain_epochs=0.0, training=training)
+
+
+def check_model_flags(command: FinetuneCommand) -> None:
+    """Refuse settings that a checkpoint's model has already, and cannot change."""
+    usual = dataclasses.asdict(tuned().model) | {"dropout": command.model.dropout}
+    for name, value in dataclasses.asdict(command.model).items():
+        if value != usual[name]:
+            raise ConfigError(
+                f"{name} = {value!r} beside --checkpoint", "--" + name.replace("_", "-"),
+                "leave it out: with --checkpoint the model is that of the run",
+            )  # fmt: skip
+
+
+def load_command(out: Path) -> FinetuneCommand:
+    """Read finetune.json: the settings of an earlier run."""
+    path = out / "finetune.json"
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
+        content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
+        content |= {"out": out, "checkpoint": content["checkpoint"] and Path(content["checkpoint"])}
+        content["examples"] = dataclasses.replace(
+            content["examples"], columns=tuple(content["examples"].columns)
+        )
+        return build(FinetuneCommand, content, "finetune.json")
+    except FileNotFoundError:
+        remedy = "give the directory that finetune wrote, or leave --resume out"
+        raise CheckpointError("no finetune.json", str(out), remedy) from None
+    except (ValueError, LookupError, TypeError) as error:
+        what = error.what if isinstance(error, ConfigError) else str(error)
+        raise CheckpointError(f"not the settings of a run: {what}", str(path),
+                              "restore the file") from None  # fmt: skip
+
+
+def save_command(command: FinetuneCommand) -> None:
+    """Write finetune.json."""
+    content = dataclasses.asdict(command)
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    atomic_write(command.out / "finetune.json", text + "\n")

@@ -11,6 +11,7 @@ Sources: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2 and 3.2.
 Layer Normalization".
 """
 
+import copy
 import math
 
 import torch
@@ -75,7 +76,9 @@ class KVCache:
     """Keep the keys and values of past tokens, so that a new token costs one step, not a re-run.
 
     Memory is taken once for `block_size` positions. `positions` (B,) counts the tokens of each
-    row: rows may differ in length, since every row is masked by its own count.
+    row. Rows may differ in length: each is masked by its own count, so what padding leaves behind
+    a shorter row is never seen, and its next tokens overwrite it. Rows of equal length, the common
+    case, need neither a mask nor a look-up of places.
     """
 
     def __init__(
@@ -84,46 +87,86 @@ class KVCache:
     ):  # fmt: skip
         shape = (n_layer, batch_size, n_kv_head, block_size, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (n_layer, B, G, S, D)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.last = torch.zeros_like(self.positions)  # the newest token of each row, 0 at first
-        self.length = 0  # no row is longer than this
+        self.length, self.is_even = 0, True  # the longest row's length; whether all are so long
+        self.places, self.mask = slice(0), None  # of the tokens that are being added
 
     @property
     def block_size(self) -> int:
         """The number of positions that fit."""
         return self.keys.size(3)
 
-    def next_positions(self, T: int) -> Tensor:
-        """Return the positions (B, T) that the next T tokens of each row take."""
-        assert self.length + T <= self.block_size, (self.length, T, self.block_size)
-        return self.positions[:, None] + torch.arange(T, device=self.positions.device)
+    def begin(self, T: int) -> slice | Tensor:
+        """Prepare for T new tokens a row; return their positions: a slice, or (B, T) if uneven.
 
-    def mask(self, T: int) -> Tensor:
-        """Return (B, 1, T, S): each new token sees its own row's past and itself."""
-        seen = torch.arange(self.length + T, device=self.positions.device)
-        return (seen <= self.next_positions(T)[:, :, None])[:, None]
+        Sets `mask`, for all layers: which of the S positions each new token sees, (T, S), or
+        (B, 1, T, S) if uneven; None where plain rules do: all (one token), or causal (no past).
+        """
+        end, device = self.length + T, self.positions.device
+        assert end <= self.block_size, (self.length, T, self.block_size)
+        if self.is_even:
+            self.places, self.mask = slice(self.length, end), None
+            if T > 1 and self.length > 0:
+                self.mask = causal_mask(end, device)[self.length :]  # (T, S)
+        else:
+            self.places = self.positions[:, None] + torch.arange(T, device=device)  # (B, T)
+            seen = torch.arange(end, device=device)
+            self.mask = (seen <= self.places[:, :, None])[:, None]  # (B, 1, T, S)
+        return self.places
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
         B, _, T, _ = k.shape
-        rows = torch.arange(B, device=k.device)[:, None]  # (B, 1), meets positions (B, T)
-        positions = self.next_positions(T)
-        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
-        end = self.length + T
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        both = []
+        for new, stored in ((k, self.keys[layer, :B]), (v, self.values[layer, :B])):
+            if self.is_even:
+                stored[:, :, self.places] = new
+            else:
+                rows = torch.arange(B, device=k.device)[:, None]  # (B, 1), meets places (B, T)
+                stored[rows, :, self.places] = new.transpose(1, 2).to(stored.dtype)
+            both.append(stored[:, :, : self.length + T])
+        return both[0], both[1]
 
     def advance(self, counts: int | Tensor) -> None:
         """Count tokens as seen once every layer has stored them: one number, or one a row (B,)."""
-        self.positions = self.positions + counts
-        self.length = int(self.positions.max())
+        self.positions += counts
+        if isinstance(counts, int):
+            self.length += counts
+        else:
+            self.measure()
 
-    def clear(self) -> None:
-        """Forget all tokens; the memory is kept."""
-        self.positions.zero_()
-        self.last.zero_()
-        self.length = 0
+    def measure(self) -> None:
+        """Find the longest row, and whether all are as long."""
+        shortest, longest = self.positions.aminmax()
+        self.length, self.is_even = int(longest), bool(shortest == longest)
+
+    def part(self, start: int, end: int) -> "KVCache":
+        """Return a cache of some rows that shares this one's memory; `measure` this one later."""
+        part = copy.copy(self)
+        part.keys, part.values = self.keys[:, start:end], self.values[:, start:end]
+        part.positions, part.last = self.positions[start:end], self.last[start:end]
+        part.measure()
+        return part
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows, in this order; only rows that change their place are copied.
+
+        A row may stand several times. Memory grows where there were never so many rows.
+        """
+        moved = [place for place, row in enumerate(rows) if place != row]
+        sources = [rows[place] for place in moved]
+        for name in ("keys", "values"):
+            stored = getattr(self, name)
+            copied = stored[:, sources, :, : self.length]
+            if len(rows) > stored.size(1):
+                stored = stored[:, rows]
+                setattr(self, name, stored)
+            elif moved:
+                stored[:, moved, :, : self.length] = copied
+        self.positions, self.last = self.positions[rows], self.last[rows]
+        self.measure()
 
 
 class Attention(nn.Module):
@@ -168,9 +211,8 @@ class Attention(nn.Module):
         if cache is None:
             mixed = self.mix(q, k, v)  # (B, H, T, D)
         else:
-            mask = cache.mask(x.size(1))
             k, v = cache.update(layer, k, v)  # (B, G, S, D)
-            mixed = self.mix(q.to(k.dtype), k, v, mask).to(x.dtype)  # (B, H, T, D)
+            mixed = self.mix(q.to(k.dtype), k, v, cache.mask).to(x.dtype)  # (B, H, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -178,12 +220,16 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend causally (no mask) or by `mask`, in whichever form is faster here."""
+        """Attend by `mask`, or causally, in whichever form is faster here.
+
+        Without a mask, fewer queries than keys (one new token) see everything.
+        """
         T, dropout = q.size(2), self.dropout if self.training else 0.0
-        if q.device.type == "cpu" and mask is None and T <= EXPLICIT_ON_CPU_UP_TO:
+        is_causal = mask is None and T == k.size(2)
+        if q.device.type == "cpu" and is_causal and T <= EXPLICIT_ON_CPU_UP_TO:
             k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
             return attend(q, k, v, causal_mask(T, q.device), dropout)
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal,
             enable_gqa=self.n_kv_head != self.n_head,
         )  # fmt: skip

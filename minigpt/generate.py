@@ -27,6 +27,8 @@ from minigpt.attention import KVCache
 from minigpt.errors import ConfigError, TrainingError, require
 from minigpt.gpt import GPT
 
+FILL_ROWS = 16  # prompts that go through the model at once
+
 
 @dataclass(frozen=True)
 class SampleConfig:
@@ -147,24 +149,23 @@ def window_start(length: int, block_size: int) -> int:
 
 
 class Rows:
-    """Token rows that grow together, with the logits (B, V) of each row's next token.
+    """Token rows that grow together, with the logits (B, V) of each row's next token."""
 
-    Rows may differ in length: the cache masks each by its own count, so what padding leaves behind
-    a shorter row is never seen, and its next tokens overwrite it.
-    """
-
-    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]]):
+    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int):
         self.model, self.block_size = model, model.config.block_size
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
-        self.cache = model.new_cache(len(prompts))
+        longest = max(len(window) for window in self.windows)
+        self.cache = model.new_cache(len(prompts), longest + max_new_tokens)
         self.logits = fill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
         """Keep these rows, add one token to each, and compute the next logits."""
-        self.select(rows)
+        if rows != list(range(len(self.windows))):
+            self.windows = [list(self.windows[row]) for row in rows]
+            self.cache.select(rows)
         full = [row for row, window in enumerate(self.windows) if len(window) == self.block_size]
         if full:
             self.hop(full)
@@ -178,30 +179,31 @@ class Rows:
         keep = (self.block_size + 1) // 2 - 1
         for row in rows:
             del self.windows[row][: self.block_size - keep]
-        fresh = self.model.new_cache(len(rows))
+        fresh = self.model.new_cache(len(rows), keep)
         if keep:
             fill(self.model, fresh, [self.windows[row] for row in rows])
-        self.cache.keys[:, rows], self.cache.values[:, rows] = fresh.keys, fresh.values
+        self.cache.keys[:, rows, :, :keep] = fresh.keys
+        self.cache.values[:, rows, :, :keep] = fresh.values
         self.cache.positions[rows], self.cache.last[rows] = keep, fresh.last
-        self.cache.advance(0)  # some other row may now be the longest
-
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows, in this order; a row may be dropped, or stand several times."""
-        if rows == list(range(len(self.windows))):
-            return
-        self.windows = [list(self.windows[row]) for row in rows]
-        self.cache.keys, self.cache.values = self.cache.keys[:, rows], self.cache.values[:, rows]
-        self.cache.positions, self.cache.last = self.cache.positions[rows], self.cache.last[rows]
-        self.cache.advance(0)
+        self.cache.measure()  # some other row may now be the longest
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
-    """Store rows of tokens in an empty cache; return the logits (B, V) after each row's last."""
-    lengths = torch.tensor([len(window) for window in windows], device=cache.positions.device)
-    T = max(len(window) for window in windows)
-    idx = torch.tensor([[*window, *[0] * (T - len(window))] for window in windows])  # (B, T)
-    logits, _ = model(idx.to(lengths.device), cache=cache, lengths=lengths)  # (B, 1, V)
-    return logits[:, -1]
+    """Store rows of tokens in an empty cache; return the logits (B, V) after each row's last.
+
+    A few rows at a time: what fits into the processor's own memory is faster, and the padding
+    reaches only to the longest of these few.
+    """
+    logits = []
+    for start in range(0, len(windows), FILL_ROWS):
+        group = windows[start : start + FILL_ROWS]
+        part = cache.part(start, start + len(group))
+        lengths = torch.tensor([len(window) for window in group], device=cache.positions.device)
+        T = max(len(window) for window in group)
+        idx = torch.tensor([[*window, *[0] * (T - len(window))] for window in group])  # (B, T)
+        logits.append(model(idx.to(lengths.device), cache=part, lengths=lengths)[0])  # (B, 1, V)
+    cache.measure()
+    return torch.cat(logits)[:, -1]
 
 
 @contextlib.contextmanager
@@ -254,19 +256,29 @@ def decode(
     if len(prompts) == 0 or config.max_new_tokens == 0:
         return
     generators = [random.Random(f"{config.seed} {row}") for row in range(len(prompts))]
-    growing = list(range(len(prompts)))  # the prompts behind the rows
+    growing = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # behind the rows
     with evaluating(model):
-        rows = Rows(model, prompts)
+        rows = Rows(model, [prompts[row] for row in growing], config.max_new_tokens)
         for left in reversed(range(config.max_new_tokens)):
             # 24 bits fit a float32 exactly: none is rounded up to 1, beyond the last token.
             uniforms = [generators[row].getrandbits(24) / 2**24 for row in growing]
             tokens = draw(next_probabilities(rows.logits, config), uniforms).tolist()
-            going = [i for i, token in enumerate(tokens) if token not in stop_ids]
+            going = close_gaps([i for i, token in enumerate(tokens) if token not in stop_ids])
             yield from ((growing[i], tokens[i]) for i in going)
             growing = [growing[i] for i in going]
             if not growing or not left:
                 return
             rows.append(going, [tokens[i] for i in going])
+
+
+def close_gaps(going: list[int]) -> list[int]:
+    """Order the rows that go on (rising) so that few must move: the last ones fill the gaps.
+
+    >>> close_gaps([0, 2, 4, 5])
+    [0, 5, 2, 4]
+    """
+    staying, movers = set(going), [row for row in going if row >= len(going)]
+    return [row if row in staying else movers.pop() for row in range(len(going))]
 
 
 @torch.inference_mode()
@@ -288,7 +300,7 @@ def beam_search(
     if config.max_new_tokens == 0:
         return beams
     with evaluating(model):
-        rows = Rows(model, [prompt])
+        rows = Rows(model, [prompt], max_new_tokens)
         for left in reversed(range(config.max_new_tokens)):
             candidates = [(*beam, -1, -1) for beam in ended] + extensions(rows, beams, n_beam)
             best = sorted(candidates, key=lambda candidate: -candidate[1])[:n_beam]

@@ -306,7 +306,7 @@ class GPT(nn.Module):
         """
         B, T = idx.shape
         assert T <= self.config.block_size, (T, self.config.block_size)
-        positions = slice(0, T) if cache is None else cache.next_positions(T)
+        positions = slice(0, T) if cache is None else cache.begin(T)
         x = self.embedding(idx)  # (B, T, C)
         if self.bigrams is not None:
             x = x + self.bigrams(idx, idx.new_zeros(B) if cache is None else cache.last)
@@ -317,7 +317,7 @@ class GPT(nn.Module):
         rows, end = torch.arange(B, device=x.device), -1 if lengths is None else lengths - 1
         if cache is not None:
             cache.advance(T if lengths is None else lengths)
-            cache.last = idx[rows, end]  # (B)
+            cache.last.copy_(idx[rows, end])  # (B)
         if lengths is not None:
             x = x[rows, end][:, None]  # (B, 1, C)
         logits = self.head(self.norm(x))  # (B, T, V)
@@ -326,13 +326,13 @@ class GPT(nn.Module):
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         return logits, loss
 
-    def new_cache(self, batch_size: int) -> KVCache:
-        """Make an empty key-value cache for `batch_size` rows on this model's device."""
-        config, weight = self.config, self.embedding.weight
+    def new_cache(self, batch_size: int, length: int | None = None) -> KVCache:
+        """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""
+        c, weight = self.config, self.embedding.weight
+        length = c.block_size if length is None else min(length, c.block_size)
         return KVCache(
-            config.n_layer, batch_size, config.n_kv_head, config.block_size, config.head_dim,
-            weight.device, weight.dtype,
-        )  # fmt: skip
+            c.n_layer, batch_size, c.n_kv_head, length, c.head_dim, weight.device, weight.dtype
+        )
 
 
 def count_parameters(config: GPTConfig) -> int:

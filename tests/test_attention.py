@@ -180,6 +180,7 @@ def test_cached_equals_uncached_however_the_time_is_split(parts, n_kv_head, form
     with torch.no_grad():
         for length in parts:
             window = slice(start, start + length)
+            assert cache.begin(length) == window  # rows of equal length: a plain slice
             found.append(module(x[:, window], (cos[window], sin[window]), cache))
             cache.advance(length)
             start += length
@@ -188,39 +189,99 @@ def test_cached_equals_uncached_however_the_time_is_split(parts, n_kv_head, form
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_of_unequal_length_equal_each_row_alone():
+@pytest.mark.parametrize("parts", [[1, 1, 1], [3], [1, 2]])
+def test_rows_of_unequal_length_equal_each_row_alone(parts):
     """Padding on the right is stored, but never seen, and overwritten by the next tokens."""
     module, x, lengths = Attention(C, H, G, D), torch.randn(B, T, C), torch.tensor([4, 1, 3])
     cos, sin = rotary()
     cache = KVCache(1, B, G, T, D)
     with torch.no_grad():
+        cache.begin(4)
         module(torch.where(torch.arange(4)[:, None] < lengths[:, None, None], x[:, :4], 1e3),
                (cos[:4], sin[:4]), cache)  # fmt: skip
         cache.advance(lengths)
-        for step in range(3):
-            positions = cache.next_positions(1)  # (B, 1)
-            assert positions.flatten().tolist() == (lengths + step).tolist()
-            new = x[torch.arange(B)[:, None], positions]  # (B, 1, C)
+        for count in parts:
+            positions = cache.begin(count)  # (B, T)
+            assert positions.tolist() == [[n + i for i in range(count)] for n in lengths.tolist()]
+            new = x[torch.arange(B)[:, None], positions]  # (B, T, C)
             angles = cos[positions][:, None], sin[positions][:, None]
             found = module(new, angles, cache)
-            cache.advance(1)
-            for row, end in enumerate((lengths + step + 1).tolist()):
-                alone = module(x[row : row + 1, :end], (cos[:end], sin[:end]))
-                torch.testing.assert_close(found[row, 0], alone[0, -1], atol=1e-5, rtol=1e-5)
+            cache.advance(count)
+            lengths = lengths + count
+            assert cache.positions.tolist() == lengths.tolist()
+            for row, end in enumerate(lengths.tolist()):
+                alone = module(x[row : row + 1, :end], (cos[:end], sin[:end]))[0, -count:]
+                torch.testing.assert_close(found[row], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_cache_refuses_more_tokens_than_fit_and_forgets_on_clear():
+def test_cache_refuses_more_tokens_than_fit():
     cache = KVCache(1, 2, G, 5, D)
     cache.advance(torch.tensor([4, 1]))
     assert (cache.length, cache.block_size) == (4, 5)
+    cache.begin(1)
     with pytest.raises(AssertionError):
-        cache.next_positions(2)
-    cache.clear()
-    assert cache.next_positions(5).tolist() == [[0, 1, 2, 3, 4]] * 2
+        cache.begin(2)
 
 
 def test_cache_mask_shows_each_row_its_own_past():
-    cache = KVCache(1, 2, G, 5, D)
+    cache = KVCache(1, 2, G, 9, D)
+    assert cache.begin(3) == slice(0, 3)
+    assert cache.mask is None  # no past: causal
     cache.advance(torch.tensor([2, 0]))
-    assert cache.mask(2).int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]],
-                                            [[[1, 0, 0, 0], [1, 1, 0, 0]]]]  # fmt: skip
+    assert cache.begin(2).tolist() == [[2, 3], [0, 1]]
+    assert cache.mask.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]],
+                                         [[[1, 0, 0, 0], [1, 1, 0, 0]]]]  # fmt: skip
+    cache.advance(torch.tensor([0, 2]))  # even again
+    assert cache.begin(2) == slice(2, 4)
+    assert cache.mask.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert cache.begin(1) == slice(2, 3)
+    assert cache.mask is None  # one token sees all
+
+
+def numbered_cache(lengths: list[int]) -> KVCache:
+    """Return a cache whose entries tell layer, row, head and position."""
+    cache = KVCache(2, len(lengths), G, 5, 1)
+    numbers = torch.arange(cache.keys.numel()).view_as(cache.keys)
+    cache.keys, cache.values = numbers.clone(), -numbers
+    cache.last = 100 + torch.arange(len(lengths))
+    cache.advance(torch.tensor(lengths))
+    return cache
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 1], [0, 2], [1], [2, 2, 0], [1, 1, 0, 2, 1]])
+def test_cache_select_keeps_rows_in_the_order_asked_for(rows):
+    cache, before = numbered_cache([4, 1, 2]), numbered_cache([4, 1, 2])
+    cache.select(rows)
+    assert cache.positions.tolist() == [[4, 1, 2][row] for row in rows]
+    assert cache.last.tolist() == [100 + row for row in rows]
+    assert cache.length == max([4, 1, 2][row] for row in rows)
+    assert cache.is_even == (len({[4, 1, 2][row] for row in rows}) == 1)
+    for place, row in enumerate(rows):
+        end = int(cache.positions[place])
+        for name in ("keys", "values"):
+            kept, whole = getattr(cache, name), getattr(before, name)
+            assert torch.equal(kept[:, place, :, :end], whole[:, row, :, :end])
+
+
+def test_cache_select_copies_only_rows_that_move():
+    cache = numbered_cache([3, 3, 3, 3])
+    memory, before = cache.keys.data_ptr(), cache.keys.clone()
+    cache.select([0, 3, 2])
+    assert cache.keys.data_ptr() == memory
+    changed = (cache.keys != before).any(dim=(0, 2, 4))  # (row, position)
+    assert changed.int().tolist() == [[0] * 5, [1, 1, 1, 0, 0], [0] * 5, [0] * 5]
+
+
+def test_a_part_of_a_cache_shares_its_memory():
+    cache = KVCache(1, 4, G, 5, D)
+    part = cache.part(1, 3)
+    k = torch.randn(2, G, 3, D)
+    part.begin(3)
+    part.update(0, k, -k)
+    part.advance(torch.tensor([3, 2]))
+    cache.measure()
+    assert cache.positions.tolist() == [0, 3, 2, 0]
+    assert (cache.length, cache.is_even) == (3, False)
+    assert torch.equal(cache.keys[0, 1:3, :, :3], k)
+    assert torch.equal(cache.values[0, 1:3, :, :3], -k)
+    assert cache.keys[:, [0, 3]].count_nonzero() == 0

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minigpt.checks import exercises, more_checks, topics
-from minigpt.errors import DataError
-from minigpt.files import atomic_write
 from minigpt.classroom.judge import Verdict
 from minigpt.classroom.limits import Limits
 from minigpt.classroom.notebook import Cell, expected, plan, read_cells
 from minigpt.classroom.session import grade_steps
+from minigpt.errors import DataError
+from minigpt.files import atomic_write
 
 TEACHERS = {"exercises", "solutions", ".base", ".ipynb_checkpoints"}
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from minigpt.checks import judge, more_checks, registered
+from minigpt.checks import TOPICS, judge, more_checks, registered
 from minigpt.classroom.limits import Limits, restrict
 from minigpt.classroom.notebook import Step
 from minigpt.classroom.peer import Peer, PeerGone
@@ -78,22 +78,26 @@ def verdicts(peer: Peer, step: Step, known: set[str]) -> Iterator[tuple[str, Ver
 
 def _judge_twice(peer: Peer, name: str, expression: str) -> Iterator[tuple[str, Verdict]]:
     """Judge an answer beside it and, if it passed and can travel, here; then by further checks."""
-    verdict = _beside(peer, name, expression)
     entry = registered(name)
-    if verdict[0] == "passed" and entry and entry.travels:
+    travels = entry is None or entry.travels
+    try:
+        peer.ask({"take": [name, expression]})
+    except Exception as error:
+        yield name, ("error", _explained(error))
+        return
+    verdict: Verdict = "passed", "passed"
+    if not travels or name.split(".")[0] in TOPICS:  # private checks stay private if they can
+        verdict = _beside(peer, name)
+    if verdict[0] == "passed" and travels:
         verdict = _here(peer, name, name)
     yield name, verdict
     for other in more_checks(name):
         yield other, _here(peer, other, name)
 
 
-def _beside(peer: Peer, name: str, expression: str) -> Verdict:
+def _beside(peer: Peer, name: str) -> Verdict:
     """Let the other process judge."""
-    try:
-        reply = peer.ask({"answer": [name, expression]})
-    except Exception as error:
-        return "error", _explained(error)
-    match reply:
+    match peer.ask({"judge": name}):
         case [str() as verdict, str() as message]:
             return verdict, message
     raise PeerGone("not a verdict")

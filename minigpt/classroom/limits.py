@@ -93,6 +93,7 @@ class Watch:
         self.root: psutil.Process | None = None
         with contextlib.suppress(psutil.Error):
             self.root = psutil.Process(pid)
+        self.next_look = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -100,8 +101,11 @@ class Watch:
         self.deadline = time.monotonic() + self.limits.seconds
 
     def fault(self) -> str | None:
-        """Say which limit is passed, or return None."""
+        """Say which limit is passed, or return None; look at most once a tick."""
+        if time.monotonic() < self.next_look:
+            return None
         family = self._family()
+        self.next_look = time.monotonic() + TICK
         if time.monotonic() > self.deadline:
             return f"stopped after {self.limits.seconds:g} seconds"
         if len(family) > self.limits.processes:

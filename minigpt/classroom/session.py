@@ -13,6 +13,7 @@ import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from minigpt.checks import TOPICS, registered
 from minigpt.classroom.judge import Verdict, preside
 from minigpt.classroom.limits import TICK, Limits, Watch
 from minigpt.classroom.notebook import Step
@@ -60,7 +61,8 @@ def _attempt(
         ours, theirs = context.Pipe()
         hear, tell = context.Pipe(duplex=False)
         private = os.environ.get("MINIGPT_CHECKS")
-        worker = context.Process(target=work, args=(theirs, str(home), limits, student))
+        shown = private if any(map(_needs_company, steps)) else None
+        worker = context.Process(target=work, args=(theirs, str(home), student, shown, limits))
         judge = context.Process(
             target=preside, args=(ours, tell, steps, set(found), student, private, limits)
         )
@@ -77,6 +79,15 @@ def _attempt(
             for process in (worker, judge):
                 process.join()
             hear.close()
+
+
+def _needs_company(step: Step) -> bool:
+    """Tell whether a private check of the step can only run beside the answer."""
+    entries = {name: registered(name) for name, _ in step.asked}
+    return any(
+        entry and not entry.travels and name.split(".")[0] not in TOPICS
+        for name, entry in entries.items()
+    )
 
 
 def _listen(

@@ -58,9 +58,16 @@ class Cells(InteractiveInterpreter):
         self.error = sys.exc_info()[1]
 
 
-def work(connection: Connection, folder: str, limits: Limits, student: str) -> None:
-    """Serve the judge until it hangs up: entry point of the student's process."""
+def work(
+    connection: Connection, folder: str, student: str, private: str | None, limits: Limits
+) -> None:
+    """Serve the judge until it hangs up: entry point of the student's process.
+
+    `private` names the folder of private checks if one of them can only run here.
+    """
     _settle(Path(folder), student)
+    if private:
+        os.environ["MINIGPT_CHECKS"] = private
     adopt_orphans()
     restrict(limits)
     cells, answers = Cells(), {}
@@ -69,10 +76,12 @@ def work(connection: Connection, folder: str, limits: Limits, student: str) -> N
         if "run" in question:
             cells.run(question["run"])
             return True
-        if "answer" in question:
-            name, expression = question["answer"]
+        if "take" in question:
+            name, expression = question["take"]
             answers[name] = cells.run(f"({expression})")
-            return list(judge(name, answers[name]))
+            return True
+        if "judge" in question:
+            return list(judge(question["judge"], answers[question["judge"]]))
         return answers[question["give"]]
 
     Peer(connection, serve, strict=False).answer_all()
@@ -82,7 +91,7 @@ def _settle(folder: Path, student: str) -> None:
     """Move into an empty folder, hide the grader's settings, and send all output to a file."""
     for name in PRIVATE:
         os.environ.pop(name, None)
-    home = {"HOME": str(folder), "USERPROFILE": str(folder), "TMPDIR": str(folder)}
+    home = dict.fromkeys(("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP"), str(folder))
     os.environ.update(home | {"MINIGPT_STUDENT": student, "MPLBACKEND": "agg"})
     os.chdir(folder)
     torch.set_num_threads(1)

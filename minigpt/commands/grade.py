@@ -37,7 +37,7 @@ class GradeCommand:
     """Folder of exercise notebooks; by default the course's."""
     roster: Path | None = None
     """Text file with one student a line: who is on it and handed in nothing gets 0."""
-    jobs: int = max(1, os.cpu_count() or 1)
+    jobs: int = min(8, os.cpu_count() or 1)
     """Students to grade at the same time."""
     limits: Limits = field(default_factory=Limits)
 

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.checks import exercises
 from minigpt.classroom import Limits, grade_student, open_exercises
 from minigpt.classroom.notebook import expected, read_cells
 from minigpt.commands.arguments import parse

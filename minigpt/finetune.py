@@ -1,15 +1,19 @@
-"""Cut training batches from conversations: packed rows, mixtures of sources, validation.
+"""Cut training batches from conversations: packed or apart, mixed with others, for validation.
 
 Fine-tuning is `train()` with another source of batches; there is no second training loop.
 
-Conversations have different lengths, and rows of a batch have one. So each row holds several whole
-conversations, with <|endoftext|> between them and padding after the last. Attention is left as it
-is: a conversation sees those that stand before it in its row, as in GPT-3's training (Brown et al.
-2020, appendix B), and <|endoftext|> tells the model that they have nothing to do with it. Masking
-the neighbours (Krell et al. 2021, arXiv:2107.02027) would need another attention in every layer;
-here every epoch deals other neighbours instead, so that nothing can be learned from them, and
-positions are rotary, that is relative, so that it does not matter where in a row a conversation
-stands. The first conversation of a row sees what it sees when the model is used: nothing else.
+Conversations have different lengths, and rows of a batch have one. `Packed` fills each row with
+several whole conversations, <|endoftext|> between them. Attention is left as it is: a conversation
+sees those that stand before it in its row, as in GPT-3's training (Brown et al. 2020, appendix B),
+and has to learn from <|endoftext|> that they have nothing to do with it. Masking the neighbours
+(Krell et al. 2021, arXiv:2107.02027) would need another attention in every layer; instead every
+epoch deals other neighbours, so that nothing can be learned from them, and the first conversation
+of a row sees what it sees in use: nothing else. Rotary positions are relative, so it does not
+matter where in a row a conversation stands.
+
+A small model that learns from little text pays for this: trained from nothing on movie reviews, it
+judged 70 % of others rightly from packed rows and 74 % from `Bucketed` ones, at equal cost
+(docs/real_text.md). These hold one conversation each, those of like length together.
 
 Shapes: B batch, T time (block_size). Targets are the inputs' next tokens; IGNORE marks what is not
 trained on.
@@ -18,122 +22,17 @@ trained on.
 import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from minigpt.batches import IGNORE, Batch, inputs_and_targets
+from minigpt.batches import Batch
 from minigpt.chat import Encoded
-from minigpt.errors import ConfigError, DataError, require
+from minigpt.conversations import OverLong, flatten
+from minigpt.errors import ConfigError, require
 
 DECK = 1000  # rows in which a mixture holds its weights exactly
-
-OverLong = Literal["refuse", "drop", "cut"]
-
-
-# --- conversations as arrays ---
-
-
-@dataclass(frozen=True, eq=False)
-class Flat:
-    """All conversations end to end: number n has `lengths[n]` ids, from `starts[n]` on."""
-
-    ids: np.ndarray  # int32
-    trained: np.ndarray  # bool, which ids are trained on
-    starts: np.ndarray
-    lengths: np.ndarray
-    n_over_long: int  # left out, or cut
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def rows(self, groups: Sequence[np.ndarray], length: int, separator: int) -> Batch:
-        """Return idx, targets (B, T): one row for each group of conversations, T = length - 1."""
-        ids = np.full((len(groups), length), separator, dtype=np.int32)
-        targets = np.full((len(groups), length), IGNORE, dtype=np.int64)
-        for row, group in enumerate(groups):
-            end = 0
-            for start, size in zip(self.starts[group], self.lengths[group], strict=True):
-                here, there = slice(end, end + size), slice(start, start + size)
-                ids[row, here] = self.ids[there]
-                np.copyto(targets[row, here], self.ids[there], where=self.trained[there])
-                end += size + 1  # a separator stays
-        idx, _ = inputs_and_targets(ids)
-        return idx, torch.from_numpy(targets[:, 1:].copy())
-
-
-def flatten(
-    conversations: Sequence[Encoded], block_size: int, over_long: OverLong,
-    places: Sequence[str] = (),
-) -> Flat:  # fmt: skip
-    """Store encoded conversations as arrays; see `fit` for those that no row can hold.
-
-    Raises DataError, naming the conversation's place or else its number from 0, where it has
-    nothing to train on, or where none is left.
-    """
-    places = places or [f"conversation {number}" for number in range(len(conversations))]
-    for where, (_, trained) in zip(places, conversations, strict=True):
-        if not any(trained[1:]):
-            remedy = "give it an assistant's message, or leave it out"
-            raise DataError("no answer to train on", where, remedy)
-    fitted = [
-        fit(*pair, block_size, over_long, where)
-        for where, pair in zip(places, conversations, strict=True)
-    ]
-    kept = [encoded for encoded in fitted if encoded is not None]
-    if not kept:
-        raise DataError(
-            f"no conversation is left of {len(fitted)}", "fine-tuning",
-            "give conversations, or a larger --block-size",
-        )  # fmt: skip
-    lengths = np.array([len(ids) for ids, _ in kept])
-    return Flat(
-        ids=np.concatenate([np.asarray(ids, dtype=np.int32) for ids, _ in kept]),
-        trained=np.concatenate([np.asarray(trained, dtype=bool) for _, trained in kept]),
-        starts=np.cumsum(lengths) - lengths,
-        lengths=lengths,
-        n_over_long=sum(len(ids) > block_size + 1 for ids, _ in conversations),
-    )
-
-
-def fit(
-    ids: Sequence[int], trained: Sequence[bool], block_size: int, over_long: OverLong, where: str
-) -> Encoded | None:
-    """Return a conversation as a row of block_size + 1 ids can hold it, or None.
-
-    "refuse" raises DataError naming its place and both lengths, "drop" gives None, "cut" takes ids
-    out of the middle of the longest stretch that is not trained on.
-    """
-    if len(ids) <= block_size + 1:
-        return ids, trained
-    if over_long == "refuse":
-        raise DataError(
-            f"a conversation of {len(ids)} tokens, but rows hold {block_size + 1}",
-            where,
-            "give a larger --block-size, or leave such ones out or cut them: --over-long drop|cut",
-        )
-    return cut_middle(ids, trained, block_size + 1) if over_long == "cut" else None
-
-
-def cut_middle(ids: Sequence[int], trained: Sequence[bool], length: int) -> Encoded | None:
-    """Shorten a conversation to `length` ids: the longest untrained stretch loses its middle.
-
-    What is said first and last stays, and so do the special tokens there and all answers. Where
-    the stretch has too few ids for that, None comes back.
-    """
-    edges = np.flatnonzero(np.diff(np.asarray([True, *trained, True], dtype=np.int8)))
-    begins, ends = edges[::2], edges[1::2]  # of the stretches that are not trained on
-    excess = len(ids) - length
-    if len(begins) == 0 or (ends - begins).max() < excess + 4:
-        return None
-    longest = (ends - begins).argmax()
-    first = int(begins[longest] + ends[longest] - excess) // 2
-    return (
-        [*ids[:first], *ids[first + excess :]],
-        [*trained[:first], *trained[first + excess :]],
-    )
 
 
 # --- training ---
@@ -185,6 +84,54 @@ class Packed:
         conversations = np.empty_like(self.slots)
         conversations[by_length] = dealt
         return conversations, rng.permutation(self.n_rows)
+
+
+class Bucketed:
+    """Rows of one conversation each, those of like length together; each once an epoch.
+
+    A batch has as many rows as fit into B x T tokens, and is as long as its longest row. In each
+    epoch the lengths are blurred by a tenth before they are sorted, so that rows meet others, and
+    the batches come in another order. A batch is a pure function of (seed, step).
+    """
+
+    def __init__(
+        self, conversations: Sequence[Encoded], batch_size: int, block_size: int, seed: int,
+        over_long: OverLong = "refuse", separator: int = 0, places: Sequence[str] = (),
+    ):  # fmt: skip
+        check_numbers(batch_size, block_size, seed)
+        self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
+        self.flat = flatten(conversations, block_size, over_long, places)
+        self.separator = separator
+        self.cuts = cut_batches(np.sort(self.flat.lengths), batch_size * (block_size + 1))
+        self.n_batches = len(self.cuts) + 1
+        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, step: int) -> Batch:
+        """Return idx, targets (B, T) int64 of a step."""
+        epoch, place = divmod(step, self.n_batches)
+        group = self.epoch(epoch)[place]
+        return self.flat.rows(group[:, None], self.flat.lengths[group].max(), self.separator)
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return the conversations of each batch of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        blurred = self.flat.lengths * (1 + rng.random(len(self.flat)) / 10)
+        groups = np.split(np.argsort(blurred), self.cuts)
+        return [groups[place] for place in rng.permutation(self.n_batches)]
+
+
+def cut_batches(lengths: np.ndarray, most_tokens: int) -> list[int]:
+    """Return where to cut rows of rising length, so that no batch has more tokens, padded.
+
+    >>> cut_batches(np.array([2, 2, 3, 4, 9]), most_tokens=9)
+    [3, 4]
+    """
+    cuts, first = [], 0
+    for row, length in enumerate(lengths.tolist()):
+        if row > first and (row + 1 - first) * length > most_tokens:
+            cuts.append(row)
+            first = row
+    return cuts
 
 
 def best_fit(lengths: np.ndarray, room: int) -> list[np.ndarray]:

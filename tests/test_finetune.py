@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from minigpt.batches import IGNORE
+from minigpt.conversations import cut_middle
 from minigpt.errors import ConfigError, DataError
-from minigpt.finetune import DECK, EvalPacked, Mixed, Packed, Stages, best_fit, cut_middle
+from minigpt.finetune import DECK, Bucketed, EvalPacked, Mixed, Packed, Stages, best_fit
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.train import TrainConfig, evaluate_loss, train
 
@@ -121,6 +122,46 @@ def test_packing_keeps_every_item_and_no_row_overflows(room):
     assert sorted(np.concatenate(rows).tolist()) == list(range(300))
     assert max(lengths[row].sum() for row in rows) <= room
     assert len(rows) <= 1.25 * lengths.sum() / room + 1, "far from the fewest rows possible"
+
+
+# --- one conversation a row ---
+
+
+def test_bucketed_rows_hold_one_conversation_each_once_an_epoch():
+    made = conversations(83)
+    known = {ids[0]: (ids, trained) for ids, trained in made}
+    source = Bucketed(made, batch_size=5, block_size=40, seed=1)
+    for epoch in range(2):
+        seen, tokens, padded = Counter(), 0, 0
+        for step in range(epoch * source.n_batches, (epoch + 1) * source.n_batches):
+            idx, targets = source.batch(step)
+            assert idx.shape == targets.shape
+            padded += idx.numel()
+            for row, wanted in zip(idx, targets, strict=True):
+                (part,) = split_row(row, wanted)
+                assert wanted[wanted != IGNORE].tolist() == wanted_targets([part], known)
+                seen[part[0]] += 1
+                tokens += len(part) - 1
+        assert seen == Counter({ids[0]: 1 for ids, _ in made})
+        assert tokens > 0.75 * padded, "rows of like length belong together"
+
+
+def test_bucketed_batches_have_no_more_tokens_than_asked_for():
+    source = Bucketed(conversations(300), batch_size=4, block_size=40, seed=0)
+    sizes = [source.batch(step)[0].numel() for step in range(source.n_batches)]
+    assert max(sizes) <= 4 * 40 * 1.1
+    assert sum(sizes) > 0.8 * 4 * 40 * len(sizes)
+
+
+def test_a_bucketed_batch_depends_on_seed_and_step_alone():
+    made = conversations(300)
+    first, again = (Bucketed(made, 4, 40, seed=3) for _ in range(2))
+    n = first.n_batches
+    wanted = [first.batch(step) for step in range(2 * n)]
+    for step in reversed(range(2 * n)):
+        assert all(map(torch.equal, again.batch(step), wanted[step]))
+    groups = [{frozenset(ids.tolist()) for ids in source} for source in map(first.epoch, (0, 1))]
+    assert len(groups[0] & groups[1]) < 0.2 * n, "each epoch has other batches"
 
 
 # --- what is too long ---

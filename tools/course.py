@@ -45,6 +45,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "scaling": (14,),
     "pretrained": (16,),
     "lora": (19,),
+    "conversations": (18,),
     "finetune": (17, 18),
     "preference": (20,),
     "rl": (21,),

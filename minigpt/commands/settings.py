@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minigpt.conversations import OverLong
 from minigpt.errors import CheckpointError, ConfigError, require
 from minigpt.examples import ExampleConfig
 from minigpt.files import atomic_write
-from minigpt.finetune import OverLong
 from minigpt.gpt import GPTConfig
 from minigpt.runs import build
 from minigpt.train import TrainConfig

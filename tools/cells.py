@@ -6,13 +6,16 @@
 2. Any other cell that binds a public name of the package fails: no silent shadowing.
 3. A chapter imports only names that a chapter up to it has shown or drafted, or plumbing.
 4. A definition of a course module is shown at most once.
-5. A shown definition has at most 45 lines.
+5. A shown definition has at most 45 lines. A longer one is shown method by method, or in parts:
+   cells that begin with `# minigpt/train.py: train (1 of 2)` and are read, not run (their tags
+   say so); put together they are the definition, and the name is imported after them.
 
 Cells are read as text and syntax trees; nothing is run. `faults()` returns one message a fault.
 """
 
 import ast
 import difflib
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -32,8 +35,9 @@ from course import (
     ready_chapters,
 )
 
-HEADER = re.compile(r"# (minigpt/[\w/]+\.py)(?:: ([\w.]+))?\s*$")
+HEADER = re.compile(r"# (minigpt/[\w/]+\.py)(?:: ([\w.]+)(?: \((\d) of (\d)\))?)?\s*$")
 DRAFT = re.compile(r"# draft\b")
+NOT_RUN = frozenset({"nbval-skip", "skip-execution"})  # the tags of a part
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Cell:
     path: Path
     number: int
     source: str
+    tags: frozenset[str] = frozenset()
 
     @property
     def where(self) -> str:
@@ -56,16 +61,37 @@ class Cell:
 
     @property
     def header(self) -> re.Match | None:
-        """Match the first line of a shown cell: groups are the file and the method, if any."""
+        """Match the first line of a shown cell: groups are the file, the name and the part."""
         return HEADER.match(self.first_line)
+
+    @property
+    def is_part(self) -> bool:
+        """Tell whether the cell shows a part of one definition."""
+        return bool(self.header and self.header[3])
+
+    @property
+    def body(self) -> str:
+        """Return what stands below the first line."""
+        return self.source.partition("\n")[2]
 
     @property
     def is_draft(self) -> bool:
         """Tell whether the cell announces a draft."""
         return bool(DRAFT.match(self.first_line))
 
+    def names(self) -> list[str]:
+        """Return the names that a shown cell or a draft is about, `GPT.forward` for a method."""
+        if self.header and self.header[2]:
+            return [self.header[2]] if self.header[3] in (None, "1") else []
+        return [name for node in self.tree().body for name in bound_names(node)]
+
     def tree(self) -> ast.Module:
-        """Parse the cell; IPython's `%magic` and `!shell` lines become blank."""
+        """Parse the cell; IPython's `%magic` and `!shell` lines become blank.
+
+        A part of a definition is not run and binds nothing.
+        """
+        if self.is_part:
+            return ast.Module([], [])
         return ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", self.source))
 
 
@@ -73,7 +99,11 @@ def code_cells(path: Path) -> list[Cell]:
     """Read the code cells of a notebook."""
     notebook = nbformat.read(path, as_version=4)
     cells = enumerate(notebook.cells)
-    return [Cell(path, i, cell.source) for i, cell in cells if cell.cell_type == "code"]
+    return [
+        Cell(path, i, cell.source, frozenset(cell.metadata.get("tags", [])))
+        for i, cell in cells
+        if cell.cell_type == "code"
+    ]
 
 
 def faults(paths: list[Path] | None = None, root: Path = ROOT) -> list[str]:
@@ -86,6 +116,7 @@ def faults(paths: list[Path] | None = None, root: Path = ROOT) -> list[str]:
     public = public_names(root)
     for path in paths:
         found += [fault for cell in cells[path] for fault in shown_faults(cell, root)]
+        found += part_faults(cells[path], root)
         found += shadow_faults(cells[path], public)
         found += draft_faults(cells[path], public)
     every_cell = [cell for path in paths for cell in cells[path]]
@@ -132,7 +163,7 @@ def package_text(cell: Cell, root: Path = ROOT) -> str:
 
     Raises KeyError with the name where the package has no such definition.
     """
-    file, method = cell.header.groups()
+    file, method = cell.header[1], cell.header[2]
     package = segments((root / file).read_text(encoding="utf-8"))
     names = [method] if method else [n for node in cell.tree().body for n in bound_names(node)[:1]]
     return "\n".join([cell.first_line, "\n\n\n".join(package[name] for name in names)])
@@ -140,7 +171,7 @@ def package_text(cell: Cell, root: Path = ROOT) -> str:
 
 def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
     """Compare a shown cell with the package (rule 1) and measure it (rule 5)."""
-    if not cell.header:
+    if not cell.header or cell.is_part:
         return
     if not (root / cell.header[1]).is_file():
         yield f"{cell.where}: there is no {cell.header[1]}"
@@ -154,6 +185,17 @@ def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
     except KeyError as name:
         yield f"{cell.where}: {cell.header[1]} does not define {name}"
         return
+    yield from _difference(cell, expected)
+    for node in cell.tree().body:
+        if (length := node.end_lineno - node.lineno + 1) > LONGEST_SHOWN:
+            yield (
+                f"{cell.where}: {length} lines of one definition; show it method by method, or in "
+                f"parts (tools/cells.py, rule 5)"
+            )
+
+
+def _difference(cell: Cell, expected: str) -> Iterator[str]:
+    """Yield a diff if a cell is not what it should be."""
     if cell.source != expected:
         diff = difflib.unified_diff(
             cell.source.split("\n"), expected.split("\n"), cell.where, cell.header[1], lineterm=""
@@ -162,9 +204,67 @@ def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
             f"{cell.where}: differs from the package; tools/sync_cells.py copies it\n"
             + "\n".join(diff)
         )
-    for node in cell.tree().body:
-        if (length := node.end_lineno - node.lineno + 1) > LONGEST_SHOWN:
-            yield f"{cell.where}: {length} lines of one definition; show it method by method"
+
+
+# Rule 5: a long definition in parts
+
+
+def parts(cells: list[Cell]) -> list[list[Cell]]:
+    """Return the cells that show one definition together, for each definition shown in parts."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.is_part:
+            groups.setdefault((cell.header[1], cell.header[2]), []).append(cell)
+    return list(groups.values())
+
+
+def part_texts(group: list[Cell], root: Path = ROOT) -> list[str]:
+    """Return what each part of a definition must say; a cut is found by the line below it.
+
+    Raises KeyError with the name where the package has no such definition.
+    """
+    file, name = group[0].header[1], group[0].header[2]
+    lines = segments((root / file).read_text(encoding="utf-8"))[name].split("\n")
+    starts = [0]
+    for before, part in itertools.pairwise(group):
+        first = part.body.split("\n")[0]
+        found = [i for i in range(starts[-1] + 1, len(lines)) if lines[i] == first]
+        guess = starts[-1] + before.body.count("\n") + 1
+        starts.append(found[0] if len(found) == 1 else min(guess, len(lines)))
+    ends = [*starts[1:], len(lines)]
+    return [
+        f"{cell.first_line}\n" + "\n".join(lines[start:end]).strip("\n")
+        for cell, start, end in zip(group, starts, ends, strict=True)
+    ]
+
+
+def part_faults(cells: list[Cell], root: Path = ROOT) -> Iterator[str]:
+    """Compare the parts of each definition with the package, and ask that they are not run."""
+    for group in parts(cells):
+        numbers = [(int(cell.header[3]), int(cell.header[4])) for cell in group]
+        if numbers != [(i + 1, len(group)) for i in range(len(group))]:
+            yield f"{group[0].where}: the parts should be numbered (1 of {len(group)}) and so on"
+            continue
+        try:
+            expected = part_texts(group, root)
+        except (KeyError, FileNotFoundError):
+            yield f"{group[0].where}: {group[0].header[1]} does not define {group[0].header[2]}"
+            continue
+        for cell, text in zip(group, expected, strict=True):
+            yield from _difference(cell, text)
+            yield from _part_alone_faults(cell)
+
+
+def _part_alone_faults(cell: Cell) -> Iterator[str]:
+    length = cell.body.count("\n") + 1
+    if not cell.tags >= NOT_RUN:
+        yield f"{cell.where}: a part is not run: tag it {' and '.join(sorted(NOT_RUN))}"
+    if length > LONGEST_SHOWN:
+        yield f"{cell.where}: a part of {length} lines; {LONGEST_SHOWN} are the limit"
+    try:
+        ast.parse(cell.body if cell.header[3] == "1" else f"if True:\n{cell.body}")
+    except SyntaxError:
+        yield f"{cell.where}: cut the definition between two statements of its body"
 
 
 # Rule 2: shadowing
@@ -222,7 +322,7 @@ def _package_names(cell: Cell) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and _is_package(node.module):
             yield from bound_names(node)
     if cell.header or cell.is_draft:
-        yield from (name for node in cell.tree().body for name in bound_names(node))
+        yield from cell.names()
 
 
 def _without_inner_scopes(tree: ast.Module) -> ast.Module:
@@ -291,10 +391,10 @@ def import_faults(cells: list[Cell], root: Path = ROOT) -> Iterator[str]:
     appeared: dict[str, int] = {}
     for cell in cells:
         if cell.header or cell.is_draft:
-            for node in cell.tree().body:
-                for name in bound_names(node):
-                    number = chapter_number(cell.path)
-                    appeared[name] = min(number, appeared.get(name, number))
+            number = chapter_number(cell.path)
+            for name in cell.names():
+                name = name.split(".")[0]  # a class appears with its first method
+                appeared[name] = min(number, appeared.get(name, number))
     ready = ready_chapters(root)
     for cell in cells:
         number = chapter_number(cell.path)
@@ -344,10 +444,8 @@ def twice_faults(cells: list[Cell]) -> Iterator[str]:
     for cell in cells:
         if not cell.header:
             continue
-        file, method = cell.header.groups()
-        module = _module(Path(file))
-        names = [method] if method else [n for b in cell.tree().body for n in bound_names(b)]
-        for name in names if module in SHOWN_ONCE else ():
+        module = _module(Path(cell.header[1]))
+        for name in cell.names() if module in SHOWN_ONCE else ():
             whole = f"{module}.{name.split('.')[0]}"  # a method after its class is twice
             parts = [key for key in first if key.startswith(f"{module}.{name}.")]
             for key in sorted({whole, f"{module}.{name}"} & set(first)) + parts:

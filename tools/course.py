@@ -83,8 +83,8 @@ def chapter_number(path: Path) -> int:
 
 def notebooks(root: Path = ROOT) -> list[Path]:
     """Return every notebook of the course: chapters, then their exercises and solutions."""
-    chapters = root / "chapters"
-    return sorted(chapters.glob("*.ipynb")) + sorted(chapters.glob("*/*.ipynb"))
+    folders = (root / "chapters", root / "chapters/exercises", root / "chapters/solutions")
+    return [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
 
 
 def ready_chapters(root: Path = ROOT) -> set[int]:

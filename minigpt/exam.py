@@ -21,8 +21,9 @@ from minigpt.chat import SPECIAL
 from minigpt.evaluate import Progress, answers, token_losses, write
 from minigpt.generate import SampleConfig
 from minigpt.gpt import GPT
+from minigpt.ngram import NGram
 from minigpt.scoring import Item, contamination, score_task, text_hash
-from minigpt.storyworld import verify
+from minigpt.storyworld import documents, verify
 from minigpt.storyworld.forms import FORMS
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
 from minigpt.storyworld.read import Reader, split_sentences
@@ -31,6 +32,7 @@ from minigpt.tokenizer import Tokenizer
 
 FIRST_TRAINING_SEED = 1_000_000  # shortcuts learn from the stories of this seed and the next ones
 TAUGHT_STORIES = 1500  # from which the shortcuts learn; more help the bag of words a little
+SHOWN = 2  # answers of each task, one in each language
 LANGUAGES = ("en", "zh")
 
 
@@ -122,20 +124,37 @@ def item_of(lesson: Lesson, name: str) -> Item:
     )  # fmt: skip
 
 
+class Answer(NamedTuple):
+    """What a model answered, to be shown to people."""
+
+    task: str
+    prompt: str
+    answer: str
+    right: str
+
+
 def task_scores(
     model: GPT, tokenizer: Tokenizer, items: dict[str, list[Item]],
     train_items: dict[str, list[Item]], on_progress: Progress | None = None,
-) -> dict[str, dict]:  # fmt: skip
-    """Ask the model everything at once and grade it task by task: {name: score, baseline, ...}."""
+) -> tuple[dict[str, dict], list[Answer]]:  # fmt: skip
+    """Ask the model everything at once; return {task: {"score", "baseline", ...}}, and examples."""
     asked = [item for of_task in items.values() for item in of_task]
     prompts = [item.messages for item in asked]
-    found = iter(answers(model, tokenizer, prompts, on_progress=on_progress))
-    scores = {}
+    room = longest(tokenizer, [item.answer for item in asked])
+    found = iter(answers(model, tokenizer, prompts, room, on_progress=on_progress))
+    scores, shown = {}, []
     for name, of_task in items.items():
-        predictions = [next(found) for _ in of_task]
-        score = score_task(name, TASKS[name].metric, predictions, of_task, train_items[name])
+        texts = [next(found) for _ in of_task]
+        score = score_task(name, TASKS[name].metric, texts, of_task, train_items[name])
         scores[name] = score.as_dict()
-    return scores
+        shown += [Answer(name, item.prompt, text, item.answer)
+                  for text, item in list(zip(texts, of_task, strict=True))[:SHOWN]]  # fmt: skip
+    return scores, shown
+
+
+def longest(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """Return how many tokens a model may take for a text like these: a quarter more than any."""
+    return 16 + 5 * max(map(len, tokenizer.encode_batch(texts))) // 4
 
 
 # --- stories that the model tells ---
@@ -155,7 +174,9 @@ def story_scores(
     `faults` counts what is wrong with the others, `sentences_before_fault` is how far they come.
     """
     eot = tokenizer.eot_id
-    sampling = SampleConfig(model.config.block_size - 1, temperature=temperature, seed=seed)
+    usual = longest(tokenizer, [text for text, _ in documents(200)])
+    room = min(usual, model.config.block_size - 1)
+    sampling = SampleConfig(room, temperature=temperature, seed=seed)
     rows = write(model, [[eot]] * n, sampling, [eot], on_progress=on_progress)
     texts = [tokenizer.decode(ids) for ids in rows]
     finds = [find_fault(text) for text in texts]
@@ -230,33 +251,47 @@ def all_shapes(side: int) -> list[re.Pattern]:
     return [sentence_shape(form[1 + side]) for forms in FORMS.values() for form in forms]
 
 
+def story_task(stories: dict, ngram: NGram | None, tokenizer: Tokenizer, n: int = 200) -> dict:
+    """Return the consistent share as a task; its shortcut is an n-gram model that tells stories."""
+    kept = {key: stories[key] for key in ("n", "low", "high")} | {"score": stories["consistent"]}
+    blind = 0.0
+    if ngram is not None:
+        room = longest(tokenizer, [text for text, _ in documents(200)])
+        texts = [tokenizer.decode(ngram.generate((), room, seed)) for seed in range(n)]
+        blind = sum(find_fault(text).fault is None for text in texts) / n
+    name = "none" if ngram is None else f"{ngram.n}-gram"
+    return {"metric": "consistent", **kept, "baseline": blind, "baseline_name": name}
+
+
 # --- all of it ---
 
 
 def examine(
     model: GPT, tokenizer: Tokenizer, seen: Collection[bytes] | None = None, per_task: int = 200,
-    n_stories: int = 1000, temperature: float = 1.0, first_seed: int = 0,
-    first_training_seed: int = FIRST_TRAINING_SEED,
+    n_stories: int = 1000, temperature: float = 1.0, ngram: NGram | None = None,
+    first_seed: int = 0, first_training_seed: int = FIRST_TRAINING_SEED,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> dict:  # fmt: skip
-    """Return what a storyworld model can do: {"stories", "tasks", "contamination"}.
+    """Return what a storyworld model can do: {"stories", "tasks", "answers", "contamination"}.
 
     `seen`: hashes of the training texts (`scoring.document_hashes`); without them nothing is said
-    of contamination. `first_seed`: the first story to ask about; it and the next ones must be held
-    out. `on_progress` gets what is done, how many of it are, and of how many. A model whose
-    tokenizer has no chat tokens is asked nothing and only tells stories.
+    of contamination. `ngram`: the model whose stories are the baseline. `first_seed`: the first
+    story to ask about; it and the next ones must be held out. `on_progress` gets what is done, how
+    many of it are, and of how many. A model whose tokenizer has no chat tokens is asked nothing and
+    only tells stories.
     """
     follow = partial(partial, on_progress) if on_progress else (lambda stage: None)
-    report = {
-        "stories": story_scores(
-            model, tokenizer, n_stories, temperature, seen, on_progress=follow("telling stories")
-        )
-    }
+    stories = story_scores(
+        model, tokenizer, n_stories, temperature, seen, on_progress=follow("telling stories")
+    )
+    told = {"consistent_stories": story_task(stories, ngram, tokenizer)}
     if not set(SPECIAL) <= set(tokenizer.special_tokens):
-        return report
+        return {"tasks": told, "stories": stories}
     items = draw_items(per_task, first_seed)
-    train_items = taught_items(TAUGHT_STORIES, first_training_seed)
-    report["tasks"] = task_scores(model, tokenizer, items, train_items, follow("answering"))
+    taught = taught_items(TAUGHT_STORIES, first_training_seed)
+    tasks, shown = task_scores(model, tokenizer, items, taught, follow("answering"))
+    report = {"tasks": tasks | told, "stories": stories}
+    report["answers"] = [answer._asdict() for answer in shown]
     if seen is not None:
         asked = [item for of_task in items.values() for item in of_task if item.source]
         report["contamination"] = contamination(asked, seen)

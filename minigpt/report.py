@@ -24,15 +24,19 @@ TASK_NAMES = {
     "question_one_fact": "questions, one fact",
     "question_changed": "questions, fact changed",
     "question_who_has": "questions, who has it",
-    "story": "story as told to",
+    "story": "story as asked for",
+    "consistent_stories": "consistent stories",
 }
 TASK_HEAD = ("task", "metric", "score", "95 % interval", "best shortcut", "ahead by", "items")
+ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
+PROMPT_SHOWN = 100  # characters
 EXPLAINED = {
     "tasks": "Each score is the share of right answers, on stories that training never showed. The "
     "shortcut is the best of: the most common answer, the first or last that is mentioned, a bag "
     "of the words, a copy of the text; measured on the same items.",
     "stories": "Stories told by the model alone and read by the world's own parser: consistent "
     "means that every sentence agrees with all before it, up to the end.",
+    "answers": "The first answers to each task; of a story one sees only its end here.",
 }
 
 
@@ -148,6 +152,18 @@ def text_rows(text: dict) -> list[Row]:
     return rows
 
 
+def answer_rows(answers: Sequence[dict]) -> list[Row]:
+    """Return some of the model's answers, under ANSWER_HEAD; long prompts by their end."""
+    rows = []
+    for shown in answers:
+        prompt = shown["prompt"].strip()
+        start = "... " if len(prompt) > PROMPT_SHOWN else ""
+        right = "" if shown["answer"] == shown["right"] else shown["right"]
+        rows.append((task_name(shown["task"]), start + prompt[-PROMPT_SHOWN:],
+                     shown["answer"] or "(nothing)", right))  # fmt: skip
+    return rows
+
+
 def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
     """Return the tables of a report: (heading, explanation, head of the table, its lines)."""
     found = [("Report", "", ("", ""), fact_rows(report))]
@@ -159,6 +175,9 @@ def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
     if "stories" in report:
         rows = story_rows(report["stories"])
         found.append(("Stories", EXPLAINED["stories"], ("", ""), rows))
+    if report.get("answers"):
+        rows = answer_rows(report["answers"])
+        found.append(("It answers", EXPLAINED["answers"], ANSWER_HEAD, rows))
     return found
 
 

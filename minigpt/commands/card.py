@@ -1,16 +1,15 @@
 """What a run's report says of its model: shared by the commands that train and that evaluate."""
 
-from collections.abc import Sequence
-
 from tqdm import tqdm
 
 from minigpt.batches import EvalDocuments, EvalWindows
 from minigpt.commands.inputs import Data
 from minigpt.device import choose_device, choose_dtype
-from minigpt.evaluate import gap_closed, loss_scores, ngram_scores
+from minigpt.evaluate import best_ngram, gap_closed, loss_scores
 from minigpt.exam import examine
 from minigpt.generate import SampleConfig, generate
 from minigpt.gpt import GPT
+from minigpt.ngram import NGram
 from minigpt.runs import RunConfig
 from minigpt.scoring import document_hashes
 from minigpt.tokenizer import Tokenizer
@@ -45,30 +44,36 @@ def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocum
     return kind(data.validation, rows, config.model.block_size)
 
 
-def run_scores(model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig) -> dict:
-    """Return losses and their baselines: the n-gram model's loss, the floor where it is known."""
+def model_card(
+    model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig, per_task: int = 200,
+    n_stories: int = 1000,
+) -> dict:  # fmt: skip
+    """Return losses and their baselines, samples and, of storyworld, tasks and told stories."""
     device = choose_device(config.training.device)
     dtype = choose_dtype(device, config.training.dtype)
     batches = validation_batches(data, config)
     bar = tqdm(batches, desc="evaluating", unit=" batches", leave=False)
     val_loss = evaluate_loss(model, bar, device, dtype)
     report = loss_scores(val_loss, batches.n_targets, data.n_bytes, data.floor_nats, data.n_stories)
-    report |= ngram_scores(
+    ngram, ngram_loss = best_ngram(
         data.train.tokens, data.validation.tokens, tokenizer.vocab_size, tokenizer.eot_id
     )
-    if "floor" in report:
-        report["gap_closed"] = gap_closed(val_loss, report["ngram_loss"], report["floor"])
-    return report
+    report |= {"ngram_loss": ngram_loss, "ngram_order": ngram.n}
+    if data.floor_nats is not None:
+        report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
+        report |= story_card(model, tokenizer, data, per_task, n_stories, ngram)
+    return report | {"samples": samples(model, tokenizer)}
 
 
 def story_card(
-    model: GPT, tokenizer: Tokenizer, data: Data, per_task: int = 200, n_stories: int = 1000
-) -> dict:
+    model: GPT, tokenizer: Tokenizer, data: Data, per_task: int = 200, n_stories: int = 1000,
+    ngram: NGram | None = None,
+) -> dict:  # fmt: skip
     """Return tasks and told stories of a storyworld model, with a progress bar for each."""
     bars = Bars()
     try:
         seen = document_hashes(data.train.tokens, tokenizer)
-        return examine(model, tokenizer, seen, per_task, n_stories, on_progress=bars)
+        return examine(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
     finally:
         bars.close()
 
@@ -76,6 +81,5 @@ def story_card(
 def samples(model: GPT, tokenizer: Tokenizer, count: int = 3) -> list[str]:
     """Let the model write some texts."""
     sampling = SampleConfig(max_new_tokens=min(model.config.block_size - 1, 200))
-    prompts: Sequence[list[int]] = [[tokenizer.eot_id]] * count
-    ids = generate(model, prompts, sampling, stop_ids=[tokenizer.eot_id])
+    ids = generate(model, [[tokenizer.eot_id]] * count, sampling, stop_ids=[tokenizer.eot_id])
     return [tokenizer.decode(row) for row in ids]

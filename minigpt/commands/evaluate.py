@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minigpt.commands.arguments import parse
-from minigpt.commands.card import Bars, run_scores, samples, story_card
+from minigpt.commands.card import Bars, model_card
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
 from minigpt.corpus import read_documents
@@ -132,10 +132,12 @@ def example_scores(command: EvaluateCommand, run: Run) -> dict[str, dict]:
 
 def own_card(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
     """Return the scores of a run on its own validation text and, of storyworld, on its tasks."""
+    if not (run_dir / "val.bin").is_file():
+        raise ConfigError(
+            "the run has no validation text of its own (val.bin)", str(run_dir),
+            "give --data FILE with examples, or --text FILE",
+        )  # fmt: skip
     training = dataclasses.replace(run.config.training, device=command.device)
     config = dataclasses.replace(run.config, training=training)
     data = make_data(run_dir, config, run.tokenizer, resume=True)
-    report = run_scores(run.model, run.tokenizer, data, config)
-    if config.data == "storyworld":
-        report |= story_card(run.model, run.tokenizer, data, command.per_task, command.stories)
-    return report | {"samples": samples(run.model, run.tokenizer)}
+    return model_card(run.model, run.tokenizer, data, config, command.per_task, command.stories)

@@ -47,6 +47,8 @@ def sources(prompts: Sequence[str]) -> list[str]:
     start = common_words(prompts)
     rests = [prompt[start:] for prompt in prompts]
     end = common_words([rest[::-1] for rest in rests])
+    if not re.search(r"\w", rests[0][len(rests[0]) - end :] if rests else ""):
+        end = 0  # texts often end with the same mark
     return [rest[: len(rest) - end].strip() for rest in rests]
 
 
@@ -56,7 +58,7 @@ def common_words(texts: Sequence[str]) -> int:
         return 0
     first, last = min(texts), max(texts)  # all that lies between them begins as both do
     n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    while n and all(is_inside_word(text, n) for text in texts):
+    while n and any(is_inside_word(text, n) for text in texts):
         n -= 1
     return n
 

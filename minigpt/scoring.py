@@ -89,7 +89,10 @@ def scorer(
 
 
 def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..., float]:
-    """Return a scorer of the mean F1 over the labels that occur; a wrong spelling is no label."""
+    """Return a scorer of the mean F1 over the labels that occur among some items.
+
+    What is none of the labels, such as a wrong spelling, is a miss.
+    """
     labels = sorted(set(targets))
     numbers = {label: k for k, label in enumerate(labels)}
     K = len(labels)
@@ -100,8 +103,9 @@ def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..
 
     def score(places: np.ndarray) -> float:
         matrix = np.bincount(codes[places], minlength=K * (K + 1)).reshape(K, K + 1)
+        there = matrix.sum(axis=1) > 0
         called = matrix[:, :K].sum(axis=0) + matrix.sum(axis=1)
-        return metrics.averaged(2 * matrix.diagonal(), called, "macro")
+        return metrics.averaged(2 * matrix.diagonal()[there], called[there], "macro")
 
     return score
 

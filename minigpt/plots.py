@@ -359,7 +359,7 @@ def loss_surface(
     x, y = np.linspace(*across, 81), np.linspace(*up, 81)
     heights = np.array([[float(loss(a, b)) for a in x] for b in y])
     levels = heights.min() + (heights.max() - heights.min()) * np.linspace(0, 1, 16) ** 2
-    ax.contourf(x, y, heights, levels=levels, cmap=HEAT, alpha=0.55)
+    ax.contourf(x, y, heights, levels=levels, cmap=HEAT, alpha=0.75)
     ax.contour(x, y, heights, levels=levels, colors="white", linewidths=0.7)
     for (name, path), color in zip((paths or {}).items(), COLORS[1:] + COLORS[:1], strict=False):
         points = np.asarray(path, dtype=float)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -21,14 +22,39 @@ def require(condition: object, message: str) -> None:
 def call(answer: Callable, *inputs: Any, case: str) -> Any:
     """Call the answer on copies of the inputs; raise Wrong where it changed one of them."""
     require(callable(answer), f"expected a function, got {type(answer).__name__}")
-    copies = [each.clone() if isinstance(each, Tensor) else each for each in inputs]
+    copies = [_copy(each) for each in inputs]
     result = answer(*copies)
     for number, (before, after) in enumerate(zip(inputs, copies, strict=True), 1):
-        if isinstance(before, Tensor):
-            same = before.shape == after.shape and torch.equal(before, after)
-            require(same, f"input {number} was changed in place ({case}); work on a new tensor")
+        if isinstance(before, Tensor | np.ndarray):
+            same = before.shape == after.shape and (before == after).all()
+            kind = "tensor" if isinstance(before, Tensor) else "array"
+            require(same, f"input {number} was changed in place ({case}); work on a new {kind}")
     require(result is not None, f"the function returned None ({case}); is a return missing?")
     return result
+
+
+def _copy(value: Any) -> Any:
+    """Return a tensor or an array that may be changed; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def same_array(
+    got: Any, expected: np.ndarray, case: str, look_at: str, tolerance: float = 1e-6
+) -> None:
+    """Require a numpy array (or number) of the same shape and values, as `same_tensor` does."""
+    kinds = np.ndarray | np.generic | int | float
+    require(isinstance(got, kinds), f"expected an array, got {type(got).__name__} ({case})")
+    got = np.asarray(got)
+    require(got.dtype.kind in "fiu", f"the array holds {got.dtype}, expected numbers ({case})")
+    values = torch.from_numpy(got.astype(float))
+    same_tensor(values, torch.from_numpy(np.array(expected, dtype=float)), case, look_at, tolerance)
+
+
+def numpy_rng(generator: torch.Generator) -> np.random.Generator:
+    """Return a numpy source of random numbers that is seeded by a torch one."""
+    return np.random.default_rng(integers(generator, 0, 2**31 - 2)[0])
 
 
 def same_tensor(

@@ -97,17 +97,18 @@ def test_both_languages_teach_the_same():
 
 
 def test_a_beginning_has_one_translation_and_a_sentence_alone_may_have_two():
-    beginnings, alone = ({}, {}), (defaultdict(set), defaultdict(set))
+    beginnings, alone, read = ({}, {}), (defaultdict(set), defaultdict(set)), 0
     for told in map(story, range(2500)):
         so_far = ["", ""]
         for pair in told.sentences:
+            read += 1
             so_far = [before + sentence for before, sentence in zip(so_far, pair, strict=True)]
             for side in (0, 1):
                 known = beginnings[side].setdefault(so_far[side], so_far[1 - side])
                 assert known == so_far[1 - side]
                 alone[side][pair[side]].add(pair[1 - side])
     for side in (0, 1):
-        assert len(beginnings[side]) < 2500 * 11, "some beginnings must occur twice"
+        assert len(beginnings[side]) < read, "some beginnings must occur twice"
         assert max(map(len, alone[side].values())) > 1
 
 

@@ -154,11 +154,12 @@ def test_no_shortcut_answers_any_kind_of_question(language):
         asked[lesson.kind].append(lesson)
     assert len(asked) == 9
     for kind, items in asked.items():
+        error = len(items) ** -0.5  # two standard errors; the datasheet holds the figures
         common = Counter(item.answer for item in items).most_common(1)[0][1] / len(items)
-        assert common < 0.4, kind
+        assert common < 0.4 + error, kind
         for name in ("first_mention", "last_mention"):
             right = sum(item.shortcuts[name] == item.answer for item in items) / len(items)
-            assert 0.1 < right < 0.45, (kind, name, right)
+            assert 0.1 < right < 0.4 + error, (kind, name, right)
 
 
 def test_shortcuts_are_what_they_say():
@@ -322,8 +323,10 @@ def test_dialogues_answer_rightly_and_give_the_story_once(split):
 
 
 def test_every_wording_occurs():
-    said = [m["content"] for seed in range(2500) for m in dialogue(seed) if m["role"] == "user"]
-    together = "\n".join(said)
+    stories_only = SHARES | {"dialogue": {"story": 1}}
+    told = [dialogue(seed, shares=shares) for seed in range(1000) for shares in
+            (SHARES, stories_only)]  # fmt: skip
+    together = "\n".join(m["content"] for messages in told for m in messages[::2])
     for wordings in (*ASKED.values(), *WANTED.values()):
         assert len(wordings) >= 3
         for wording in (text for pair in wordings for text in pair):

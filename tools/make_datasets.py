@@ -10,12 +10,12 @@ import argparse
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 from minigpt.files import atomic_write
-from minigpt.storyworld import Story, measure, story, tasks
+from minigpt.storyworld import Story, dialogue, lessons, measure, preferences, story
 from minigpt.storyworld.census import entropy, enumerate_stories, small_world
 from minigpt.storyworld.tables import TRAIN
 
@@ -23,20 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 STORIES = range(800)  # seeds of the shipped stories
 MEASURED = range(1_000_000, 1_002_000)  # seeds of the stories behind the figures
 
-INSTRUCTIONS = {
-    "question": ("Answer the question about the story.", "请根据故事回答问题。"),
-    "summary": ("Tell the story in one sentence.", "请用一句话概括这个故事。"),
-    "title": ("Give the story a title.", "请给这个故事起个题目。"),
-    "sentiment": (
-        "Does the story end well: good, bad or mixed?",
-        "故事的结局怎么样：好、坏还是有好有坏？",
-    ),
-    "topic": (
-        "What is the story about: theft, weather, accident, forgetting or quarrel?",
-        "这个故事讲的是什么：偷窃、天气、意外、遗忘还是争吵？",
-    ),
-    "translation": ("Translate the story into Chinese.", "请把这个故事翻译成英文。"),
-}
+LESSONS = range(400)  # seeds of the shipped tasks: one each, in turn
+TURNS = ("question", "summary", "question", "title", "question", "translation",
+         "question", "sentiment", "question", "topic", "question", "story")  # fmt: skip
+DIALOGUES = range(200)
+PREFERENCES = range(20)
 
 
 def main() -> None:
@@ -50,7 +41,13 @@ def main() -> None:
     files = {
         "storyworld_en.txt": "\n".join(map(english_block, stories)),
         "storyworld_zh.txt": "\n".join(map(chinese_block, stories)),
-        "storyworld_tasks.jsonl": "".join(map(as_line, records(stories))),
+        "storyworld_tasks.jsonl": "".join(map(as_line, task_records())),
+        "storyworld_dialogues.jsonl": "".join(
+            as_line({"messages": dialogue(seed)}) for seed in DIALOGUES
+        ),
+        "storyworld_preferences.jsonl": "".join(
+            as_line(pair) for seed in PREFERENCES for pair in preferences(seed)
+        ),
     }
     for name, text in files.items():
         atomic_write(arguments.out / name, text.encode("utf-8"))
@@ -70,26 +67,16 @@ def as_line(record: dict) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def records(stories: list[Story]) -> Iterator[dict]:
-    """Yield one task for each story; the tasks take turns, the language is drawn."""
-    names = ["question", "summary", "question", "title", "question", "translation",
-             "question", "sentiment", "question", "topic", "question", "translation"]  # fmt: skip
-    for seed, told in zip(STORIES, stories, strict=True):
-        name, random = names[seed % len(names)], Random(seed).random
-        question = tasks.pick(tasks.choose(told.questions(), random), random)
-        side = int(random() < 0.5)
-        texts = (told.english, told.chinese)
-        answers = {
-            "question": question.answer, "summary": told.summary, "title": told.title,
-            "sentiment": told.sentiment, "topic": told.topic, "translation": texts[::-1],
-        }  # fmt: skip
-        record = {"seed": seed, "task": name, "language": ("en", "zh")[side]}
-        if name == "question":
-            record |= {"kind": question.kind, "question": question.text[side]}
-        instruction = INSTRUCTIONS[name][side]
-        yield record | {
-            "instruction": instruction, "story": texts[side], "answer": answers[name][side]
-        }  # fmt: skip
+def task_records() -> Iterator[dict]:
+    """Yield one lesson for each seed; the tasks and the languages take turns."""
+    for seed in LESSONS:
+        language = ("en", "zh")[seed // len(TURNS) % 2]
+        taught = [one for one in lessons(seed, language)
+                  if one.task.startswith(TURNS[seed % len(TURNS)])]  # fmt: skip
+        lesson = taught[seed // len(TURNS) % len(taught)]
+        yield {"seed": seed} | {
+            name: getattr(lesson, name) for name in ("task", "kind", "language", "prompt", "answer")
+        }
 
 
 def tinystories_share(path: Path | None) -> str:
@@ -112,7 +99,8 @@ def corpus(language: str, size: int) -> str:
 
 def datasheet(files: dict[str, str], tinystories: str) -> str:
     stories = [story(seed) for seed in MEASURED]
-    rich, blind = measure.richness(stories), measure.shortcuts(stories)
+    rich = measure.richness(stories)
+    blind = [measure.shortcuts(stories, side=side) for side in (0, 1)]
     known = [story(seed) for seed in STORIES]
     same_stories, same_sentences = measure.overlap(stories, known)
     nats = [-told.log_prob for told in stories]
@@ -129,7 +117,13 @@ def datasheet(files: dict[str, str], tinystories: str) -> str:
         sentences="{}, {:.1f}, {}".format(*rich.sentences),
         topics=listed(rich.topics),
         sentiments=listed(rich.sentiments),
-        blind="\n".join(map(blind_row, blind, blind.values())),
+        blind="\n".join(blind_row(kind, blind[0][kind], blind[1][kind]) for kind in blind[0]),
+        labels="\n".join(label_rows()),
+        dialogues="\n".join(dialogue_rows()),
+        pairs=listed_counts(
+            pair["reason"] for seed in MEASURED[:500] for pair in preferences(seed)
+        ),
+        shipped=(len(LESSONS), len(DIALOGUES), len(PREFERENCES)),
         entropy=entropy(TRAIN),
         mean=mean,
         error=error,
@@ -149,9 +143,46 @@ def file_row(name: str, text: str) -> str:
     return f"| `{name}` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |"
 
 
-def blind_row(kind: str, shortcut: measure.Shortcut) -> str:
-    shares = " | ".join(f"{share:.1%}" for share in shortcut[1:])
-    return f"| {kind} | {shortcut.n:,} | {shares} |"
+def blind_row(kind: str, english: measure.Shortcut, chinese: measure.Shortcut) -> str:
+    shares = [english.majority, english.last, english.first, chinese.last, chinese.first]
+    return f"| {kind} | {english.n:,} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
+
+
+def label_rows() -> Iterator[str]:
+    """Yield a table row for each task with one answer a story: how far shortcuts come."""
+    taught = [lesson for seed in MEASURED for lesson in lessons(seed, "en")]
+    names = ("translation_en_zh", "summary", "title", "topic", "sentiment")
+    groups = {name: [one for one in taught if one.task == name] for name in names}
+    groups["sentiment, said"] = [one for one in groups["sentiment"] if one.said]
+    groups["sentiment, to be inferred"] = [one for one in groups["sentiment"] if not one.said]
+    for name, group in groups.items():
+        majority = Counter(one.answer for one in group).most_common(1)[0][1]
+        right = Counter(key for one in group for key in one.shortcuts
+                        if one.shortcuts[key] == one.answer)  # fmt: skip
+        tried = " / ".join(f"{right[key] / len(group):.1%} ({key.replace('_', ' ')})"
+                           for key in group[0].shortcuts)  # fmt: skip
+        yield f"| {name} | {len(group):,} | {majority / len(group):.1%} | {tried or '-'} |"
+
+
+def dialogue_rows() -> Iterator[str]:
+    """Yield a table row for each language: how long dialogues are, and how much of it is taught."""
+    told = [dialogue(seed) for seed in MEASURED]
+    for name, english in (("English", True), ("Chinese", False)):
+        group = [messages for messages in told if messages[0]["content"].isascii() == english]
+        turns = sum(map(len, group)) / 2 / len(group)
+        sizes = [[length(message["content"]) for message in messages] for messages in group]
+        whole = sum(map(sum, sizes)) / len(group)
+        taught = sum(sum(row[1::2]) for row in sizes) / len(group)
+        yield f"| {name} | {len(group):,} | {turns:.2f} | {whole:.0f} | {taught:.0f} |"
+
+
+def length(text: str) -> int:
+    """Return the number of English words and marks, and of Chinese characters."""
+    return len(measure.WORD.findall(text))
+
+
+def listed_counts(names: Iterator[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(names).items()))
 
 
 def listed(shares: dict[str, float]) -> str:
@@ -172,9 +203,13 @@ below is measured by that command, and a test regenerates all of it byte for byt
 - `storyworld_en.txt`, `storyworld_zh.txt`: the stories of seeds 0 to {stories} (exclusive), one
   sentence a line, a blank line between stories. Line n of one file says what line n of the other
   says.
-- `storyworld_tasks.jsonl`: one task for each story, one JSON object a line: `seed`, `task`
-  (question, summary, title, sentiment, topic, translation), `language` of the story,
-  `instruction`, `story`, `answer`, and for questions `kind` and `question`.
+- `storyworld_tasks.jsonl`: one task from each of the first {shipped[0]} stories, one JSON object a
+  line: `seed`, `task`, `kind`, `language` of the answer, `prompt` (the story, where there is one,
+  and the instruction) and `answer`.
+- `storyworld_dialogues.jsonl`: the dialogues of seeds 0 to {shipped[1]} (exclusive), each a list of
+  `messages` with `role` and `content`.
+- `storyworld_preferences.jsonl`: pairs from the first {shipped[2]} stories: `prompt`, `chosen`,
+  `rejected`, and the one `reason` why it is.
 
 All are UTF-8 with LF line ends.
 
@@ -222,9 +257,27 @@ Shortcuts: right answers of one who does not understand the story, to one questi
 story (drawn so that each answer that the kind has in the story is equally likely). Majority: always
 the most common answer. Last, first: the answer of this kind that the text mentions last, or first.
 
-| question | n | majority | last mention | first mention |
-|---|---|---|---|---|
+| question | n | majority | last mention | first mention | last, Chinese | first, Chinese |
+|---|---|---|---|---|---|---|
 {blind}
+
+The other tasks, in English, where shortcuts must give the exact answer. Translation and summary:
+copying (the story; the sentence of the mishap). Title: the first child and thing, or the last. The
+mood of the ending is *said* where a sentence names a feeling that a child has at the end, or says
+how the day was; the last feeling named in the text is the shortcut.
+
+| task | n | majority | shortcuts |
+|---|---|---|---|
+{labels}
+
+Dialogues (`dialogue(seed)`; English words and marks, Chinese characters and marks; a translation
+counts as its question's language):
+
+| language | n | turns | length, mean | of it answers, mean |
+|---|---|---|---|---|
+{dialogues}
+
+Preference pairs from the first 500 of the measured stories: {pairs}.
 
 Compressed by xz (preset 9, extreme), as a share of the bytes before, each on about 1.42 MB:
 
@@ -245,7 +298,8 @@ MIT, like the rest of the repository.
 - Every sentence comes from one of the forms, so the text is far more regular than anything written
   by people; the compression above shows by how much.
 - Names and habits are those of European picture books; the Chinese text transliterates them.
-- Shortcuts were measured in English only, and only those named above.
+- Only the shortcuts named above were measured.
+- Instructions come in three wordings each: a model that learns them does not understand others.
 """
 
 if __name__ == "__main__":

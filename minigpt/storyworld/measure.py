@@ -73,22 +73,22 @@ def longest_recall(story: Story) -> int:
     return longest
 
 
-def shortcuts(stories: Sequence[Story], seed: int = 0) -> dict[str, Shortcut]:
-    """Answer one question of each kind and story without understanding, in English."""
+def shortcuts(stories: Sequence[Story], seed: int = 0, side: int = 0) -> dict[str, Shortcut]:
+    """Answer one question of each kind and story blindly, in English (side 0) or Chinese (1)."""
     random = Random(seed).random
     asked = defaultdict(list)
     for story in stories:
         for question in tasks.choose(story.questions(), random):
             asked[question.kind].append((question, story))
-    return {kind: blind_answers(pairs) for kind, pairs in asked.items()}
+    return {kind: blind_answers(pairs, side) for kind, pairs in asked.items()}
 
 
-def blind_answers(pairs: list[tuple[tasks.Question, Story]]) -> Shortcut:
+def blind_answers(pairs: list[tuple[tasks.Question, Story]], side: int = 0) -> Shortcut:
     """Return the shares of right answers of each shortcut to questions of one kind."""
     common = [answer for answer, _ in Counter(q.answer for q, _ in pairs).most_common()]
     n, right = len(pairs), Counter()
     for question, story in pairs:
-        positions = mentions(question, story)
+        positions = mentions(question, story, side)
         blind = {
             "majority": common[0],
             "last": max(positions, key=lambda a: positions[a][1]) if positions else common[0],

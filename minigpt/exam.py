@@ -23,7 +23,7 @@ from minigpt.generate import SampleConfig
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.scoring import Item, contamination, score_task, text_hash
-from minigpt.storyworld import documents, verify
+from minigpt.storyworld import documents, lexicon, verify
 from minigpt.storyworld.forms import FORMS
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
 from minigpt.storyworld.read import Reader, split_sentences
@@ -87,10 +87,10 @@ def draw_items(
     """
     made: dict[str, list[Item]] = {name: [] for name in tasks or TASKS}
     for seed in count(first_seed):
-        language, random = LANGUAGES[seed % 2], Random(f"exam {seed}").random
-        told = lessons(seed, language)
+        told = lessons(seed, LANGUAGES[seed % 2])
         for name, items in made.items():
             if len(items) < per_task and (fitting := [le for le in told if TASKS[name].holds(le)]):
+                random = Random(f"{name} {seed}").random
                 items.append(item_of(pick_evenly(fitting, random), name))
         if all(len(items) == per_task for items in made.values()):
             return made
@@ -238,10 +238,16 @@ def kind_of_fault(reader: Reader, wrong: str) -> str:
     return "wrong event"
 
 
+SLOT = re.compile(r"%\([\w.]+\)s|\{[\w.]+\}")
+
+
 @cache
 def sentence_shape(template: str) -> re.Pattern:
     """Return the pattern that a form's sentences fit, whatever its slots hold."""
-    pieces = re.split(r"%\([\w.]+\)s|\{[\w.]+\}", template)
+    pieces = SLOT.split(template)
+    if not any(pieces):  # the slot holds a whole sentence: what is to be seen at a place
+        sights = (text for place in lexicon.PLACES for sight in place.sights for text in sight)
+        return re.compile("|".join(map(re.escape, sights)))
     return re.compile(".+?".join(map(re.escape, pieces)), re.IGNORECASE)
 
 

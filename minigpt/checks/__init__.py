@@ -123,7 +123,7 @@ def judge(name: str, answer: Any) -> tuple[str, str]:
         return "failed", f"this is minigpt's own {taken}; the exercise asks for one of yours"
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            entry.check(answer, _generator(name))
+            entry.check(answer, student_generator(name))
     except Wrong as wrong:
         return "failed", str(wrong)[:LONGEST_MESSAGE]
     except NotImplementedError:
@@ -154,8 +154,12 @@ def _from_package(answer: Any) -> str | None:
     return answer.__qualname__ if is_code and module.split(".")[0] == "minigpt" else None
 
 
-def _generator(name: str) -> torch.Generator:
-    """Return fresh randomness, or the same for the same student and exercise."""
+def student_generator(name: str) -> torch.Generator:
+    """Return fresh randomness, or the same for the same student and exercise.
+
+    A check gets this generator. An exercise whose text has numbers of the student's own draws them
+    from it first, in the same order as its check.
+    """
     student = os.environ.get("MINIGPT_STUDENT")
     seed = secrets.randbits(60) if student is None else hash_text(f"{student} {name}")
     return torch.Generator().manual_seed(seed)

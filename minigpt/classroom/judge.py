@@ -2,8 +2,8 @@
 
 An answer has to pass twice. First its check runs beside it, as in the student's own notebook: that
 sees how an answer works, but in a process where the student's code could have changed anything.
-Then the same check runs here, on other numbers, where the answer is a stand-in: each call goes over
-the pipe as JSON. What the other process believes about verdicts does not matter to this one.
+Then the same check runs here, where the answer is a stand-in: each call goes over the pipe as JSON.
+What the other process believes about verdicts does not matter to this one.
 """
 
 import json
@@ -31,7 +31,7 @@ def preside(
     verdict, message] for each check that is not known yet, ["gone"] or ["end"].
     """
     torch.set_num_threads(1)
-    os.environ["MINIGPT_STUDENT"] = f"{student} outside"
+    os.environ["MINIGPT_STUDENT"] = student
     if private:
         os.environ["MINIGPT_CHECKS"] = private
     restrict(limits)

@@ -19,6 +19,7 @@ from minigpt.classroom.limits import TICK, Limits, Watch
 from minigpt.classroom.notebook import Step
 from minigpt.classroom.student import work
 
+PRELOADED = ["minigpt.classroom.judge", "minigpt.classroom.student", "matplotlib.pyplot"]
 NOT_ASKED = "missing", "the notebook never came to this check"
 
 
@@ -46,7 +47,7 @@ def _context() -> multiprocessing.context.BaseContext:
     """Return the way to start processes: by a warm server on Linux, elsewhere from nothing."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["minigpt.classroom.judge", "minigpt.classroom.student"])
+        context.set_forkserver_preload(PRELOADED)
     return context
 
 

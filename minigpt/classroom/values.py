@@ -71,6 +71,8 @@ def _encode_object(value: Any, keep: Keep, strict: bool) -> Any:
         return ["array", value.dtype.str, list(value.shape), _base64(value.tobytes())]
     if isinstance(value, torch.Generator):
         return ["generator", _base64(value.get_state().numpy().tobytes())]
+    if isinstance(value, np.random.Generator) and isinstance(value.bit_generator, np.random.PCG64):
+        return ["rng", encode(value.bit_generator.state, keep)]
     if isinstance(value, torch.dtype):
         return ["dtype", str(value).removeprefix("torch.")]
     if callable(value):
@@ -112,6 +114,10 @@ def decode(data: Any, stand_in: Callable[[int], Callable], depth: int = 0) -> An
         case "generator", [str() as text]:
             state = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
             return torch.Generator().set_state(state)
+        case "rng", [list() as state]:
+            bits = np.random.PCG64()
+            bits.state = decode(state, stand_in, depth + 1)
+            return np.random.Generator(bits)
         case "dtype", [str() as name] if name in TORCH_DTYPES:
             return TORCH_DTYPES[name]
         case "function", [int() as number]:

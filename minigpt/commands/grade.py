@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minigpt.checks import registered
 from minigpt.classroom import (
     Grade,
     Limits,
@@ -78,4 +79,8 @@ def read_roster(path: Path) -> list[str]:
 def summary(grades: list[Grade], seconds: float) -> str:
     """Return one line a student, and the time."""
     rows = [f"{g.student:<30}{g.percent:6.1f} %  {g.passed}/{len(g.verdicts)}" for g in grades]
+    names = dict.fromkeys(name for grade in grades for name in grade.verdicts)
+    beside = [name for name in names if (entry := registered(name)) and not entry.travels]
+    if beside:
+        rows.append(f"judged beside the answer only, which is easier to forge: {', '.join(beside)}")
     return "\n".join([*rows, f"{len(grades)} students in {seconds:.1f} s"])

@@ -78,7 +78,7 @@ def loss_curve(
             ax.axhline(ngram, color=GREEN, ls=":", lw=1.6, label=f"best n-gram ({ngram:.3f})")
         if floor is not None:
             ax.axhline(floor, color=ORANGE, ls="--", lw=1.4, label=f"floor ({floor:.3f})")
-        ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+        ax.set(xlabel="step", ylabel="loss (nats per token)", title=_plain(title))
         _limit_losses(ax, [loss for _, loss in train + held_out], floor)
         if ax.get_legend_handles_labels()[1]:
             ax.legend()
@@ -114,12 +114,18 @@ def scores(tasks: dict[str, dict], title: str = "") -> Figure:
             ax.plot([task["low"], task["high"]], [place, place], color=GREY, lw=2.4)
             ax.plot([task["baseline"]] * 2, [place - 0.42, place + 0.42], color=ORANGE, lw=2.4)
             ax.text(1.02, place, f"{100 * task['score']:.0f} %", va="center")
-        ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=list(tasks), title=title)
+        names = [_plain(name) for name in tasks]
+        ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=names, title=_plain(title))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
         ax.set_xlabel("blue: score, grey: 95 % interval, orange: best shortcut")
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
     return figure
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading a formula between dollar signs."""
+    return text.replace("$", r"\$")
 
 
 def to_svg(figure: Figure) -> str:
@@ -128,6 +134,7 @@ def to_svg(figure: Figure) -> str:
     Nothing in it refers to a file or the network; equal figures give equal text.
     """
     import io
+    import warnings
 
     import matplotlib
 
@@ -139,7 +146,9 @@ def to_svg(figure: Figure) -> str:
             text.set_color(ink)
         ax.tick_params(colors=ink)
     page = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minigpt"}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": "minigpt"}  # the page has the fonts
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # its own lacks Chinese
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     svg = page.getvalue()
     return svg[svg.index("<svg") :].replace(ink, "currentColor")

@@ -47,7 +47,8 @@ def write_report(out: Path, report: dict, records: Sequence[dict] = ()) -> str:
     """
     curve = None
     if records:
-        title = f"{report['data']}, {report.get('parameters', 0) / 1e6:.2f} million parameters"
+        data = report["data"].encode("ascii", "replace").decode()  # all that a plot's font has
+        title = f"{data}, {report.get('parameters', 0) / 1e6:.2f} million parameters"
         curve = plots.loss_curve(
             records, report.get("floor"), out / "loss.png", title, report.get("ngram_loss")
         )
@@ -190,7 +191,7 @@ def report_text(report: dict) -> str:
     for number, (heading, about, head, rows) in enumerate(sections(report)):
         parts.append(f"{'#' if number == 0 else '##'} {heading}")
         if about:
-            parts.append(about)
+            parts.append(markdown(about))
         lines = [head, ["---"] * len(head), *rows]
         parts.append("\n".join(f"| {' | '.join(map(markdown_cell, line))} |" for line in lines))
     if report.get("samples"):

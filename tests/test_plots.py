@@ -67,6 +67,39 @@ def test_loss_curve_does_not_let_the_first_steps_flatten_the_rest():
     assert figure.axes[0].get_ylim()[1] < 20
 
 
+def test_loss_curve_shows_the_best_ngram():
+    ax = plots.loss_curve(RECORDS, floor=1.2, ngram=2.2).axes[0]
+    assert labels(ax)[-2:] == ["best n-gram (2.200)", "floor (1.200)"]
+
+
+TASKS = {
+    "first": {"score": 0.9, "low": 0.85, "high": 0.95, "baseline": 0.4},
+    "second": {"score": 0.5, "low": 0.4, "high": 0.6, "baseline": 0.55},
+}
+
+
+def test_scores_draw_bar_interval_and_shortcut():
+    ax = plots.scores(TASKS, title="tasks").axes[0]
+    assert [patch.get_width() for patch in ax.patches] == [0.9, 0.5]
+    lines = [line.get_xdata() for line in ax.lines]
+    assert [list(x) for x in lines] == [[0.85, 0.95], [0.4, 0.4], [0.4, 0.6], [0.55, 0.55]]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
+    assert [text.get_text() for text in ax.texts] == ["90 %", "50 %"]
+    low, high = ax.get_ylim()
+    assert low > high  # the first is on top
+    assert plt.get_fignums() == []
+
+
+def test_svg_is_the_same_for_the_same_figure_and_has_the_pages_ink():
+    first, second = (plots.to_svg(plots.scores(TASKS, "a <b> & c")) for _ in range(2))
+    assert first == second
+    assert first.startswith("<svg")
+    assert "currentColor" in first
+    assert "a &lt;b&gt; &amp; c" in first
+    assert "first</text>" in first  # text stays text
+    assert plots.to_svg(plots.loss_curve(RECORDS, 1.2)) != first
+
+
 def test_heat_map_takes_tensors_and_leaves_nan_cells_white():
     weights = torch.tensor([[1.0, float("nan")], [0.25, 0.75]])
     ax = plots.heat_map(weights, ["a", "b"], ["long", "d"], numbers=True, bar=True)

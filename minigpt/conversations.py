@@ -117,3 +117,13 @@ def cut_middle(ids: Sequence[int], trained: Sequence[bool], length: int) -> Enco
         [*ids[:first], *ids[first + excess :]],
         [*trained[:first], *trained[first + excess :]],
     )
+
+
+def fit_prompts(prompts: Sequence[Sequence[int]], room: int) -> tuple[list[list[int]], int]:
+    """Cut the middle of the prompts that are longer than `room` ids; also say how many were."""
+    fitted = []
+    for ids in prompts:
+        excess = max(0, len(ids) - room)
+        first = (len(ids) - excess) // 2
+        fitted.append([*ids[:first], *ids[first + excess :]])
+    return fitted, sum(len(ids) > room for ids in prompts)

@@ -32,6 +32,7 @@ from minigpt.chat import Encoded
 from minigpt.conversations import OverLong, flatten
 from minigpt.errors import ConfigError, require
 
+WIDTH_STEP = 8  # tokens by which rows of one conversation grow
 DECK = 1000  # rows in which a mixture holds its weights exactly
 
 
@@ -89,9 +90,10 @@ class Packed:
 class Bucketed:
     """Rows of one conversation each, those of like length together; each once an epoch.
 
-    A batch has as many rows as fit into B x T tokens, and is as long as its longest row. In each
-    epoch the lengths are blurred by a tenth before they are sorted, so that rows meet others, and
-    the batches come in another order. A batch is a pure function of (seed, step).
+    A batch has as many rows as fit into B x T tokens, and is as long as its longest row, rounded
+    up: each new shape costs memory. In each epoch the lengths are blurred by a tenth before they
+    are sorted, so that rows meet others, and the batches come in another order. A batch is a pure
+    function of (seed, step).
     """
 
     def __init__(
@@ -102,7 +104,8 @@ class Bucketed:
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
         self.flat = flatten(conversations, block_size, over_long, places)
         self.separator = separator
-        self.cuts = cut_batches(np.sort(self.flat.lengths), batch_size * (block_size + 1))
+        widths = [self.width(length) for length in np.sort(self.flat.lengths)]
+        self.cuts = cut_batches(widths, batch_size * block_size)
         self.n_batches = len(self.cuts) + 1
         self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
@@ -110,7 +113,12 @@ class Bucketed:
         """Return idx, targets (B, T) int64 of a step."""
         epoch, place = divmod(step, self.n_batches)
         group = self.epoch(epoch)[place]
-        return self.flat.rows(group[:, None], self.flat.lengths[group].max(), self.separator)
+        T = self.width(self.flat.lengths[group].max())
+        return self.flat.rows(group[:, None], T + 1, self.separator)
+
+    def width(self, length: int) -> int:
+        """Return T for rows of up to `length` ids, of which T are inputs."""
+        return min(int(-(-(length - 1) // WIDTH_STEP) * WIDTH_STEP), self.block_size)
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         """Return the conversations of each batch of an epoch."""
@@ -120,15 +128,15 @@ class Bucketed:
         return [groups[place] for place in rng.permutation(self.n_batches)]
 
 
-def cut_batches(lengths: np.ndarray, most_tokens: int) -> list[int]:
-    """Return where to cut rows of rising length, so that no batch has more tokens, padded.
+def cut_batches(widths: Sequence[int], most_tokens: int) -> list[int]:
+    """Return where to cut rows of rising width, so that no batch has more tokens, padded.
 
-    >>> cut_batches(np.array([2, 2, 3, 4, 9]), most_tokens=9)
+    >>> cut_batches([2, 2, 3, 4, 9], most_tokens=9)
     [3, 4]
     """
     cuts, first = [], 0
-    for row, length in enumerate(lengths.tolist()):
-        if row > first and (row + 1 - first) * length > most_tokens:
+    for row, width in enumerate(widths):
+        if row > first and (row + 1 - first) * width > most_tokens:
             cuts.append(row)
             first = row
     return cuts

@@ -1,21 +1,16 @@
 """From a file of examples to a model that answers, and a report: `finetune --data F --out DIR`."""
 
 import dataclasses
-import hashlib
-import math
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from tqdm import tqdm
-
-from minigpt.chat import SPECIAL, Encoded, encode_chats, special_ids
-from minigpt.checkpoint import RunLock
+from minigpt.chat import encode_prompts, end_id
+from minigpt.checkpoint import RunLock, checkpoint_paths
 from minigpt.commands.arguments import parse
 from minigpt.commands.card import Bars
-from minigpt.commands.pipeline import check_fits, check_out, plain_warnings, stage
+from minigpt.commands.pipeline import check_out, plain_warnings, stage
 from minigpt.commands.settings import (
     FinetuneCommand,
     check_model_flags,
@@ -23,9 +18,10 @@ from minigpt.commands.settings import (
     save_command,
     tuned,
 )
-from minigpt.device import choose_device, choose_dtype
+from minigpt.commands.teach import Phase, start
+from minigpt.conversations import fit_prompts
 from minigpt.errors import ConfigError, DataError
-from minigpt.evaluate import answers
+from minigpt.evaluate import write
 from minigpt.examples import (
     Example,
     compared,
@@ -34,26 +30,19 @@ from minigpt.examples import (
     own_tests,
     split_examples,
 )
-from minigpt.finetune import EvalPacked, Packed, Stages
-from minigpt.gpt import GPT, GPTConfig, count_parameters
+from minigpt.generate import SampleConfig
+from minigpt.gpt import GPT, count_parameters
 from minigpt.report import write_report
 from minigpt.runs import (
-    Run,
-    RunConfig,
-    check_resumable,
-    load_config,
-    open_run,
     read_metrics,
-    save_config,
 )
 from minigpt.scoring import Item, example_items, fitting_metrics, score_task
 from minigpt.signals import stop_on_signals
-from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
-from minigpt.train import TrainResult, evaluate_loss, train
+from minigpt.tokenizer import Tokenizer
+from minigpt.train import TrainResult
 
-VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
+PRETRAINING = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
 SHOWN, SHOWN_CHARACTERS = 5, 300  # answers in the report, and the end of their prompts
-CONTEXT_STEP = 64  # block_size is a multiple of it
 ABOUT_TASKS = (
     "Each score is that of the model's answers to examples that training never showed. The "
     "shortcut is the best of: the most common answer, a bag of the words, a copy of the text, its "
@@ -83,14 +72,19 @@ def run_finetune(command: FinetuneCommand) -> int:
         with stage("examples", seconds):
             sides = read_sides(command)
         with stage("tokenizer", seconds):
-            plan = make_plan(command, sides)
-        with stage("training", seconds):
-            result = train_with_bar(command, plan, stop)
-        if result.stopped:
-            print(f"stopped at step {result.step}; go on with --resume", file=sys.stderr)
-            return stop.exit_code
+            model, tokenizer = start(command, sides.train)
+            to_learn = phases(command, model, tokenizer, sides)
+        for phase in to_learn.values():
+            phase.check()
+        save_command(command)
+        for name, phase in to_learn.items():
+            with stage(name, seconds):
+                result = phase.run(name, stop)
+            if result.stopped:
+                print(f"stopped at step {result.step}; go on with --resume", file=sys.stderr)
+                return stop.exit_code
         with stage("report", seconds):
-            report = make_report(plan, sides, result)
+            report = make_report(phase, sides, result)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(sum(seconds.values()), 1)
     print("\n" + write_report(out, report, read_metrics(out)))
@@ -145,149 +139,40 @@ def read_sides(command: FinetuneCommand) -> Sides:
     return Sides(train, held_out, facts)
 
 
-# --- model, batches, training ---
+# --- learning ---
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that training needs."""
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    model: GPT
-    source: Stages
-    validation: EvalPacked
-    facts: dict
-    """What a resumed run must share."""
-
-
-def make_plan(command: FinetuneCommand, sides: Sides) -> Plan:
-    """Make or open tokenizer and model, encode the examples, and store the settings."""
-    training = command.training
-    base = open_run(command.checkpoint, training.device) if command.checkpoint else None
-    tokenizer = make_tokenizer(command, sides, base)
-    conversations = [example.messages for example in sides.train]
-    encoded = encode_chats(conversations, tokenizer)
-    if base:
-        model_config = dataclasses.replace(base.config.model, dropout=command.model.dropout)
-    else:
-        model_config = fitting_model(command.model, tokenizer, encoded)
-    rows = training.batch_size, model_config.block_size
-    places = [example.where for example in sides.train]
-
-    def packed(pairs: Sequence[Encoded], seed: int) -> Packed:
-        return Packed(pairs, *rows, seed, command.over_long, tokenizer.eot_id, places)
-
-    answers_only = packed(encoded, training.seed)
-    everything = packed(encode_chats(conversations, tokenizer, "all"), training.seed + 1)
-    first, steps = count_steps(command, answers_only.n_rows)
-    config = RunConfig(
-        command.data, str(command.checkpoint or "bpe"), model=model_config,
-        training=dataclasses.replace(training, max_steps=steps),
-    )  # fmt: skip
-    describe(answers_only, first, steps)
-    check_fits(config)
-    store(command, config)
-    shown = [example.messages for example in sides.held_out[:VALIDATION_EXAMPLES]]
-    facts = {
-        "tokenizer_sha256": tokenizer.fingerprint,
-        "train_sha256": hashlib.sha256(answers_only.flat.ids).hexdigest(),
-    }
-    torch.manual_seed(training.seed)
-    model = GPT(model_config)
-    if base:
-        model.load_state_dict(base.model.state_dict())
-    return Plan(
-        config, tokenizer, model, Stages(everything, first, answers_only),
-        EvalPacked(encode_chats(shown, tokenizer), *rows, "cut", tokenizer.eot_id), facts,
-    )  # fmt: skip
-
-
-def make_tokenizer(command: FinetuneCommand, sides: Sides, base: Run | None) -> Tokenizer:
-    """Take the tokenizer of the run or of the checkpoint, or train one on the training examples."""
-    path = command.out / "tokenizer.json"
-    if command.resume and path.exists():
-        return load_tokenizer(path)
-    if base:
-        tokenizer = base.tokenizer
-        special_ids(tokenizer)  # or else it cannot chat
-    else:
-        texts = (message["content"] for example in sides.train for message in example.messages)
-        with tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False) as bar:
-            tokenizer = BPETokenizer.train(bar, command.model.vocab_size, SPECIAL)
-    tokenizer.save(path)
-    return tokenizer
-
-
-def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Encoded]) -> GPTConfig:
-    """Return the model's settings with the tokenizer's vocabulary, and no more context than needed.
-
-    Short rows are cheaper, so block_size shrinks to what the longest example needs.
-    """
-    needed = -(-max(len(ids) for ids, _ in encoded) // CONTEXT_STEP) * CONTEXT_STEP
-    block_size = min(model.block_size, needed)
-    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, block_size=block_size)
-
-
-def count_steps(command: FinetuneCommand, n_rows: int) -> tuple[int, int]:
-    """Return the steps in which everything is learned, and the steps in all."""
-    a_pass = n_rows / command.training.batch_size
-    wanted = (command.pretrain_epochs + command.epochs) * a_pass
-    steps = max(1, min(command.training.max_steps, math.ceil(wanted)))
-    return round(steps * command.pretrain_epochs * a_pass / wanted), steps
-
-
-def describe(packed: Packed, first: int, steps: int) -> None:
-    """Print what will be learned."""
-    flat = packed.flat
-    long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
-    print(
-        f"{len(flat):,} examples in {packed.n_rows:,} rows of {packed.block_size} tokens, "
-        f"{packed.fill:.0%} full{long}\n{steps:,} steps, the first {first:,} on all of the text",
-        file=sys.stderr,
-    )
-
-
-def store(command: FinetuneCommand, config: RunConfig) -> None:
-    """Write the run's settings, unless they are not those of the run that goes on."""
-    if command.resume and (command.out / "config.json").exists():
-        check_resumable(load_config(command.out), config, command.out)
-    save_config(command.out, config)
-    save_command(command)
-
-
-def train_with_bar(command: FinetuneCommand, plan: Plan, stop) -> TrainResult:
-    """Train with a progress bar that shows the loss, and that of the answers held out."""
-    training, shown = plan.config.training, {}
-    with tqdm(total=training.max_steps, desc="training", unit="step") as bar:
-
-        def show(row: dict) -> None:
-            shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})
-            bar.set_postfix(shown, refresh=False)
-            bar.update(row["step"] - bar.n)
-
-        return train(
-            plan.model, plan.source, training, command.out, validation=plan.validation,
-            resume=command.resume, on_log=show, should_stop=stop, manifest=plan.facts,
+def phases(
+    command: FinetuneCommand, model: GPT, tokenizer: Tokenizer, sides: Sides
+) -> dict[str, Phase]:
+    """Return what is to be learned: all of the text, if that is wanted, then the answers."""
+    training, both = command.training, (sides.train, sides.held_out)
+    found = {}
+    if command.pretrain_epochs and not checkpoint_paths(command.out):
+        found["pre-training"] = Phase(
+            command, command.out / "pretrained", model, tokenizer, both, "all",
+            command.pretrain_epochs, dataclasses.replace(training, **PRETRAINING),
         )  # fmt: skip
+    found["training"] = Phase(
+        command, command.out, model, tokenizer, both, "answers", command.epochs, training
+    )
+    return found
 
 
 # --- report ---
 
 
-def make_report(plan: Plan, sides: Sides, result: TrainResult) -> dict:
+def make_report(phase: Phase, sides: Sides, result: TrainResult) -> dict:
     """Let the model answer what was held out, and return what report.json holds."""
-    config = plan.config
-    device = choose_device(config.training.device)
-    dtype = choose_dtype(device, config.training.dtype)
-    tasks, samples = scores(plan.model, plan.tokenizer, sides)
+    config = phase.config
+    tasks, samples = scores(phase.model, phase.tokenizer, sides)
     return {
         "data": config.data,
         "parameters": count_parameters(config.model),
         "steps": result.step,
         "tokens": result.tokens,
         "tokens_per_second": round(result.tokens / result.seconds),
-        "val_loss": evaluate_loss(plan.model, plan.validation, device, dtype),
+        "val_loss": phase.val_loss(),
         "examples": sides.facts,
         "tasks": tasks,
         "about_tasks": ABOUT_TASKS,
@@ -302,15 +187,7 @@ def scores(model: GPT, tokenizer: Tokenizer, sides: Sides) -> tuple[dict[str, di
     is given for each part as well.
     """
     items, train_items = to_items(sides.held_out), to_items(sides.train)
-    longest = max(map(len, tokenizer.encode_batch([item.answer for item in train_items])))
-    bars = Bars()
-    try:
-        found = answers(
-            model, tokenizer, [item.messages for item in items], longest + 1,
-            on_progress=lambda done, total: bars("answering", done, total),
-        )  # fmt: skip
-    finally:
-        bars.close()
+    found = answer(model, tokenizer, items, train_items)
     metrics = fitting_metrics([*items, *train_items])
     rows = [(name, name, items, found, train_items) for name in metrics]
     parts = sorted({item.group for item in items})
@@ -329,6 +206,33 @@ def scores(model: GPT, tokenizer: Tokenizer, sides: Sides) -> tuple[dict[str, di
         for item, text in list(zip(items, found, strict=True))[:SHOWN]
     ]
     return tasks, samples
+
+
+def answer(
+    model: GPT, tokenizer: Tokenizer, items: Sequence[Item], train_items: Sequence[Item]
+) -> list[str]:
+    """Return the model's likeliest answers; none is longer than the longest one in training."""
+    taught = tokenizer.encode_batch([item.answer for item in train_items])
+    block_size = model.config.block_size
+    longest = min(1 + max(map(len, taught)), block_size // 2)
+    prompts = encode_prompts([item.messages for item in items], tokenizer)
+    prompts, n_cut = fit_prompts(prompts, block_size - longest)
+    if n_cut:
+        warnings.warn(
+            f"{n_cut} of {len(items)} held-out prompts are longer than the context of {block_size} "
+            "tokens and lost their middle", stacklevel=2,
+        )  # fmt: skip
+    sampling = SampleConfig(max_new_tokens=longest, temperature=0.0)
+    stop_ids = (end_id(tokenizer), tokenizer.eot_id)
+    bars = Bars()
+    try:
+        rows = write(
+            model, prompts, sampling, stop_ids,
+            on_progress=lambda done, total: bars("answering", done, total),
+        )  # fmt: skip
+    finally:
+        bars.close()
+    return [tokenizer.decode(ids).strip() for ids in rows]
 
 
 def to_items(examples: Sequence[Example]) -> list[Item]:

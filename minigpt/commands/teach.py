@@ -1,0 +1,134 @@
+"""The phases of `finetune`: in each a model learns from examples, in a run directory of its own."""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, special_ids
+from minigpt.commands.pipeline import check_fits
+from minigpt.commands.settings import FinetuneCommand
+from minigpt.device import choose_device, choose_dtype
+from minigpt.examples import Example
+from minigpt.finetune import Bucketed, EvalPacked
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.runs import RunConfig, check_resumable, load_config, open_run, save_config
+from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from minigpt.train import TrainConfig, TrainResult, evaluate_loss, train
+
+VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
+CONTEXT_STEP = 64  # block_size is a multiple of it
+
+
+def start(command: FinetuneCommand, examples: Sequence[Example]) -> tuple[GPT, Tokenizer]:
+    """Return the model to begin with, a checkpoint's or a new one, and its tokenizer."""
+    path = command.out / "tokenizer.json"
+    base = open_run(command.checkpoint, command.training.device) if command.checkpoint else None
+    if command.resume and path.exists():
+        tokenizer = load_tokenizer(path)
+    elif base:
+        tokenizer = base.tokenizer
+        special_ids(tokenizer)  # or else it cannot chat
+    else:
+        texts = (message["content"] for example in examples for message in example.messages)
+        with tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False) as bar:
+            tokenizer = BPETokenizer.train(bar, command.model.vocab_size, SPECIAL)
+    tokenizer.save(path)
+    torch.manual_seed(command.training.seed)
+    if base:
+        model = GPT(dataclasses.replace(base.config.model, dropout=command.model.dropout))
+        model.load_state_dict(base.model.state_dict())
+    else:
+        encoded = encode_chats([example.messages for example in examples], tokenizer)
+        model = GPT(fitting_model(command.model, tokenizer, encoded))
+    return model, tokenizer
+
+
+def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Encoded]) -> GPTConfig:
+    """Return the model's settings with the tokenizer's vocabulary, and no more context than needed.
+
+    Short rows are cheaper, so block_size shrinks to what the longest example needs.
+    """
+    needed = -(-max(len(ids) for ids, _ in encoded) // CONTEXT_STEP) * CONTEXT_STEP
+    block_size = min(model.block_size, needed)
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, block_size=block_size)
+
+
+class Phase:
+    """Let a model learn from examples, `epochs` times, in a run directory of its own."""
+
+    def __init__(
+        self, command: FinetuneCommand, run_dir: Path, model: GPT, tokenizer: Tokenizer,
+        sides: tuple[Sequence[Example], Sequence[Example]], train_on: TrainOn, epochs: float,
+        training: TrainConfig,
+    ):  # fmt: skip
+        rows = training.batch_size, model.config.block_size
+        taught, held_out = (
+            encode_chats([example.messages for example in side], tokenizer, train_on)
+            for side in (sides[0], sides[1][:VALIDATION_EXAMPLES])
+        )
+        places = [example.where for example in sides[0]]
+        eot = tokenizer.eot_id
+        self.source = Bucketed(taught, *rows, training.seed, command.over_long, eot, places)
+        self.validation = EvalPacked(held_out, *rows, "cut", eot)
+        steps = min(training.max_steps, math.ceil(epochs * self.source.n_batches))
+        self.config = RunConfig(
+            command.data, str(command.checkpoint or "bpe"), model=model.config,
+            training=dataclasses.replace(training, max_steps=max(1, steps)),
+        )  # fmt: skip
+        self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
+        self.resume = command.resume
+
+    def describe(self) -> None:
+        """Print what will be learned."""
+        flat, source = self.source.flat, self.source
+        long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
+        print(
+            f"{len(flat):,} examples in {source.n_batches:,} batches of up to "
+            f"{source.batch_size * source.block_size:,} tokens, "
+            f"{self.config.training.max_steps:,} steps{long}", file=sys.stderr,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Refuse settings that are not those of the run that goes on."""
+        if self.resume and (self.run_dir / "config.json").exists():
+            check_resumable(load_config(self.run_dir), self.config, self.run_dir)
+
+    def store(self) -> None:
+        """Write the run's settings."""
+        self.run_dir.mkdir(exist_ok=True)
+        save_config(self.run_dir, self.config)
+        self.tokenizer.save(self.run_dir / "tokenizer.json")
+
+    def run(self, name: str, stop: Callable[[], bool]) -> TrainResult:
+        """Train with a progress bar that shows the loss, and that of what was held out."""
+        self.describe()
+        check_fits(self.config)
+        self.store()
+        training, shown = self.config.training, {}
+        facts = {
+            "tokenizer_sha256": self.tokenizer.fingerprint,
+            "train_sha256": hashlib.sha256(self.source.flat.ids).hexdigest(),
+        }
+        with tqdm(total=training.max_steps, desc=name, unit="step") as bar:
+
+            def show(row: dict) -> None:
+                shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})
+                bar.set_postfix(shown, refresh=False)
+                bar.update(row["step"] - bar.n)
+
+            return train(
+                self.model, self.source, training, self.run_dir, validation=self.validation,
+                resume=self.resume, on_log=show, should_stop=stop, manifest=facts,
+            )  # fmt: skip
+
+    def val_loss(self) -> float:
+        """Return the loss on what was held out, in nats a token."""
+        device = choose_device(self.config.training.device)
+        dtype = choose_dtype(device, self.config.training.dtype)
+        return evaluate_loss(self.model, self.validation, device, dtype)

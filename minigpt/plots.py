@@ -117,7 +117,7 @@ def scores(tasks: dict[str, dict], title: str = "") -> Figure:
         names = [_plain(name) for name in tasks]
         ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=names, title=_plain(title))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-        ax.set_xlabel("blue: score, grey: 95 % interval, orange: best shortcut")
+        ax.set_xlabel("grey: 95 % interval, orange: best shortcut")
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
     return figure
@@ -128,10 +128,11 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure, inches: float = 4.6) -> str:
     """Return a figure as an <svg> element whose text and axes take the colour of the page's text.
 
-    Nothing in it refers to a file or the network; equal figures give equal text.
+    It is made `inches` wide, so that its letters can be read on a phone. Nothing in it refers to a
+    file or the network; equal figures give equal text.
     """
     import io
     import warnings
@@ -139,6 +140,7 @@ def to_svg(figure: Figure) -> str:
     import matplotlib
 
     ink = "#010203"  # stands for the page's own colour
+    figure.set_size_inches(inches, figure.get_figheight())
     for ax in figure.axes:
         texts = [ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title, *ax.texts]
         legend = ax.get_legend()
@@ -151,6 +153,7 @@ def to_svg(figure: Figure) -> str:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # its own lacks Chinese
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
     svg = page.getvalue()
+    svg = svg.replace(f"stroke: {STYLE['grid.color']}", "stroke: currentColor; opacity: 0.15")
     return svg[svg.index("<svg") :].replace(ink, "currentColor")
 
 

@@ -27,7 +27,7 @@ TASK_NAMES = {
     "story": "story as asked for",
     "consistent_stories": "consistent stories",
 }
-TASK_HEAD = ("task", "metric", "score", "95 % interval", "best shortcut", "ahead by", "items")
+TASK_HEAD = ("task", "score", "95 % interval", "best shortcut", "points ahead", "items", "metric")
 ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
 PROMPT_SHOWN = 100  # characters
 EXPLAINED = {
@@ -101,10 +101,10 @@ def task_rows(tasks: dict[str, dict]) -> list[Row]:
     """Return a line for each task, under TASK_HEAD."""
     return [
         (
-            task_name(name), task["metric"], percent(task["score"]),
-            f"{percent(task['low'])} to {percent(task['high'])}",
+            task_name(name), percent(task["score"]),
+            f"{100 * task['low']:.1f} to {percent(task['high'])}",
             f"{percent(task['baseline'])} ({task['baseline_name'].replace('_', ' ')})",
-            f"{100 * (task['score'] - task['baseline']):+.1f} points", f"{task['n']:,}",
+            f"{100 * (task['score'] - task['baseline']):+.1f}", f"{task['n']:,}", task["metric"],
         )
         for name, task in tasks.items()
     ]  # fmt: skip
@@ -223,13 +223,16 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 p { color: var(--pale); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; overflow-wrap: normal; }
+.figures td { white-space: nowrap; }
+.texts td { min-width: 9rem; }
 th { font-weight: 600; }
-svg { width: 100%; height: auto; max-width: 40rem; display: block; margin: 1rem 0; }
+svg { width: 100%; height: auto; max-width: 34rem; display: block; margin: 1rem 0; }
 blockquote { margin: 1rem 0; padding: .1rem 0 .1rem 1rem; border-left: .25rem solid var(--line);
   white-space: pre-wrap; }
 """
+KINDS = {"Tasks": "figures", "It answers": "texts"}  # of tables
 NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -244,7 +247,9 @@ def report_page(report: dict, curve=None) -> str:
         if heading == "Tasks":
             named = {task_name(name): task for name, task in report["tasks"].items()}
             body.append(plots.to_svg(plots.scores(named)))
-        body.append(html_table(head, rows))
+        body.append(
+            html_table(head, rows, {"Tasks": "figures", "It answers": "texts"}.get(heading))
+        )
         if number == 0 and curve is not None:
             body += ["<h2>Loss</h2>", plots.to_svg(curve)]
     if report.get("samples"):
@@ -262,7 +267,7 @@ def report_page(report: dict, curve=None) -> str:
     )
 
 
-def html_table(head: Row, rows: Sequence[Row]) -> str:
+def html_table(head: Row, rows: Sequence[Row], kind: str = "") -> str:
     """Return a table whose first column heads its lines; an empty head is left out."""
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head) if any(head) else ""
     lines = [
@@ -270,4 +275,5 @@ def html_table(head: Row, rows: Sequence[Row]) -> str:
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>"
         for row in rows
     ]  # fmt: skip
-    return f'<div class="wide"><table>{top and f"<tr>{top}</tr>"}{"".join(lines)}</table></div>'
+    table = f"<table>{top and f'<tr>{top}</tr>'}{''.join(lines)}</table>"
+    return f'<div class="wide {kind}">{table}</div>'

@@ -70,7 +70,7 @@ def test_all_files_are_written_and_json_keeps_every_field(tmp_path):
 def test_people_read_every_figure(write):
     page = write(REPORT)
     for figure in ("1,328,768", "0.7200", "0.5200 nats a token: no model can do better", "70.1%",
-                   "93.0 %", "90.0 % to 96.0 %", "41.0 % (last mention)", "+52.0 points", "1,200",
+                   "93.0 %", "90.0 to 96.0 %", "41.0 % (last mention)", "+52.0", "1,200",
                    "91.0 % (95 % interval 89.0 % to 93.0 %)", "99.9 %", "-1.25 nats",
                    "wrong detail 80, wrong event 10", "6.5 right sentences", "n = 6",
                    "English to Chinese", "questions, fact changed", "It was.", "从前，有一天。",

@@ -39,7 +39,7 @@ class Bars:
 
 def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocuments:
     """Return all of the validation text in batches: whole stories, or windows of plain text."""
-    rows = config.training.micro_batch_size or config.training.batch_size
+    rows = 4 * (config.training.micro_batch_size or config.training.batch_size)  # no gradients
     kind = EvalWindows if data.floor_nats is None else EvalDocuments
     return kind(data.validation, rows, config.model.block_size)
 

@@ -1,9 +1,10 @@
 """A run's inputs: its tokenizer and its token files, made once and found again on resume."""
 
+import hashlib
 import itertools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,20 @@ from tqdm import tqdm
 
 from minigpt import storyworld
 from minigpt.batches import TokenFile, document_ids, open_tokens, prepare, write_tokens
+from minigpt.chat import SPECIAL, Encoded, encode_chats
 from minigpt.corpus import Errors, ReadCounts, read_pieces
+from minigpt.errors import ConfigError
 from minigpt.runs import RunConfig
+from minigpt.scoring import text_hash
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 VALIDATION_STORIES = 1000
 FIRST_TRAINING_SEED = 1_000_000  # stories below it validate, stories from it on train
+FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
 TOKENIZER_STORIES = 3000
+TOKENIZER_DIALOGUES = 1000
+DIALOGUE_TOKENS = 200  # of one conversation, about
+MOST_DIALOGUES = 15_000  # a longer run has conversations again
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
@@ -32,6 +40,16 @@ class Data:
     n_bytes: int  # of the validation text in UTF-8
     floor_nats: float | None = None  # the least loss that any model can have on all of it
     n_stories: int | None = None
+    dialogues: "Dialogues | None" = None
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Conversations about stories: encoded, their answers marked, and hashes of all their texts."""
+
+    encoded: Sequence[Encoded]
+    hashes: Collection[bytes]
+    sha256: str  # of all ids
 
 
 def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
@@ -45,9 +63,9 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
         texts = tokenizer_texts(config.data, config.field, config.errors)
         texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
-            tokenizer = CharTokenizer.train(texts)
+            tokenizer = CharTokenizer.train(texts, SPECIAL)
         else:
-            tokenizer = BPETokenizer.train(texts, config.model.vocab_size)
+            tokenizer = BPETokenizer.train(texts, config.model.vocab_size, SPECIAL)
     tokenizer.save(path)
     return tokenizer
 
@@ -57,6 +75,8 @@ def tokenizer_texts(data: str, field: str, errors: Errors) -> Iterator[str]:
     if data == "storyworld":
         for text, _ in storyworld.documents(TOKENIZER_STORIES, seed=FIRST_TRAINING_SEED):
             yield text
+        for message in story_messages(TOKENIZER_DIALOGUES):
+            yield message["content"]
         return
     left = TOKENIZER_CHARACTERS
     for piece in read_pieces(Path(data), field, errors):
@@ -71,6 +91,11 @@ def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) 
     there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
     if config.data == "storyworld":
         return story_data(out, config, tokenizer, there)
+    if config.dialogue_share:
+        raise ConfigError(
+            f"dialogue_share {config.dialogue_share} with --data {config.data}", "--dialogue-share",
+            "leave it at 0: only storyworld has conversations; use finetune for your own",
+        )  # fmt: skip
     if there:
         files = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
     else:
@@ -120,11 +145,43 @@ def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) 
     else:
         texts = [text for text, _ in held]
         validation = write_tokens(out / "val.bin", document_ids(texts, tokenizer), *facts)
-        wanted = config.training.max_steps * config.training.batch_size * config.model.block_size
+        training = config.training
+        wanted = training.max_steps * training.batch_size * config.model.block_size
+        wanted = max(int(wanted * (1 - config.dialogue_share)), 4 * config.model.block_size)
         ids = until(document_ids(story_texts(), tokenizer), min(wanted, MOST_STORY_TOKENS))
         train = write_tokens(out / "train.bin", ids, *facts)
     n_bytes = sum(len(text.encode("utf-8")) for text, _ in held)
-    return Data(train, validation, n_bytes, sum(nats for _, nats in held), len(held))
+    floor_nats = sum(nats for _, nats in held)
+    dialogues = make_dialogues(config, tokenizer) if config.dialogue_share else None
+    return Data(train, validation, n_bytes, floor_nats, len(held), dialogues)
+
+
+def make_dialogues(config: RunConfig, tokenizer: Tokenizer) -> Dialogues:
+    """Talk about stories: as many conversations as the run has room for."""
+    training = config.training
+    rows = config.dialogue_share * training.max_steps * training.batch_size
+    wanted = int(rows * config.model.block_size / DIALOGUE_TOKENS)
+    count = min(max(wanted, 100), MOST_DIALOGUES)
+    encoded, hashes, sha256 = [], set(), hashlib.sha256()
+    with tqdm(total=count, desc="talking about stories", leave=False) as bar:
+        for first in range(0, count, 500):
+            seeds = range(
+                FIRST_DIALOGUE_SEED + first, FIRST_DIALOGUE_SEED + min(first + 500, count)
+            )
+            conversations = [storyworld.dialogue(seed) for seed in seeds]
+            encoded += encode_chats(conversations, tokenizer)
+            texts = (m["content"] for messages in conversations for m in messages)
+            hashes.update(text_hash(line) for text in texts for line in text.splitlines())
+            bar.update(len(conversations))
+    for ids, _ in encoded:
+        sha256.update(np.asarray(ids, dtype="<u4").tobytes())
+    return Dialogues(encoded, hashes, sha256.hexdigest())
+
+
+def story_messages(count: int) -> Iterator[dict[str, str]]:
+    """Yield the messages of the first training conversations."""
+    for seed in range(FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count):
+        yield from storyworld.dialogue(seed)
 
 
 def story_texts() -> Iterator[str]:

@@ -6,31 +6,27 @@ timed and leaves its result in the run directory, where a resumed run finds it.
 
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from minigpt import plots
-from minigpt.batches import (
-    Documents,
-    EvalDocuments,
-    EvalWindows,
-    Windows,
-)
+from minigpt.batches import Documents, Windows
+from minigpt.chat import Encoded
 from minigpt.checkpoint import RunLock, checkpoint_paths
+from minigpt.commands.card import model_card, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
 from minigpt.device import check_memory, choose_device, choose_dtype
 from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
-from minigpt.generate import SampleConfig, generate
+from minigpt.finetune import Mixed, Packed, RowSource, Stages
 from minigpt.gpt import GPT, count_parameters
-from minigpt.metrics import bits_per_byte
+from minigpt.report import write_report
 from minigpt.runs import (
     RunConfig,
     check_resumable,
@@ -40,7 +36,7 @@ from minigpt.runs import (
 )
 from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer
-from minigpt.train import TrainResult, evaluate_loss, train
+from minigpt.train import TrainResult, train
 
 
 def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
@@ -69,7 +65,8 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
             report = make_report(model, tokenizer, data, config, result)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(sum(seconds.values()), 1)
-    write_report(out, report)
+    print("\n" + write_report(out, report, read_metrics(out)))
+    print(f"written to {out}; open {out / 'report.html'}")
     return 0
 
 
@@ -130,14 +127,14 @@ def train_with_bar(
     model: GPT, data: Data, config: RunConfig, out: Path, tokenizer: Tokenizer, resume: bool, stop
 ) -> TrainResult:
     """Train with a progress bar that shows loss, validation loss and floor."""
-    training, block_size = config.training, config.model.block_size
-    source_kind = Windows if data.floor_nats is None else Documents
-    source = source_kind(data.train, training.batch_size, block_size, training.seed)
+    training = config.training
+    source = make_source(data, config, tokenizer)
     facts = {
         "model": dataclasses.asdict(config.model),
         "tokenizer_sha256": tokenizer.fingerprint,
         "train_sha256": data.train.sha256,
         "val_sha256": data.validation.sha256,
+        "dialogues_sha256": data.dialogues.sha256 if data.dialogues else None,
     }
     shown = {} if data.floor_nats is None else {"floor": f"{floor(data, config):.3f}"}
     with tqdm(total=training.max_steps, desc="training", unit="step") as bar:
@@ -153,11 +150,34 @@ def train_with_bar(
         )  # fmt: skip
 
 
-def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocuments:
-    """Return all of the validation text in batches: whole stories, or windows of plain text."""
-    rows = config.training.micro_batch_size or config.training.batch_size
-    kind = EvalWindows if data.floor_nats is None else EvalDocuments
-    return kind(data.validation, rows, config.model.block_size)
+def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:
+    """Return where the batches come from: windows of plain text, whole stories, or both kinds.
+
+    With conversations, all of their text is learned first, as stories are (pre-training), and
+    then their answers alone (instruction tuning), always mixed with stories.
+    """
+    training = config.training
+    sizes = training.batch_size, config.model.block_size
+    if data.floor_nats is None:
+        return Windows(data.train, *sizes, training.seed)
+    if data.dialogues is None:
+        return Documents(data.train, *sizes, training.seed)
+    stories = Documents(data.train, *sizes, training.seed)
+
+    def mixed(conversations: Sequence[Encoded], seed: int) -> Mixed:
+        packed = Packed(conversations, *sizes, seed, "drop", tokenizer.eot_id)
+        share = config.dialogue_share
+        return Mixed([stories, packed], [1 - share, share], seed)
+
+    answers = data.dialogues.encoded
+    texts = [(ids, all_but_first(ids)) for ids, _ in answers]
+    steps = round(training.max_steps * (1 - config.tuning_fraction))
+    return Stages(mixed(texts, training.seed), steps, mixed(answers, training.seed + 1))
+
+
+def all_but_first(ids: Sequence[int]) -> np.ndarray:
+    """Return which ids to train on: what begins a text is given, not predicted."""
+    return np.arange(len(ids)) > 0
 
 
 def floor(data: Data, config: RunConfig) -> float | None:
@@ -174,61 +194,11 @@ def make_report(
     model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig, result: TrainResult
 ) -> dict:
     """Evaluate the trained model and let it write; return what report.json holds."""
-    device = choose_device(config.training.device)
-    batches = validation_batches(data, config)
-    dtype = choose_dtype(device, config.training.dtype)
-    bar = tqdm(batches, desc="evaluating", unit=" batches", leave=False)
-    val_loss = evaluate_loss(model, bar, device, dtype)
-    report = {
+    return {
         "data": config.data,
         "parameters": count_parameters(config.model),
         "steps": result.step,
         "tokens": result.tokens,
         "tokens_per_second": round(result.tokens / result.seconds),
-        "val_loss": val_loss,
-        "bits_per_byte": bits_per_byte(val_loss * batches.n_targets, data.n_bytes),
+        **model_card(model, tokenizer, data, config),
     }
-    if data.floor_nats is not None:
-        report["floor"] = floor(data, config)
-        report["excess"] = val_loss / report["floor"] - 1
-        gap = (val_loss - report["floor"]) * batches.n_targets
-        report["gap_nats_per_story"] = gap / data.n_stories
-    sampling = SampleConfig(max_new_tokens=min(config.model.block_size - 1, 200))
-    ids = generate(model, [[tokenizer.eot_id]] * 3, sampling, stop_ids=[tokenizer.eot_id])
-    report["samples"] = [tokenizer.decode(row) for row in ids]
-    return report
-
-
-def write_report(out: Path, report: dict) -> None:
-    """Write report.json, report.md and loss.png, and print the report."""
-    atomic_write(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    title = f"{report['data']}, {report['parameters'] / 1e6:.2f} million parameters"
-    plots.loss_curve(read_metrics(out), report.get("floor"), out / "loss.png", title)
-    text = report_text(report)
-    atomic_write(out / "report.md", text)
-    print(f"\n{text}\nwritten to {out}")
-
-
-def report_text(report: dict) -> str:
-    """Return the report as a page of Markdown."""
-    rows = [
-        ("data", report["data"]),
-        ("parameters", f"{report['parameters']:,}"),
-        ("steps, tokens", f"{report['steps']:,}, {report['tokens']:,}"),
-        ("tokens a second", f"{report['tokens_per_second']:,}"),
-        ("validation loss", f"{report['val_loss']:.4f} nats a token"),
-        ("bits per byte", f"{report['bits_per_byte']:.4f}"),
-    ]
-    if "floor" in report:
-        rows += [
-            ("floor", f"{report['floor']:.4f} nats a token: no model can do better"),
-            ("excess", f"{report['excess']:.1%} over the floor"),
-            ("gap", f"{report['gap_nats_per_story']:.2f} nats a story"),
-        ]
-    seconds = report["seconds"]
-    rows += [("seconds", ", ".join(f"{name} {value}" for name, value in seconds.items()))]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    samples = "\n\n".join(
-        f"> {sample.strip()}".replace("\n", "\n> ") for sample in report["samples"]
-    )
-    return f"# Report\n\n| | |\n| --- | --- |\n{table}\n\n## It writes\n\n{samples}\n"

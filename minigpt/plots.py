@@ -114,7 +114,7 @@ def scores(tasks: dict[str, dict], title: str = "") -> Figure:
             ax.plot([task["low"], task["high"]], [place, place], color=GREY, lw=2.4)
             ax.plot([task["baseline"]] * 2, [place - 0.42, place + 0.42], color=ORANGE, lw=2.4)
             ax.text(1.02, place, f"{100 * task['score']:.0f} %", va="center")
-        names = [_plain(name) for name in tasks]
+        names = [_plain(name[:30]) for name in tasks]
         ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=names, title=_plain(title))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
         ax.set_xlabel("grey: 95 % interval, orange: best shortcut")
@@ -336,6 +336,8 @@ def _short(value: Any) -> str:
     import numpy as np
 
     array = np.asarray(value)
+    if array.ndim == 1 and array.size > 1:
+        return f"{array.size} values"
     return f"{array.item():.4g}" if array.size == 1 else " × ".join(map(str, array.shape))
 
 

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from torch.nn import functional as F
 from minigpt import checks
 from minigpt.attention import attend, causal_mask
 from minigpt.checks import CheckFailed, check, exercises, judge
+
+matplotlib.use("Agg")  # a notebook's plt.show() must not open a window
 
 SOLUTIONS = sorted((ROOT / "chapters" / "solutions").glob("*.ipynb"))
 
@@ -59,6 +63,7 @@ def solutions(topic: str) -> dict[str, Solution]:
         for call in calls:
             name, answer = call.args
             found[name.value] = Solution(answer_source, ast.unparse(answer), above)
+    plt.close("all")  # the pictures of the notebook
     return found
 
 

@@ -7,7 +7,7 @@ whether a story is consistent, how probable the world finds it, and what is wron
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 from itertools import count
@@ -124,6 +124,36 @@ def item_of(lesson: Lesson, name: str) -> Item:
     )  # fmt: skip
 
 
+def answer_items(
+    model: GPT, tokenizer: Tokenizer, items: dict[str, list[Item]],
+    on_progress: Progress | None = None,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Return the model's answers task by task; tasks with answers of like length share batches.
+
+    So a model that finds no end costs little where answers are short.
+    """
+    rooms = {name: longest(tokenizer, [item.answer for item in of_task])
+             for name, of_task in items.items()}  # fmt: skip
+    alike = defaultdict(list)  # powers of two, by their exponent
+    for name, room in rooms.items():
+        alike[room.bit_length()].append(name)
+    total, before = sum(map(len, items.values())), 0
+    found: dict[str, list[str]] = {}
+    for names in alike.values():
+        asked = [item.messages for name in names for item in items[name]]
+        room = max(rooms[name] for name in names)
+        follow = partial(progress_from, on_progress, before, total) if on_progress else None
+        texts = iter(answers(model, tokenizer, asked, room, on_progress=follow))
+        found |= {name: [next(texts) for _ in items[name]] for name in names}
+        before += len(asked)
+    return found
+
+
+def progress_from(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    """Pass on the progress of one part of several."""
+    on_progress(before + done, total)
+
+
 class Answer(NamedTuple):
     """What a model answered, to be shown to people."""
 
@@ -138,13 +168,10 @@ def task_scores(
     train_items: dict[str, list[Item]], on_progress: Progress | None = None,
 ) -> tuple[dict[str, dict], list[Answer]]:  # fmt: skip
     """Ask the model everything at once; return {task: {"score", "baseline", ...}}, and examples."""
-    asked = [item for of_task in items.values() for item in of_task]
-    prompts = [item.messages for item in asked]
-    room = longest(tokenizer, [item.answer for item in asked])
-    found = iter(answers(model, tokenizer, prompts, room, on_progress=on_progress))
+    found = answer_items(model, tokenizer, items, on_progress)
     scores, shown = {}, []
     for name, of_task in items.items():
-        texts = [next(found) for _ in of_task]
+        texts = found[name]
         score = score_task(name, TASKS[name].metric, texts, of_task, train_items[name])
         scores[name] = score.as_dict()
         shown += [Answer(name, item.prompt, text, item.answer)
@@ -233,28 +260,29 @@ def kind_of_fault(reader: Reader, wrong: str) -> str:
     if not any(shape.fullmatch(wrong) for shape in all_shapes(reader.side)):
         return "no sentence" if wrong[-1] in '.!?"。！？”' else "unfinished"
     here = (form for choice in reader.table.items for form in choice.forms.items)
-    if any(sentence_shape(form[reader.side]).fullmatch(wrong) for form in here):
+    if any(sentence_shape(form[reader.side], reader.side).fullmatch(wrong) for form in here):
         return "wrong detail"
     return "wrong event"
 
 
 SLOT = re.compile(r"%\([\w.]+\)s|\{[\w.]+\}")
+FILLED = [r"[^.!?,:;\"]{1,40}?", "[^。！？：；“”]{1,16}?"]  # what slots may hold, by language
 
 
 @cache
-def sentence_shape(template: str) -> re.Pattern:
+def sentence_shape(template: str, side: int) -> re.Pattern:
     """Return the pattern that a form's sentences fit, whatever its slots hold."""
     pieces = SLOT.split(template)
     if not any(pieces):  # the slot holds a whole sentence: what is to be seen at a place
-        sights = (text for place in lexicon.PLACES for sight in place.sights for text in sight)
+        sights = (sight[side] for place in lexicon.PLACES for sight in place.sights)
         return re.compile("|".join(map(re.escape, sights)))
-    return re.compile(".+?".join(map(re.escape, pieces)), re.IGNORECASE)
+    return re.compile(FILLED[side].join(map(re.escape, pieces)), re.IGNORECASE)
 
 
 @cache
 def all_shapes(side: int) -> list[re.Pattern]:
     """Return the patterns of all forms of the world in one language."""
-    return [sentence_shape(form[1 + side]) for forms in FORMS.values() for form in forms]
+    return [sentence_shape(form[1 + side], side) for forms in FORMS.values() for form in forms]
 
 
 def story_task(stories: dict, ngram: NGram | None, tokenizer: Tokenizer, n: int = 200) -> dict:

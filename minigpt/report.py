@@ -29,7 +29,7 @@ TASK_NAMES = {
 }
 TASK_HEAD = ("task", "score", "95 % interval", "best shortcut", "points ahead", "items", "metric")
 ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
-PROMPT_SHOWN = 100  # characters
+SHOWN = 100  # characters of a prompt, and half of those of an answer
 EXPLAINED = {
     "tasks": "Each score is the share of right answers, on stories that training never showed. The "
     "shortcut is the best of: the most common answer, the first or last that is mentioned, a bag "
@@ -154,15 +154,20 @@ def text_rows(text: dict) -> list[Row]:
 
 
 def answer_rows(answers: Sequence[dict]) -> list[Row]:
-    """Return some of the model's answers, under ANSWER_HEAD; long prompts by their end."""
+    """Return some of the model's answers, under ANSWER_HEAD: the end of a long prompt."""
     rows = []
     for shown in answers:
         prompt = shown["prompt"].strip()
-        start = "... " if len(prompt) > PROMPT_SHOWN else ""
-        right = "" if shown["answer"] == shown["right"] else shown["right"]
-        rows.append((task_name(shown["task"]), start + prompt[-PROMPT_SHOWN:],
-                     shown["answer"] or "(nothing)", right))  # fmt: skip
+        prompt = prompt if len(prompt) <= SHOWN else f"... {prompt[-SHOWN:]}"
+        right = "" if shown["answer"] == shown["right"] else shorten(shown["right"])
+        answer = shorten(shown["answer"]) or "(nothing)"
+        rows.append((task_name(shown["task"]), prompt, answer, right))
     return rows
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= 2 * SHOWN else f"{text[: 2 * SHOWN]} ..."
 
 
 def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:

@@ -1,6 +1,7 @@
 """The exam: an oracle passes it, shortcuts do not, and every fault of a story gets its name."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -164,6 +165,18 @@ def test_each_fault_gets_its_name(text, language):
     assert fault([*sentences[:2], sentences[0], *sentences[2:]]) == "wrong event"
     assert find_fault(space.join([*sentences[:2], nonsense])).read == 2
     assert find_fault("").fault == "unfinished"
+
+
+def test_the_shapes_of_the_world_fit_its_sentences_and_no_gibberish():
+    rng = random.Random(0)
+    for side in (0, 1):
+        told = [pair[side] for seed in range(60) for pair in storyworld.story(seed).sentences]
+        shapes = exam.all_shapes(side)
+        assert all(any(shape.fullmatch(text) for shape in shapes) for text in told)
+        pieces = " ".join(told).split() if side == 0 else list("".join(told))
+        space = " " if side == 0 else ""
+        mixed = [space.join(rng.choices(pieces, k=9)) + ".。"[side] for _ in range(60)]
+        assert sum(any(shape.fullmatch(text) for shape in shapes) for text in mixed) <= 3
 
 
 def test_another_person_is_a_wrong_detail():

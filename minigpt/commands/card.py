@@ -73,6 +73,8 @@ def story_card(
     bars = Bars()
     try:
         seen = document_hashes(data.train.tokens, tokenizer)
+        if data.dialogues:
+            seen.update(data.dialogues.hashes)
         return examine(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
     finally:
         bars.close()

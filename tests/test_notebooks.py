@@ -38,6 +38,66 @@ def test_outputs_are_stored_in_order_and_free_of_local_details(path):
     assert not (found := build_notebooks.storage_faults(path)), "\n".join(found)
 
 
+def foreign_faults(path: Path) -> list[str]:
+    """Return what a notebook would load or run in a browser that it did not make itself."""
+    found = []
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        where = f"{path.name} cell {number}"
+        pages = [cell.source] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            pages.append(data.get("text/html", ""))
+            if odd := set(data) - SHOWN_KINDS:
+                found.append(f"{where}: an output of kind {', '.join(sorted(odd))}")
+        for page in pages:
+            if match := FOREIGN.search("".join(page)):
+                found.append(f"{where}: {match[0]!r} loads or runs something from elsewhere")
+        if match := SECRET.search(cell.source):
+            found.append(f"{where}: looks like a secret: {match[0][:8]}...")
+    return found
+
+
+SHOWN_KINDS = {"text/plain", "text/html", "image/png"}
+FOREIGN = re.compile(
+    r"<script|<iframe|javascript:|\bon(load|error|click)\s*=|(src|data)\s*=\s*[\"']?(https?:)?//"
+    r"|!\[[^\]]*\]\(\s*(https?:)?//|@import|url\(\s*[\"']?(https?:)?//",
+    re.IGNORECASE,
+)
+SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,})")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_nothing_comes_from_elsewhere_when_a_notebook_is_read(path):
+    assert not (found := foreign_faults(path)), "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["<script>x</script>", "<img src='https://x/y.png'>", "![a](http://x/y.png)",
+     "<a href='javascript:x'>", "<img src=x onerror=alert(1)>", "<style>@import 'x'</style>"],
+)  # fmt: skip
+def test_something_from_elsewhere_is_caught(page, tmp_path):
+    for cell in (
+        nbformat.v4.new_markdown_cell(page),
+        nbformat.v4.new_code_cell(
+            "1", outputs=[nbformat.v4.new_output("display_data", {"text/html": page})]
+        ),
+    ):
+        path = tmp_path / "08_attention.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+        assert foreign_faults(path)
+
+
+def test_every_chapter_has_a_number_of_its_own_exercises_and_solutions():
+    names = [path.name for path in (ROOT / "chapters").glob("*.ipynb")]
+    numbers = [course.chapter_number(Path(file)) for file in names]
+    assert len(set(numbers)) == len(numbers)
+    for folder in ("exercises", "solutions"):
+        found = {path.name for path in (ROOT / "chapters" / folder).glob("*.ipynb")}
+        assert {n for n in names if course.chapter_number(Path(n)) > 0} <= found, folder
+        assert found <= set(names), folder
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_exercise_is_its_solution_without_the_answers(path):
     exercise = nbformat.read(make_exercises.exercise_path(path), as_version=4)

@@ -330,6 +330,18 @@ def test_a_cell_that_is_not_python_is_caught_and_magic_is_not(root):
     assert "not Python" in faults(root)
 
 
+@pytest.mark.parametrize("folder", ["exercises", "solutions"])
+def test_the_rules_hold_in_exercises_and_solutions_too(root, folder):
+    write(root, SHOWN)
+    write(root, "def double(x):\n    return x + x", name=f"{folder}/08_attention.ipynb")
+    assert "hides minigpt/attention's double" in faults(root)
+
+
+def test_copies_that_readers_work_in_are_left_alone(root):
+    write(root, "def (", name="my_exercises/08_attention.ipynb")
+    assert faults(root) == ""
+
+
 # Building
 
 

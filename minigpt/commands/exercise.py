@@ -74,22 +74,22 @@ def find_exercise(course: Path, name: str) -> Path:
 
 def work_on(source: Path, target: Path, update: bool) -> str:
     """Copy an exercise, or bring a copy up to date; return what to tell the reader."""
-    base = target.parent / BASE / target.name
+    base, shown = target.parent / BASE / target.name, _near(target)
     if not target.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, base)
         shutil.copyfile(source, target)
-        return f"{target}: yours to work in; open it with: jupyter lab {target}"
+        return f"{shown}: yours to work in; open it with: jupyter lab {shown}"
     new, mine = read_notebook(source), read_notebook(target)
     old = read_notebook(base) if base.exists() else new
     changed = changes(old, new)
     if base.exists() and not changed:
-        return f"{target}: your copy is up to date, and stays as it is"
+        return f"{shown}: your copy is up to date, and stays as it is"
     if not update:
         what = f"{len(changed)} of its cells changed" if changed else "its first version is lost"
         name = source.stem.split("_", 1)[1]
         return (
-            f"{target}: kept as it is. There is a new version ({what}); take it over, with your "
+            f"{shown}: kept as it is. There is a new version ({what}); take it over, with your "
             f"answers in it, by: python -m minigpt exercise {name} --update"
         )
     kept = target.with_name(f"{target.stem}.before_{_count(target)}.ipynb")
@@ -98,7 +98,12 @@ def work_on(source: Path, target: Path, update: bool) -> str:
     atomic_write(target, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
     base.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, base)
-    return "\n".join([f"{target}: brought up to date; the old one is {kept.name}", *notes])
+    return "\n".join([f"{shown}: brought up to date; the old one is {kept.name}", *notes])
+
+
+def _near(path: Path) -> Path:
+    """Return a path as seen from the current folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _count(target: Path) -> int:

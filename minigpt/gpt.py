@@ -20,8 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, KVCache, RMSNorm, rotary_table
+from minigpt.attention import Attention, KVCache, RMSNorm, causal_mask, rotary_table
+from minigpt.batches import IGNORE
 from minigpt.errors import require
+
+# Logits are computed for so many positions at a time: on CPUs, what their own memory holds.
+ROWS_OF_LOGITS, ROWS_OF_LOGITS_ON_GPU = 256, 8192
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class GPTConfig:
     """Rows of a table for pairs of tokens (None: no table); fewer than V * V rows are shared."""
     init: Literal["identity", "gpt2"] = "identity"
     """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
+    separator_id: int | None = None
+    """In training no position sees what stands before the last such token (None: sees it)."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -79,8 +85,9 @@ class GPTConfig:
                 holds = type(value) is str and value in choices
                 require(holds, field.name, value, f"one of {', '.join(choices)}")
             elif value is not None or field.default is not None:
-                require(type(value) is int and 1 <= value < 2**31, field.name, value,
-                      "a whole number from 1 to 2^31 - 1")  # fmt: skip
+                least = 0 if field.name == "separator_id" else 1  # the first id is 0
+                require(type(value) is int and least <= value < 2**31, field.name, value,
+                      f"a whole number from {least} to 2^31 - 1")  # fmt: skip
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
         require(1 < self.rope_theta < 1e30, "rope_theta", self.rope_theta, "a number above 1")
         require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a small number above 0")
@@ -236,21 +243,35 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None = None
-    ) -> Tensor:
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Map (B, T, C) to (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, self.layer))
+        gathered = self.attention(self.attention_norm(x), rotary, cache, self.layer, mask)
+        x = x + self.dropout(gathered)
         x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
+
+
+def document_mask(idx: Tensor, separator_id: int) -> Tensor:
+    """Return (B, 1, T, T): True where query t may see key s, of the same document and no later.
+
+    A document begins with the separator. Several of them in one row would distract each other:
+    who has what in one story has nothing to do with the story before it.
+    """
+    document = (idx == separator_id).cumsum(dim=1)  # (B, T), a number for each document
+    same = document[:, :, None] == document[:, None, :]  # (B, T, T)
+    return (same & causal_mask(idx.size(1), idx.device))[:, None]
 
 
 class GPT(nn.Module):
     """Predict the next token at every position from the tokens up to it.
 
-    >>> model = GPT(GPTConfig(vocab_size=65, block_size=16))
-    >>> logits, loss = model(torch.zeros(2, 16, dtype=torch.long))
+    >>> model, idx = GPT(GPTConfig(vocab_size=65, block_size=16)), torch.zeros(2, 16).long()
+    >>> logits, _ = model(idx)
     >>> logits.shape
     torch.Size([2, 16, 65])
+    >>> _, loss = model(idx, targets=idx)
     """
 
     def __init__(self, config: GPTConfig):
@@ -296,11 +317,11 @@ class GPT(nn.Module):
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
         lengths: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Return the logits (B, T, V) and, where targets are given, the mean loss in nats.
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+        """Return the logits (B, T, V) and None or, where targets are given, None and the mean loss.
 
-        idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. With a
-        cache, idx holds only the tokens that are new since the last call.
+        idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. The loss is
+        in nats. With a cache, idx holds only the tokens that are new since the last call.
         lengths: how many tokens of each row (B,) are real, the rest being padding on the right;
         then only the logits after each row's last real token are computed, (B, 1, V).
         """
@@ -312,19 +333,36 @@ class GPT(nn.Module):
             x = x + self.bigrams(idx, idx.new_zeros(B) if cache is None else cache.last)
         x, rotary = self.positions(x, positions)
         x = self.dropout(x)
+        is_separated = targets is not None and self.config.separator_id is not None
+        mask = document_mask(idx, self.config.separator_id) if is_separated else None
         for block in self.blocks:
-            x = block(x, rotary, cache)  # (B, T, C)
+            x = block(x, rotary, cache, mask)  # (B, T, C)
         rows, end = torch.arange(B, device=x.device), -1 if lengths is None else lengths - 1
         if cache is not None:
             cache.advance(T if lengths is None else lengths)
             cache.last.copy_(idx[rows, end])  # (B)
         if lengths is not None:
             x = x[rows, end][:, None]  # (B, 1, C)
-        logits = self.head(self.norm(x))  # (B, T, V)
         if targets is None:
-            return logits, None
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        return logits, loss
+            return self.head(self.norm(x)), None  # (B, T, V)
+        return None, self.loss(x, targets)
+
+    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss at the targets (B, T) that count, after the blocks gave x (B, T, C).
+
+        All logits together would be the largest tensor by far. So there are never more than some
+        rows of them, and on CPUs none where no target counts (a GPU would have to wait to know).
+        """
+        counted = targets != IGNORE
+        if x.is_cpu:
+            x, targets = x[counted], targets[counted]  # (N, C), (N)
+        rows = ROWS_OF_LOGITS if x.is_cpu else ROWS_OF_LOGITS_ON_GPU
+        pieces = x.flatten(0, -2).split(rows), targets.flatten().split(rows)
+        losses = [
+            F.cross_entropy(self.head(self.norm(some)).float(), wanted, reduction="sum")
+            for some, wanted in zip(*pieces, strict=True)
+        ]
+        return torch.stack(losses).sum() / counted.sum()
 
     def new_cache(self, batch_size: int, length: int | None = None) -> KVCache:
         """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from minigpt import attention
+from minigpt import attention, gpt
 from minigpt.batches import IGNORE
 from minigpt.errors import ConfigError
 from minigpt.gpt import FORMS, GPT, Bigrams, GPTConfig, count_parameters, flops_per_token
@@ -159,8 +159,8 @@ def test_logits_loss_and_gradients_equal_transformers(form, options, monkeypatch
     for limit in (0, 10**9):  # fused, explicit
         monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", limit)
         model.zero_grad()
-        logits, loss = model(idx, targets)
-        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        _, loss = model(idx, targets)
+        torch.testing.assert_close(model(idx)[0], expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5)
         loss.backward()
         for name, parameter in model.named_parameters():
@@ -178,11 +178,34 @@ def test_shapes_and_the_loss_of_marked_targets_alone():
     assert logits.shape == (3, 7, 37)
     assert loss is None
     targets[0, 2:] = targets[2] = IGNORE
-    loss = model(idx, targets)[1]
+    none, loss = model(idx, targets)
+    assert none is None
     log_probs = logits.log_softmax(-1)
     counted = [-log_probs[b, t, targets[b, t]] for b, t in (targets != IGNORE).nonzero().tolist()]
     assert len(counted) == 2 + 7
     torch.testing.assert_close(loss, torch.stack(counted).mean())
+    assert model(idx, torch.full_like(targets, IGNORE))[1].isnan()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 21, 100])
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_loss_in_pieces_equals_the_loss_of_all_logits_with_gradients(rows, share, monkeypatch):
+    monkeypatch.setattr(gpt, "ROWS_OF_LOGITS", rows)
+    model, idx = random_model(tie_embeddings=False), torch.randint(37, (3, 7))
+    targets = torch.randint(37, (3, 7)).masked_fill(torch.rand(3, 7) < share, IGNORE)
+    logits = model(idx)[0]
+    whole = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    shapes = []
+    model.head.register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
+    loss = model(idx, targets)[1]
+    torch.testing.assert_close(loss, whole)
+    counted = int((targets != IGNORE).sum())
+    assert sum(n for n, _ in shapes) == counted  # no logits where no target counts
+    assert max(n for n, _ in shapes) == min(rows, counted)
+    parameters = list(model.parameters())
+    for ours, theirs in zip(*(torch.autograd.grad(x, parameters) for x in (loss, whole)),
+                            strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -295,7 +318,11 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
             torch.testing.assert_close(model(idx)[0], model.head(model.norm(x)))
 
 
-@pytest.mark.parametrize("options", [{"tie_embeddings": False}, *VARIANTS], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tie_embeddings": False}, FORMS["gpt2"], {"init": "gpt2"}, VARIANTS[-1]],
+    ids=str,
+)
 def test_one_batch_is_learned_by_heart(options):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**TINY, "n_kv_head": 2, **options}))
@@ -385,7 +412,7 @@ def test_flops_are_those_that_torchs_counter_finds(options, T, monkeypatch):
     monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", 10**9)
     model = random_model(**options)
     length = T or model.config.block_size
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, length, dtype=torch.long))
     assert flops_per_token(model.config, T) * 3 * length == counter.get_total_flops()
 
@@ -520,3 +547,22 @@ def test_fault_C18_any_setting_is_taken_or_refused_by_a_config_error(options):
     assert count_parameters(config) > 0
     assert flops_per_token(config) > 0
     assert math.isfinite(float(count_parameters(config)))
+
+
+def test_documents_of_one_row_are_apart_in_training():
+    """The loss of two documents in one row is that of each in a row of its own."""
+    model, alone = random_model(separator_id=0), random_model()
+    alone.load_state_dict(model.state_dict())
+    first, second = torch.tensor([[0, 3, 5, 7, 2, 0]]), torch.tensor([[0, 4, 1, 6, 8]])
+    row = torch.cat((first, second[:, 1:]), dim=1)
+    together = model(row[:, :-1], row[:, 1:])[1].item()
+    apart = [alone(part[:, :-1], part[:, 1:])[1].item() for part in (first, second)]
+    assert together == pytest.approx((5 * apart[0] + 4 * apart[1]) / 9, rel=1e-5)
+    assert alone(row[:, :-1], row[:, 1:])[1].item() != pytest.approx(together, rel=1e-4)
+
+
+def test_a_separator_changes_nothing_where_no_loss_is_asked_for():
+    model, plain = random_model(separator_id=0), random_model()
+    plain.load_state_dict(model.state_dict())
+    idx = torch.tensor([[0, 3, 5, 0, 4, 1]])
+    assert torch.equal(model(idx)[0], plain(idx)[0])

@@ -80,7 +80,9 @@ def quickstart() -> RunConfig:
     return RunConfig(
         dialogue_share=0.5,
         tuning_fraction=0.25,
-        model=GPTConfig(vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128),
+        model=GPTConfig(
+            vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128, separator_id=0
+        ),  # <|endoftext|>
         training=TrainConfig(
             max_steps=4000,
             batch_size=4,

@@ -26,7 +26,7 @@ from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
 from minigpt.finetune import Mixed, Packed, RowSource, Stages
 from minigpt.gpt import GPT, count_parameters
-from minigpt.report import write_report
+from minigpt.report import report_text, write_report
 from minigpt.runs import (
     RunConfig,
     check_resumable,
@@ -65,8 +65,9 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
             report = make_report(model, tokenizer, data, config, result)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(sum(seconds.values()), 1)
-    print("\n" + write_report(out, report, read_metrics(out)))
-    print(f"written to {out}; open {out / 'report.html'}")
+    write_report(out, report, read_metrics(out))
+    short = {name: value for name, value in report.items() if name != "answers"}
+    print(f"\n{report_text(short)}\nwritten to {out}; open {out / 'report.html'}")
     return 0
 
 

@@ -26,6 +26,7 @@ def main(words: list[str]) -> int:
     if exit_code == 0:
         print(
             "\nNext:\n"
+            f"  python -m minigpt chat --checkpoint {command.out}\n"
             f"  python -m minigpt generate --checkpoint {command.out} --count 3\n"
             "  python -m minigpt train --data my.txt --out runs/my\n"
             "  jupyter lab chapters"

@@ -156,6 +156,14 @@ def test_a_file_that_is_no_notebook_scores_0_and_says_so(data):
     assert "save it in Jupyter" in found.verdicts[TARGET][1]
 
 
+def test_a_notebook_that_is_too_large_is_read_no_further(tmp_path):
+    with (tmp_path / f"ada_{FILE}").open("wb") as file:
+        file.truncate(3_000_000_000)  # a hole: it takes no room on the disk
+    found = grade_student("ada", find_submissions(tmp_path, [FILE])["ada"], CHOSEN, LIMITS)
+    assert "more than 20000000 bytes" in found.verdicts[TARGET][1]
+    assert "clear its outputs" in found.verdicts[TARGET][1]
+
+
 # Cheating
 
 
@@ -278,7 +286,7 @@ def test_an_endless_loop_is_stopped(where):
     loop = "while True:\n    pass"
     answer = function(loop) if where == "function" else function("return None", loop + "\n")
     start = time.monotonic()
-    fails_alone(answer, "stopped", "stopped after 3 seconds", limits=SHORT)
+    fails_alone(answer, "stopped", "more than 3 seconds", limits=SHORT)
     assert time.monotonic() - start < 60
 
 
@@ -346,6 +354,20 @@ shutil.rmtree(os.path.expanduser("~"), ignore_errors=True)
     assert not tmp_path.exists()
     assert ada.verdicts[TARGET][0] == "failed"
     assert ada.passed == len(NAMES) - 1
+    assert bob.percent == 100
+
+
+def test_a_machine_without_processes_ends_nobody_elses_grading(monkeypatch):
+    def refuse(steps, names, student, limits):
+        if student == "ada":
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return dict.fromkeys(names, ("passed", "passed"))
+
+    monkeypatch.setattr("minigpt.classroom.book.grade_steps", refuse)
+    files = {FILE: hand_in()}
+    ada, bob = grade_class({"ada": files, "bob": files}, CHOSEN, LIMITS)
+    assert ada.percent == 0
+    assert "grade this student again" in ada.verdicts[TARGET][1]
     assert bob.percent == 100
 
 
@@ -699,7 +721,7 @@ def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
     assert passed == {"ada": "6", "bob": "5", "cyd": "0"}
     assert rows["bob"][TARGET] == "stopped"
     words = (book.parent / "book_feedback" / "bob.md").read_text(encoding="utf-8")
-    assert f"- ✗ `{TARGET}` stopped: stopped: it ended its own process with exit code 0" in words
+    assert f"- ✗ `{TARGET}` stopped: it ended its own process with exit code 0" in words
 
 
 @pytest.mark.parametrize(

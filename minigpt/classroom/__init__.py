@@ -1,10 +1,10 @@
 """Grade exercise notebooks of a class without trusting them; `python -m minigpt grade` uses this.
 
 notebook.py takes the answers out of a submission, session.py runs them in a process of their own
-under limits, judge.py compares what they return in a second process, gradebook.py keeps the book.
+under limits, judge.py compares what they return in a second process, book.py keeps the book.
 """
 
-from minigpt.classroom.gradebook import (
+from minigpt.classroom.book import (
     Exercises,
     Grade,
     feedback,

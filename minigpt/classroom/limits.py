@@ -107,14 +107,14 @@ class Watch:
         family = self._family()
         self.next_look = time.monotonic() + TICK
         if time.monotonic() > self.deadline:
-            return f"stopped after {self.limits.seconds:g} seconds"
+            return f"it took more than {self.limits.seconds:g} seconds"
         if len(family) > self.limits.processes:
-            return f"stopped: it started more than {self.limits.processes} processes"
+            return f"it started more than {self.limits.processes} processes"
         if sum(map(_memory, family)) > self.limits.memory_gb * 1e9 + 0.5e9:  # torch itself
-            return f"stopped: it used more than {self.limits.memory_gb:g} GB of memory"
+            return f"it used more than {self.limits.memory_gb:g} GB of memory"
         with contextlib.suppress(OSError):
             if self.output.stat().st_size > self.limits.output_mb * 1e6:
-                return f"stopped: it printed more than {self.limits.output_mb:g} MB"
+                return f"it printed more than {self.limits.output_mb:g} MB"
         return None
 
     def _family(self) -> list[psutil.Process]:

@@ -42,7 +42,7 @@ def read_cells(data: bytes, where: str) -> list[Cell]:
     """Return the code cells of a notebook; DataError says what is wrong with the file."""
     remedy = "save it in Jupyter and hand it in again"
     if len(data) > LARGEST:
-        raise DataError(f"{len(data)} bytes, more than {LARGEST}", where, "clear its outputs")
+        raise DataError(f"more than {LARGEST} bytes", where, "clear its outputs and save it")
     try:
         cells = json.loads(data.decode("utf-8-sig"))["cells"]
         found = [cell for cell in cells if cell["cell_type"] == "code"]

@@ -102,7 +102,7 @@ def _listen(
             try:
                 kind, *event = json.loads(hear.recv_bytes())
             except EOFError:
-                return step, "stopped: the check itself ran out of memory or time"
+                return step, "the check itself ran out of memory or time"
             if kind == "end":
                 return None
             if kind == "step":
@@ -122,6 +122,6 @@ def _listen(
 def _ending(code: int | None) -> str:
     """Say how the student's process ended by itself."""
     if code is None:
-        return "stopped: it hung up on the grader"
+        return "it hung up on the grader"
     how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-    return f"stopped: it ended its own process {how}"
+    return f"it ended its own process {how}"

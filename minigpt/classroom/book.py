@@ -16,7 +16,7 @@ from pathlib import Path
 from minigpt.checks import exercises, more_checks, topics
 from minigpt.classroom.judge import Verdict
 from minigpt.classroom.limits import Limits
-from minigpt.classroom.notebook import Cell, expected, plan, read_cells
+from minigpt.classroom.notebook import LARGEST, Cell, Step, expected, plan, read_cells
 from minigpt.classroom.session import grade_steps
 from minigpt.errors import DataError
 from minigpt.files import atomic_write
@@ -93,12 +93,18 @@ def find_submissions(folder: Path, files: Iterable[str]) -> dict[str, dict[str, 
             found[place.name] = {}
             for file in files:
                 if paths := _candidates(place, file):
-                    found[place.name][file] = paths[0].read_bytes()
+                    found[place.name][file] = _read(paths[0])
     for file in files:
         for path in sorted(folder.glob(f"*{file.removesuffix('.ipynb')}*.ipynb")):
             if student := _student_of(path.name, file):
-                found.setdefault(student, {})[file] = path.read_bytes()
+                found.setdefault(student, {})[file] = _read(path)
     return found
+
+
+def _read(path: Path) -> bytes:
+    """Read a submission, or as much of it as shows that it is too large."""
+    with path.open("rb") as file:
+        return file.read(LARGEST + 1)
 
 
 def _candidates(place: Path, file: str) -> list[Path]:
@@ -129,9 +135,20 @@ def grade_student(
             except DataError as error:
                 verdicts = dict.fromkeys(each.expected, ("missing", str(error)))
             else:
-                verdicts = grade_steps(plan(each.cells, cells), each.expected, student, limits)
+                verdicts = _judged(plan(each.cells, cells), each.expected, student, limits)
         grade.verdicts.update(verdicts)
     return grade
+
+
+def _judged(
+    steps: list[Step], names: list[str], student: str, limits: Limits
+) -> dict[str, Verdict]:
+    """Judge one notebook; that a machine is out of processes or disk is not the class's end."""
+    try:
+        return grade_steps(steps, names, student, limits)
+    except OSError as error:
+        message = f"the grader could not run it ({error}): make room, and grade this student again"
+        return dict.fromkeys(names, ("stopped", message))
 
 
 def grade_class(

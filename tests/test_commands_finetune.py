@@ -23,6 +23,7 @@ from minigpt.commands.settings import load_command
 from minigpt.errors import ConfigError
 from minigpt.generate import SampleConfig
 from minigpt.runs import open_run, read_metrics
+from minigpt.tokenizer import BPETokenizer
 
 SMALL = ["--n-layer", 1, "--n-head", 1, "--n-embd", 16, "--vocab-size", 330, "--dropout", 0.0]
 SMALL += ["--batch-size", 4, "--device", "cpu", "--dtype", "float32"]
@@ -198,16 +199,15 @@ def test_fault_C19_model_flags_beside_a_checkpoint_are_refused(capsys, trained, 
 def test_a_checkpoint_that_cannot_chat_is_refused(capsys, reviews, tmp_path):
     text = tmp_path / "my.txt"
     text.write_text("".join(f"Line {n} of my own text.\n" for n in range(400)), "utf-8")
-    flags = ["--max-steps", 1, *SMALL, "--block-size", 32, "--n-head", 2]
-    assert (
-        main([str(w) for w in ["train", "--data", text, "--out", tmp_path / "base", *flags]]) == 0
-    )
-    content = json.loads((tmp_path / "base" / "tokenizer.json").read_text("utf-8"))
-    if any(token["content"] == "<|user|>" for token in content["added_tokens"]):
-        pytest.skip("train makes tokenizers that can chat")
+    BPETokenizer.train([text.read_text("utf-8")], 300).save(tmp_path / "plain.json")
+    words = ["train", "--data", text, "--out", tmp_path / "base", *SMALL, "--n-head", 2]
+    words += ["--max-steps", 1, "--block-size", 32, "--tokenizer", tmp_path / "plain.json"]
+    assert main([str(word) for word in words]) == 0
     words = ["--checkpoint", tmp_path / "base", "--data", reviews, "--out", tmp_path / "r"]
     assert "<|user|>" in refused(capsys, "finetune", *words)
-    assert "<|user|>" in refused(capsys, "chat", "--checkpoint", tmp_path / "base")
+    assert "<|user|>" in refused(
+        capsys, "chat", "--checkpoint", tmp_path / "base", "--message", "a"
+    )
 
 
 # --- stop, crash, resume ---
@@ -227,6 +227,28 @@ def test_a_run_goes_on_after_a_crash_to_the_same_bits(capsys, trained, tmp_path)
     assert all((weights(out)[name] == w).all() for name, w in weights(trained).items())
     before, after = (json.loads((d / "report.json").read_text("utf-8")) for d in (trained, out))
     assert before["tasks"] == after["tasks"]
+
+
+def test_a_run_goes_on_between_its_phases_to_the_same_bits(capsys, trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(out / "checkpoints")
+    (out / "config.json").unlink()
+    code, _, err = run(capsys, "finetune", "--out", out, "--resume")
+    assert code == 0, err
+    assert "pre-training: 100%" in err or "pre-training ..." in err
+    assert all((weights(out)[name] == w).all() for name, w in weights(trained).items())
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(
+    capsys, trained, reviews, tmp_path
+):
+    base, out = shutil.copytree(trained, tmp_path / "base"), tmp_path / "run"
+    words = ["finetune", "--checkpoint", base, "--data", reviews, "--out", out]
+    assert run(capsys, *words, "--max-steps", 2)[0] == 0
+    shutil.rmtree(base)
+    code, _, err = run(capsys, "finetune", "--out", out, "--resume", "--max-steps", 3)
+    assert code == 0, err
+    assert open_run(out, "cpu").step == 3
 
 
 def test_fault_C22_changed_data_or_settings_are_refused(capsys, trained, reviews, tmp_path):

@@ -26,27 +26,39 @@ CONTEXT_STEP = 64  # block_size is a multiple of it
 
 
 def start(command: FinetuneCommand, examples: Sequence[Example]) -> tuple[GPT, Tokenizer]:
-    """Return the model to begin with, a checkpoint's or a new one, and its tokenizer."""
-    path = command.out / "tokenizer.json"
-    base = open_run(command.checkpoint, command.training.device) if command.checkpoint else None
+    """Return the model to begin with, a checkpoint's or a new one, and its tokenizer.
+
+    A run that goes on finds its tokenizer in its directory, and needs the checkpoint no more.
+    """
+    path, device = command.out / "tokenizer.json", command.training.device
+    goes_on = command.resume and (command.out / "config.json").exists()
+    base = open_run(command.checkpoint, device) if command.checkpoint and not goes_on else None
     if command.resume and path.exists():
         tokenizer = load_tokenizer(path)
     elif base:
         tokenizer = base.tokenizer
         special_ids(tokenizer)  # or else it cannot chat
     else:
-        texts = (message["content"] for example in examples for message in example.messages)
-        with tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False) as bar:
-            tokenizer = BPETokenizer.train(bar, command.model.vocab_size, SPECIAL)
+        tokenizer = learn_tokenizer(command.model.vocab_size, examples)
     tokenizer.save(path)
-    torch.manual_seed(command.training.seed)
-    if base:
-        model = GPT(dataclasses.replace(base.config.model, dropout=command.model.dropout))
-        model.load_state_dict(base.model.state_dict())
+    if command.checkpoint:
+        kept = base.config.model if base else load_config(command.out).model
+        config = dataclasses.replace(kept, dropout=command.model.dropout)
     else:
         encoded = encode_chats([example.messages for example in examples], tokenizer)
-        model = GPT(fitting_model(command.model, tokenizer, encoded))
+        config = fitting_model(command.model, tokenizer, encoded)
+    torch.manual_seed(command.training.seed)
+    model = GPT(config)
+    if base:
+        model.load_state_dict(base.model.state_dict())
     return model, tokenizer
+
+
+def learn_tokenizer(vocab_size: int, examples: Sequence[Example]) -> Tokenizer:
+    """Train a tokenizer on both sides of the examples."""
+    texts = (message["content"] for example in examples for message in example.messages)
+    with tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False) as bar:
+        return BPETokenizer.train(bar, vocab_size, SPECIAL)
 
 
 def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Encoded]) -> GPTConfig:

@@ -122,6 +122,15 @@ def test_bits_per_byte_of_uniform_bytes_is_8():
 # --- texts ---
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("", "en"), ("12 !", "en"), ("red", "en"), ("红", "zh"), ("红球 red ball", "en"),
+     ("大红球 red ball", "zh"), ("Tom说：“好！”", "zh"), ("the word 红", "en")],
+)  # fmt: skip
+def test_the_language_of_a_text_is_that_of_most_of_its_units(text, language):
+    assert metrics.language_of(text) == language
+
+
 @pytest.mark.parametrize(("language", "tokenize"), [("en", "13a"), ("zh", "char")])
 @pytest.mark.parametrize("seed", range(6))
 def test_bleu_equals_sacrebleu_on_random_texts(language, tokenize, seed):

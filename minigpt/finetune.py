@@ -20,6 +20,7 @@ trained on.
 """
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -90,10 +91,10 @@ class Packed:
 class Bucketed:
     """Rows of one conversation each, those of like length together; each once an epoch.
 
-    A batch has as many rows as fit into B x T tokens, and is as long as its longest row, rounded
-    up: each new shape costs memory. In each epoch the lengths are blurred by a tenth before they
-    are sorted, so that rows meet others, and the batches come in another order. A batch is a pure
-    function of (seed, step).
+    Batches have about the same number of tokens, so many short rows or few long ones: batch_size
+    is the mean. A batch is as long as its longest row, rounded up: each new shape costs memory. In
+    each epoch the lengths are blurred by a tenth before they are sorted, so that rows meet others,
+    and the batches come in another order. A batch is a pure function of (seed, step).
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Bucketed:
         self.flat = flatten(conversations, block_size, over_long, places)
         self.separator = separator
         widths = [self.width(length) for length in np.sort(self.flat.lengths)]
-        self.cuts = cut_batches(widths, batch_size * block_size)
+        self.cuts = cut_batches(widths, math.ceil(batch_size * np.mean(widths)))
         self.n_batches = len(self.cuts) + 1
         self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 

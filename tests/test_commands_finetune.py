@@ -129,7 +129,7 @@ def test_epochs_bound_the_steps(capsys, reviews, tmp_path):
     code, _, err = run(capsys, *words, "--pretrain-epochs", 0.1)
     assert code == 0, err
     report = json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))
-    batches = int(err.split(" examples in ")[1].split(" batches")[0])
+    batches = int(err.split(" on average, in ")[1].split(" batches")[0])
     assert report["steps"] == math.ceil(0.2 * batches)
     assert open_run(tmp_path / "r" / "pretrained", "cpu").step == math.ceil(0.1 * batches)
 
@@ -345,7 +345,7 @@ def test_fault_C18_impossible_settings_are_refused(capsys, reviews, tmp_path, fl
         (["--prompt", "{text}"], "no --answer"),
         (["--validation-fraction", "1.5"], "validation_fraction = 1.5"),
         (["--epochs", "nan"], "epochs = nan"),
-        (["--epochs", "0", "--pretrain-epochs", "0"], "epochs = 0"),
+        (["--epochs", "0"], "epochs = 0"),
         (["--epoch", "3"], "--epochs"),
         (["--over-long", "shorten"], "refuse"),
     ],

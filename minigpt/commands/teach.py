@@ -101,9 +101,9 @@ class Phase:
         flat, source = self.source.flat, self.source
         long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
         print(
-            f"{len(flat):,} examples in {source.n_batches:,} batches of up to "
-            f"{source.batch_size * source.block_size:,} tokens, "
-            f"{self.config.training.max_steps:,} steps{long}", file=sys.stderr,
+            f"{len(flat):,} examples of {flat.lengths.mean():.0f} tokens on average, in "
+            f"{source.n_batches:,} batches; {self.config.training.max_steps:,} steps{long}",
+            file=sys.stderr,
         )  # fmt: skip
 
     def check(self) -> None:

@@ -220,6 +220,11 @@ def write(
     return found
 
 
+def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """Return how many tokens a model may take for a text like these: a quarter more than any."""
+    return 16 + 5 * max(map(len, tokenizer.encode_batch(texts))) // 4
+
+
 def likeliest(
     model: GPT, tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]],
     choices: Sequence[str],
@@ -250,8 +255,9 @@ def score_examples(
     or texts. An answer may be a little longer than the longest right one, no more.
     """
     items, train_items = example_items(examples), example_items(taught) if taught else []
-    longest = max(map(len, tokenizer.encode_batch([item.answer for item in items])))
-    asked = [item.messages for item in items]
-    found = answers(model, tokenizer, asked, longest + 16, on_progress=on_progress)
+    room = room_for(tokenizer, [item.answer for item in items])
+    found = answers(
+        model, tokenizer, [item.messages for item in items], room, on_progress=on_progress
+    )
     names = fitting_metrics([*items, *train_items]) if metric == "auto" else (metric,)
     return {name: score_task(name, name, found, items, train_items).as_dict() for name in names}

@@ -9,7 +9,7 @@ import pytest
 
 from minigpt.chat import SPECIAL
 from minigpt.commands import main
-from minigpt.commands.inputs import Data
+from minigpt.commands.inputs import Data, Dialogues
 from minigpt.commands.pipeline import run_pipeline
 from minigpt.evaluate import text_score
 from minigpt.gpt import GPTConfig
@@ -124,7 +124,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
 
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})
-    monkeypatch.setattr(exam, "longest", lambda tokenizer, texts: 20)
+    monkeypatch.setattr(exam, "room_for", lambda tokenizer, texts: 20)
     copied = shutil.copytree(trained, tmp_path / "run")
     tokenizer = open_run(copied).tokenizer
     held = list(storyworld.documents(4))
@@ -132,7 +132,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     texts = [text[:40] for text, _ in held]  # they must fit into this small context
     files = [write_tokens(copied / name, document_ids(texts, tokenizer), *facts)
              for name in ("train.bin", "val.bin")]  # fmt: skip
-    data = Data(*files, n_bytes=240, floor_nats=10.0, n_stories=4)
+    data = Data(*files, 240, 10.0, n_stories=4, dialogues=Dialogues([], set(), ""))
     monkeypatch.setattr(evaluate, "make_data", lambda *args, **more: data)
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]
     command = evaluate.parse(evaluate.EvaluateCommand, "evaluate", [str(word) for word in words])

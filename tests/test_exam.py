@@ -6,25 +6,17 @@ import random
 import numpy as np
 import pytest
 
-from minigpt import exam, metrics, storyworld
+from minigpt import exam, metrics, storyworld, told
 from minigpt.chat import SPECIAL
 from minigpt.evaluate import token_losses
-from minigpt.exam import (
-    TASKS,
-    draw_items,
-    examine,
-    find_fault,
-    story_scores,
-    story_task,
-    task_scores,
-    taught_items,
-)
+from minigpt.exam import TASKS, draw_items, examine, task_scores, taught_items
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
 from minigpt.scoring import text_hash
 from minigpt.storyworld import lexicon
 from minigpt.storyworld.read import split_sentences
 from minigpt.tokenizer import BPETokenizer
+from minigpt.told import all_shapes, find_fault, story_scores, story_task
 
 TEXTS = [text for text, _ in storyworld.documents(80, seed=5000)]
 EN = storyworld.story(3).english
@@ -63,7 +55,7 @@ def answering(monkeypatch, answer) -> None:
 def telling(monkeypatch, tokenizer, texts: list[str]) -> None:
     """Let the model tell these stories."""
     rows = [tokenizer.encode(text) for text in texts]
-    monkeypatch.setattr(exam, "write", lambda *args, **more: rows)
+    monkeypatch.setattr(told, "write", lambda *args, **more: rows)
 
 
 # --- tasks ---
@@ -171,7 +163,7 @@ def test_the_shapes_of_the_world_fit_its_sentences_and_no_gibberish():
     rng = random.Random(0)
     for side in (0, 1):
         told = [pair[side] for seed in range(60) for pair in storyworld.story(seed).sentences]
-        shapes = exam.all_shapes(side)
+        shapes = all_shapes(side)
         assert all(any(shape.fullmatch(text) for shape in shapes) for text in told)
         pieces = " ".join(told).split() if side == 0 else list("".join(told))
         space = " " if side == 0 else ""

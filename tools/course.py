@@ -53,6 +53,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "runs": (),
     "scoring": (22,),
     "evaluate": (22,),
+    "told": (22,),
     "exam": (22,),
     "report": (22,),
     "serve": (24,),

@@ -91,6 +91,9 @@ def fact_rows(report: dict) -> list[Row]:
         (names.get(key, key), text.format(report[key]))
         for key, text in texts.items() if report.get(key) is not None
     ]  # fmt: skip
+    if "examples" in report:
+        text = "{train:,} to learn from, {held_out:,} held out".format(**report["examples"])
+        rows.append(("examples", text))
     if "seconds" in report:
         parts = (f"{name} {value}" for name, value in report["seconds"].items())
         rows.append(("seconds", ", ".join(parts)))

@@ -92,6 +92,9 @@ def test_a_text_and_its_unknown_characters():
     assert "4.480 a token" in page
     assert "1,234 tokens, 5,678 bytes, 3 documents" in page
     assert "7 characters that the tokenizer lacks" in page
+    facts = {"train": 4800, "held_out": 577, "skipped": 0, "overlap": 0.0}
+    page_of_examples = report_text({"data": "x", "examples": facts})
+    assert "| examples | 4,800 to learn from, 577 held out |" in page_of_examples
     assert "lacks" not in report_text({"data": "my.txt", "text": text | {"n_unknown": 0}})
 
 

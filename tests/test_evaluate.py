@@ -217,6 +217,7 @@ def test_the_best_ngram_is_the_best_of_all_orders(tokenizer):
     assert loss == min(losses) == model.loss(val)
     assert losses[model.n - 1] == loss
     assert len(set(losses)) == 4
+    assert best_ngram(train, val, 400, tokenizer.eot_id, 4, most_counted=500)[1] > loss
 
 
 # --- asking ---

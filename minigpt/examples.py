@@ -36,7 +36,7 @@ COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # a doubled brace stands for its
 
 @dataclass(frozen=True)
 class ExampleConfig:
-    r"""Say how the records of a file become examples."""
+    """Say how the records of a file become examples."""
 
     prompt: str | None = None
     """What the user says, columns in braces: "Good or bad? {text}"; \\n is a line end. Columns of a
@@ -140,7 +140,7 @@ def to_example(record: object, where: str, group: str, config: ExampleConfig) ->
         what = f"{json_kind(record)} where an object is expected"
         raise DataError(what, where, 'write {"prompt": "...", "answer": "..."}')
     if config.prompt is None and "messages" in record:
-        messages = given_messages(record["messages"], where)
+        messages = given_messages(record["messages"], where, config.errors)
     else:
         prompt, answer = templates(record, where, config)
         messages = [
@@ -152,13 +152,16 @@ def to_example(record: object, where: str, group: str, config: ExampleConfig) ->
     return Example(messages, where, str(key), group)
 
 
-def given_messages(messages: object, where: str) -> list[Message]:
+def given_messages(messages: object, where: str, errors: Errors) -> list[Message]:
     """Return the messages of a record, or raise DataError naming line and message."""
     try:
         check_messages(messages)
     except DataError as error:
         raise DataError(error.what, f"{where}, {error.where}", error.remedy) from None
-    kept = [{key: message[key] for key in ("role", "content")} for message in messages]
+    kept = [
+        {"role": m["role"], "content": as_text(m["content"], "content", where, errors)}
+        for m in messages
+    ]
     while len(kept) > 1 and kept[-1]["role"] != "assistant":
         kept.pop()  # nothing answers it, so there is nothing to learn
     return kept

@@ -178,6 +178,8 @@ def text_lines(path: Path, errors: Errors) -> Iterator[tuple[str, str]]:
 
 def text_kind(lines: list[str]) -> str:
     """Tell by its first lines what a text is: "babi", "table" (tabs) or "lines"."""
+    if not lines:
+        return "lines"
     if lines[0].startswith("1 ") and any(re.match(r"\d+ .*\t.*\t[\d ]+$", line) for line in lines):
         return "babi"
     return "table" if lines[0].count("\t") else "lines"

@@ -126,6 +126,11 @@ BAD_LINES = {
     "bad_role": ({"messages": [{"role": "bot", "content": "a"}]}, "role 'bot'", "assistant"),
     "no_reply": ({"messages": [{"role": "user", "content": "a"}]}, "no answer", "add a message"),
     "no_prompt": ({"messages": [{"role": "assistant", "content": "a"}]}, "to nothing", "begin"),
+    "half_in_messages": (
+        '{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+        "lone surrogate",
+        "--errors",
+    ),
     "no_list": ({"messages": "a"}, "no messages", "write messages as"),
 }
 
@@ -149,13 +154,13 @@ def test_fault_A8_missing_key_names_the_line(tmp_path):
 
 def test_fault_A8_skip_bad_counts_and_fails_above_one_percent(tmp_path):
     bad = [content for content, _, _ in BAD_LINES.values()]
-    path = lines(tmp_path / "a.jsonl", [*[GOOD] * 1584, *bad])
+    path = lines(tmp_path / "a.jsonl", [*[GOOD] * 1683, *bad])
     with pytest.raises(DataError):
         load_examples(path, ExampleConfig())
     examples, skipped = load_examples(path, ExampleConfig(skip_bad=True))
-    assert (len(examples), skipped) == (1584, 16)
-    path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1583, *bad])
-    with pytest.raises(DataError, match=r"16 of 1599 examples are bad, more than 1%.*line 1584"):
+    assert (len(examples), skipped) == (1683, 17)
+    path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1682, *bad])
+    with pytest.raises(DataError, match=r"17 of 1699 examples are bad, more than 1%.*line 1683"):
         load_examples(path, ExampleConfig(skip_bad=True))
 
 
@@ -164,6 +169,8 @@ def test_fault_A1_no_bytes_and_no_examples(tmp_path):
         read_examples(write(tmp_path / "a.jsonl", ""))
     with pytest.raises(DataError, match=r"no examples.*give a file"):
         read_examples(write(tmp_path / "b.jsonl", "\n\n"))
+    with pytest.raises(DataError, match="no examples"):
+        read_examples(write(tmp_path / "b.txt", "\n \n"))
     with pytest.raises(DataError, match=r"no such file.*data list"):
         read_examples(tmp_path / "c.jsonl")
 

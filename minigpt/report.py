@@ -131,8 +131,8 @@ def story_rows(stories: dict) -> list[Row]:
     if stories.get("new") is not None:
         rows.append(("new", f"{percent(stories['new'])} of these are not among the training texts"))
     if stories.get("mean_log_q_minus_log_p") is not None:
-        text = f"{stories['mean_log_q_minus_log_p']:.2f} nats a story, over the consistent ones, q of their tokens as sampled"
-        rows.append(("log q - log p", text))
+        text = f"{stories['mean_log_q_minus_log_p']:.2f} nats a story, over the consistent ones"
+        rows.append(("log q - log p", f"{text}; q of the tokens as sampled"))
     faults = ", ".join(f"{name} {count}" for name, count in stories["faults"].items())
     rows.append(("first faults", faults or "none"))
     if stories.get("sentences_before_fault") is not None:

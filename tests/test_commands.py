@@ -1,6 +1,7 @@
 """The command line: what it takes, what it writes, and what it says when something is wrong."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -17,11 +18,22 @@ import torch
 
 from minigpt import storyworld
 from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
-from minigpt.commands import COMMANDS, main
+from minigpt.commands import COMMANDS, main, pipeline
 from minigpt.commands.generate import GenerateCommand
+from minigpt.commands.inputs import make_data, make_tokenizer
 from minigpt.commands.train import TrainCommand
-from minigpt.runs import PRESETS, load_config, open_run, read_metrics, save_config, tiny
+from minigpt.gpt import GPTConfig
+from minigpt.runs import (
+    PRESETS,
+    RunConfig,
+    load_config,
+    open_run,
+    read_metrics,
+    save_config,
+    tiny,
+)
 from minigpt.tokenizer import BPETokenizer
+from minigpt.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--block-size", 32, "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
@@ -339,6 +351,52 @@ def test_story_run_reports_against_the_floor(capsys, tmp_path):
     assert "floor" in (out / "report.md").read_text("utf-8")
     losses = [row["loss"] for row in read_metrics(out) if "loss" in row]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
+    card = functools.partial(pipeline.model_card, per_task=2, n_stories=4)
+    monkeypatch.setattr(pipeline, "model_card", card)
+    out = tmp_path / "run"
+    words = ["--vocab-size", 2048, "--block-size", 480, "--n-layer", 1, "--n-embd", 32]
+    words += ["--n-head", 2, "--n-kv-head", 1, "--batch-size", 4, "--max-steps", 12]
+    words += ["--dialogue-share", 0.5, "--tuning-fraction", 0.5, "--separator-id", 0]
+    assert run(capsys, "train", "tiny", "--out", out, *words)[0] == 0
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    assert report["val_loss"] > report["floor"] > 0
+    expected = (report["ngram_loss"] - report["val_loss"]) / (
+        report["ngram_loss"] - report["floor"]
+    )
+    assert report["gap_closed"] == pytest.approx(expected)
+    assert {"translation_en_zh", "summary", "sentiment_inferred", "question"} <= set(
+        report["tasks"]
+    )
+    fields = {"metric", "score", "baseline", "low", "high", "n"}
+    assert all(fields <= set(task) for task in report["tasks"].values())
+
+
+def test_batches_first_hold_all_of_a_conversation_then_its_answers_alone(tmp_path):
+    training = TrainConfig(max_steps=8, batch_size=4)
+    model = GPTConfig(vocab_size=1024, block_size=500)
+    config = RunConfig(dialogue_share=0.5, tuning_fraction=0.5, model=model, training=training)
+    tokenizer = make_tokenizer(tmp_path, config, resume=False)
+    source = pipeline.make_source(make_data(tmp_path, config, tokenizer, False), config, tokenizer)
+    user, assistant = (tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant"))
+    counted = []
+    for step in range(8):
+        idx, targets = source.batch(step)
+        talks = (idx == user).any(dim=1)
+        assert (targets[~talks] != -100).all(), "stories are always learned whole"
+        assert not (targets == user)[idx == tokenizer.eot_id].any(), "a story may begin here"
+        counted.append((targets[talks] == assistant).sum().item())
+    assert sum(counted[:4]) > 0 == sum(counted[4:])
+
+
+def test_conversations_about_a_file_of_ones_own_are_refused(capsys, text, tmp_path):
+    words = ["train", "tiny", "--data", text, "--out", tmp_path / "run", "--dialogue-share", 0.5]
+    line = refused(capsys, *words, *SMALL)
+    assert "--dialogue-share" in line
+    assert "finetune" in line
 
 
 REAL = {

@@ -48,7 +48,10 @@ def model_card(
     model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig, per_task: int = 200,
     n_stories: int = 1000,
 ) -> dict:  # fmt: skip
-    """Return losses and their baselines, samples and, of storyworld, tasks and told stories."""
+    """Return losses and their baselines, samples and, of storyworld, told stories and tasks.
+
+    Tasks are asked only of a model that conversations have taught what they are.
+    """
     device = choose_device(config.training.device)
     dtype = choose_dtype(device, config.training.dtype)
     batches = validation_batches(data, config)
@@ -61,7 +64,8 @@ def model_card(
     report |= {"ngram_loss": ngram_loss, "ngram_order": ngram.n}
     if data.floor_nats is not None:
         report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
-        report |= story_card(model, tokenizer, data, per_task, n_stories, ngram)
+        asked = per_task if data.dialogues else 0
+        report |= story_card(model, tokenizer, data, asked, n_stories, ngram)
     return report | {"samples": samples(model, tokenizer)}
 
 

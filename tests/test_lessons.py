@@ -129,6 +129,22 @@ def test_what_is_left_is_what_was_there_less_what_was_eaten():
     assert seen["said"] > 3
 
 
+def test_the_order_of_places_is_that_of_the_journey():
+    """An oracle of its own: everybody comes from the first place and goes to the second."""
+    seen = Counter()
+    for told in map(story, range(150)):
+        cast = dict(pair for step in told.derivation for pair in step.words)
+        answers = {question.text[0]: question.answer[0] for question in told.questions()}
+        for child in (cast["hero"], cast["friend"]):
+            for relation, other, place in (("before", "second", "start"),
+                                           ("after", "start", "second")):  # fmt: skip
+                text = f"Where was {child} right {relation} the {cast[other]}?"
+                if text in answers:
+                    assert answers[text].endswith(f"the {cast[place]}"), told.english
+                    seen[relation] += 1
+    assert min(seen.values()) > 100
+
+
 def test_changes_tell_one_fact_from_a_fact_that_changed():
     for lesson in of_task("question", "en"):
         if lesson.kind in ("colour", "where happened"):
@@ -160,6 +176,15 @@ def test_no_shortcut_answers_any_kind_of_question(language):
         for name in ("first_mention", "last_mention"):
             right = sum(item.shortcuts[name] == item.answer for item in items) / len(items)
             assert 0.1 < right < 0.4 + error, (kind, name, right)
+
+
+def test_shortcuts_know_where_places_are_mentioned():
+    bare = re.compile(r"\bthe (" + "|".join(place.en for place in lexicon.PLACES) + r")\b")
+    for lesson in of_task("question", "en"):
+        if lesson.kind in ("where thing", "in what order"):
+            places = bare.findall(lesson.story)
+            assert lesson.shortcuts["first_mention"].endswith(places[0])
+            assert lesson.shortcuts["last_mention"].endswith(places[-1])
 
 
 def test_shortcuts_are_what_they_say():

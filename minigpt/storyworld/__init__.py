@@ -2,8 +2,8 @@
 
 Every story has an exact probability, so the best reachable loss of a model is known. Reading
 order: lexicon (words), world (what may happen), forms (how it is told), tell (sample, parse,
-enumerate), tasks (questions and labels), stories (the public face), verify (is it a story?),
-lessons (tasks and conversations), preferences (right and wrong stories).
+enumerate), tasks (questions), labels (summary, title, mood, topic), stories (the public face),
+verify (is it a story?), lessons (tasks and conversations), preferences (right and wrong stories).
 """
 
 from minigpt.storyworld.lessons import Lesson, dialogue, lessons, obeys

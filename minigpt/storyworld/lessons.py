@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import NamedTuple
 
-from minigpt.storyworld import lexicon, measure, tasks
+from minigpt.storyworld import labels, lexicon, measure, tasks
 from minigpt.storyworld.plot import CHILDREN, GOOD_MOODS, THINGS, mood
 from minigpt.storyworld.read import Reader, split_sentences
 from minigpt.storyworld.stories import Split, Story
@@ -32,8 +32,8 @@ SHARES = {  # what a dialogue consists of, by weight
 }  # fmt: skip
 
 LABELS = {
-    "summary": tasks.summary, "title": tasks.title,
-    "sentiment": tasks.sentiment, "topic": tasks.topic,
+    "summary": labels.summary, "title": labels.title,
+    "sentiment": labels.sentiment, "topic": labels.topic,
 }  # fmt: skip
 ENDS = {"good": "ends well", "bad": "ends badly", "mixed": "ends mixed"}
 NOUNS = ("elder", "start", "far", "second", "third", "toy", "other", "animal", "food")
@@ -121,10 +121,12 @@ def telling(steps: list[Step], side: int, constraint: str, random: Draw) -> Less
             wanted = words_for(some([role for role in NOUNS if role in cast], 3, random), cast)
         case "named":
             wanted = words_for([tasks.pick(CHILDREN, random), tasks.pick(THINGS, random)], cast)
-        case "about" | "title":
-            wanted = (LABELS[{"about": "topic"}.get(kind, kind)](steps),)
+        case "about":
+            wanted = (labels.topic(steps),)
+        case "title":
+            wanted = (labels.title(steps),)
         case "ends":
-            kind = ENDS[tasks.sentiment(steps)[0]]
+            kind = ENDS[labels.sentiment(steps)[0]]
     wanted, language = tuple(pair[side] for pair in wanted), LANGUAGES[side]
     prompt = tasks.pick(WANTED[kind], random)[side].format(*wanted)
     return Lesson("story", kind, language, prompt, join(render(steps, language), language),
@@ -156,10 +158,10 @@ def blind_labels(task: str, told: Story, side: int) -> dict[str, str]:
     """Return the titles about either thing, the sentence of the trouble, the last feeling named."""
     match task:
         case "title":
-            titles = tasks.titles(told.derivation)
+            titles = labels.titles(told.derivation)
             return {"first_mention": titles["toy"][side], "last_mention": titles["other"][side]}
         case "summary":
-            return {"copy": told.sentences[tasks.trouble_at(told.derivation)][side]}
+            return {"copy": told.sentences[labels.trouble_at(told.derivation)][side]}
         case "sentiment":
             return {"last_mention": last_feeling((told.english, told.chinese)[side], side)}
     return {}
@@ -168,7 +170,7 @@ def blind_labels(task: str, told: Story, side: int) -> dict[str, str]:
 def last_feeling(text: str, side: int) -> str:
     """Return the ending that the last feeling named in the text suggests: good without any."""
     where, felt = max((text.rfind(words[side]), felt) for felt, words in tasks.MOODS.items())
-    return (tasks.GOOD if where < 0 or felt in GOOD_MOODS else tasks.BAD)[side]
+    return (labels.GOOD if where < 0 or felt in GOOD_MOODS else labels.BAD)[side]
 
 
 def ending_said(told: Story) -> bool:
@@ -201,10 +203,10 @@ def keeps_to(lesson: Lesson, steps: list[Step], text: str) -> bool:
         case "words" | "named":
             return all(contains(text, word, side) for word in lesson.wanted)
         case "about":
-            return lesson.wanted == (tasks.topic(steps)[side],)
+            return lesson.wanted == (labels.topic(steps)[side],)
         case "title":
-            return lesson.wanted == (tasks.title(steps)[side],)
-    return lesson.kind == ENDS[tasks.sentiment(steps)[0]]
+            return lesson.wanted == (labels.title(steps)[side],)
+    return lesson.kind == ENDS[labels.sentiment(steps)[0]]
 
 
 def contains(text: str, word: str, side: int) -> bool:

@@ -6,7 +6,7 @@ from functools import cached_property
 from random import Random
 from typing import Literal
 
-from minigpt.storyworld import tasks
+from minigpt.storyworld import labels, tasks
 from minigpt.storyworld.read import parse
 from minigpt.storyworld.tables import WORLDS, Step
 from minigpt.storyworld.tell import Language, join, render, sample
@@ -45,19 +45,19 @@ class Story:
 
     @property
     def title(self) -> tasks.Pair:
-        return tasks.title(self.derivation)
+        return labels.title(self.derivation)
 
     @property
     def summary(self) -> tasks.Pair:
-        return tasks.summary(self.derivation)
+        return labels.summary(self.derivation)
 
     @property
     def sentiment(self) -> tasks.Pair:
-        return tasks.sentiment(self.derivation)
+        return labels.sentiment(self.derivation)
 
     @property
     def topic(self) -> tasks.Pair:
-        return tasks.topic(self.derivation)
+        return labels.topic(self.derivation)
 
 
 def total(derivation: list[Step]) -> float:

@@ -1,10 +1,12 @@
 """The notebook machinery catches what it must: negative controls for every rule."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from machinery import build_notebooks, cells, make_exercises, sync_cells
+from machinery import ROOT, build_notebooks, cells, make_exercises, sync_cells
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 MODULE = '''"""A module."""
@@ -449,6 +451,18 @@ def test_an_answer_outside_a_function_becomes_names_to_fill_in():
     namespace = {}
     exec(make_exercises.strip_solution(source), namespace)
     assert (namespace["x"], namespace["y"], namespace["z"]) == (..., [..., ...], {"a": ...})
+
+
+def test_a_long_blank_is_broken_as_the_formatter_breaks_it(tmp_path):
+    keys = {f"a_rather_long_key_{i}": i for i in range(5)}
+    source = f"### BEGIN SOLUTION\nx = {keys}\n### END SOLUTION\n"
+    file = tmp_path / "blank.py"
+    file.write_text(make_exercises.strip_solution(source), encoding="utf-8")
+    namespace = {}
+    exec(file.read_text(encoding="utf-8"), namespace)
+    assert namespace["x"] == dict.fromkeys(keys, ...)
+    config = ["--config", str(ROOT / "pyproject.toml")]
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", *config, file], check=True)
 
 
 @pytest.mark.parametrize(

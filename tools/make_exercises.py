@@ -50,7 +50,14 @@ def _blank(match: re.Match) -> str:
         if isinstance(target, ast.Name)
     }
     assert blanks, f"an answer outside a function must assign a name:\n{match['answer']}"
-    return "\n".join(f"{name} = {value}  {YOUR_CODE}" for name, value in blanks.items())
+    return "\n".join(_one_key_a_line(f"{n} = {v}  {YOUR_CODE}") for n, v in blanks.items())
+
+
+def _one_key_a_line(line: str, longest: int = 100) -> str:
+    """Break a dict of blanks as the formatter would, where it is too long for one line."""
+    if len(line) <= longest or "{" not in line:
+        return line
+    return line.replace("{", "{\n    ").replace(", ", ",\n    ").replace("}", ",\n}")
 
 
 def _blank_value(value: ast.expr) -> str:

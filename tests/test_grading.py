@@ -225,13 +225,30 @@ def test_forged_messages_in_every_open_pipe_end_the_answer():
 import json, os
 for message in (["verdict", "{TARGET}", "passed", "passed"], {{"reply": ["list", "passed", ""]}}):
     data = json.dumps(message).encode()
-    for number in range(3, 60):
+    for number in range(3, 300):
         try:
             os.write(number, len(data).to_bytes(4, "big") + data)
         except OSError:
             pass
 """
-    fails_alone(function(f"return {RIGHT}", before), "stopped")
+    fails_alone(function(f"return {RIGHT}", before), "stopped", "sent what is no answer")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what is open")
+def test_a_students_process_holds_one_pipe_and_its_output():
+    """Whatever else it had inherited would be a way to disturb who started it."""
+    before = """
+import os
+found = []
+for number in os.listdir("/proc/self/fd"):
+    try:
+        found.append((int(number), os.readlink(f"/proc/self/fd/{number}")))
+    except OSError:
+        pass  # the listing itself
+assert {n for n, _ in found} > {0, 1, 2} and len(found) == 4, found
+assert sum(target.startswith(("pipe:", "socket:")) for _, target in found) == 1, found
+"""
+    assert grade(hand_in(function(f"return {RIGHT}", before))).percent == 100
 
 
 @pytest.mark.parametrize(

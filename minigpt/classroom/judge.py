@@ -16,7 +16,7 @@ import torch
 from minigpt.checks import TOPICS, judge, more_checks, registered
 from minigpt.classroom.limits import Limits, restrict
 from minigpt.classroom.notebook import Step
-from minigpt.classroom.peer import Peer, PeerGone
+from minigpt.classroom.peer import Peer, PeerConfused, PeerGone
 
 Verdict = tuple[str, str]  # passed, failed, blank, error, missing, stopped or unknown; message
 
@@ -28,7 +28,7 @@ def preside(
     """Judge a notebook: entry point of the judge's process.
 
     Sends one event after the other, as JSON: ["step", number] before a cell runs, ["verdict", name,
-    verdict, message] for each check that is not known yet, ["gone"] or ["end"].
+    verdict, message] for each check that is not known yet, ["gone", reason] or ["end"].
     """
     torch.set_num_threads(1)
     os.environ["MINIGPT_STUDENT"] = student
@@ -41,8 +41,10 @@ def preside(
             _send(events, "step", number)
             for name, verdict in verdicts(peer, step, known):
                 _send(events, "verdict", name, *verdict)
+    except PeerConfused as error:
+        _send(events, "gone", f"it sent what is no answer ({error})")
     except PeerGone:
-        _send(events, "gone")
+        _send(events, "gone", "")
     else:
         _send(events, "end")
 
@@ -100,7 +102,7 @@ def _beside(peer: Peer, name: str) -> Verdict:
     match peer.ask({"judge": name}):
         case [str() as verdict, str() as message]:
             return verdict, message
-    raise PeerGone("not a verdict")
+    raise PeerConfused("not a verdict")
 
 
 def _here(peer: Peer, check: str, name: str) -> Verdict:

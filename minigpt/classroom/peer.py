@@ -19,10 +19,11 @@ LONGEST_TEXT = 2000  # characters of an error's text
 
 
 class PeerGone(BaseException):
-    """The other process has ended, or does not keep to the rules of the conversation.
+    """The other process has ended; no `except Exception` of a check may take it for an answer."""
 
-    No `except Exception` of a check may take it for a wrong answer.
-    """
+
+class PeerConfused(PeerGone):
+    """The other process sent something that nobody asked for, or that nobody can read."""
 
 
 class Peer:
@@ -45,7 +46,7 @@ class Peer:
             if "ask" in message:
                 self._answer(message)
             elif message.get("token") != token:
-                raise PeerGone("an answer to no question")
+                raise PeerConfused("an answer to no question")
             elif "raised" in message:
                 raise _as_exception(message["raised"])
             else:
@@ -63,7 +64,7 @@ class Peer:
         """Serve one question; an error in it is part of the answer."""
         token, question = message.get("token"), message.get("ask")
         if not isinstance(question, dict):
-            raise PeerGone("not a question")
+            raise PeerConfused("not a question")
         try:
             if "call" in question:
                 function = self.functions[question["call"]]
@@ -101,7 +102,7 @@ class Peer:
         try:
             return decode(data, self._stand_in)
         except (ValueError, TypeError, RecursionError) as error:
-            raise PeerGone(f"a value that cannot be read: {error}") from error
+            raise PeerConfused(f"a value that cannot be read: {error}") from error
 
     def _send(self, message: dict) -> None:
         try:
@@ -113,10 +114,12 @@ class Peer:
         """Wait for a message. Only bytes are taken: `Connection.recv` would unpickle them."""
         try:
             message = json.loads(self.connection.recv_bytes(LARGEST))
-        except (EOFError, OSError, ValueError, RecursionError) as error:
+        except (EOFError, ConnectionError) as error:
             raise PeerGone(f"{type(error).__name__}: {error}") from error
+        except (OSError, ValueError, RecursionError) as error:  # too long, or not JSON
+            raise PeerConfused(f"{type(error).__name__}: {error}") from error
         if not isinstance(message, dict):
-            raise PeerGone("not a message")
+            raise PeerConfused("not a message")
         return message
 
 

@@ -111,7 +111,7 @@ def _listen(
                 found[event[0]] = event[1], event[2]
             else:
                 worker.join(timeout=1)
-                return step, _ending(worker.exitcode)
+                return step, event[0] or _ending(worker.exitcode)
             for watch in watches:
                 watch.restart()
         for watch in watches:

@@ -66,6 +66,7 @@ def work(
 
     `private` names the folder of private checks if one of them can only run here.
     """
+    _close_all_but(connection.fileno())
     _settle(Path(folder), student)
     if private:
         os.environ["MINIGPT_CHECKS"] = private
@@ -88,6 +89,13 @@ def work(
     Peer(connection, serve, strict=False).answer_all()
 
 
+def _close_all_but(kept: int) -> None:
+    """Close what the process was born with: whoever started it would take bytes from there."""
+    if os.name != "nt":  # there, handles are not inherited
+        os.closerange(3, kept)
+        os.closerange(kept + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 16))
+
+
 def _settle(folder: Path, student: str) -> None:
     """Move into an empty folder, hide the grader's settings, and send all output to a file."""
     for name in PRIVATE:
@@ -103,6 +111,8 @@ def _settle(folder: Path, student: str) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(number, target)
+    os.close(output)
+    os.close(nothing)
     text = {"encoding": "utf-8", "errors": "replace", "closefd": False}
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, **text) for number, mode in enumerate("rww")

@@ -84,7 +84,7 @@ def quickstart() -> RunConfig:
             vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128, separator_id=0
         ),  # <|endoftext|>
         training=TrainConfig(
-            max_steps=3500,
+            max_steps=4000,
             batch_size=4,
             learning_rate=8e-3,
             muon_learning_rate=0.01,

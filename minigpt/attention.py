@@ -67,9 +67,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        exact = x.float()  # squares of small numbers vanish in half precision
-        exact = exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (exact * self.weight).to(x.dtype)
+        """Map (..., size) to itself: x / sqrt(mean(x^2) + eps) * weight, computed in float32."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class KVCache:

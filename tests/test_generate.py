@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
+    FEW,
+    FILL_ROWS,
     SampleConfig,
     StopStrings,
     beam_search,
@@ -101,6 +103,25 @@ def test_filters_keep_what_meets_their_limit_exactly():
     assert (keep_min_p(probabilities, 0.5) > 0).tolist() == [[True, True, True]]
     assert (keep_top_p(probabilities, 0.5) > 0).tolist() == [[True, False, False]]
     assert (keep_top_p(probabilities, 0.75) > 0).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
+def test_top_p_of_rows_flat_and_steep_equals_a_sort_of_all(top_p):
+    sharpness = torch.tensor([0.0, 0.1, 1.0, 3.0, 10.0])[:, None]
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)) * sharpness
+    logits[0] += torch.linspace(0, 1e-3, 1000)  # no two are equal
+    probabilities = logits.softmax(dim=-1)
+    found = keep_top_p(probabilities, top_p)
+    sizes = []
+    for row, kept in zip(probabilities.tolist(), found, strict=True):
+        falling, together = sorted(range(1000), key=lambda token: -row[token]), 0.0
+        while together < top_p:
+            together += row[falling.pop(0)]
+        sizes.append(1000 - len(falling))
+        assert abs(sizes[-1] - int((kept > 0).sum())) <= 1  # rounding may shift the last one
+        assert kept[falling[1:]].sum() == 0
+    assert min(sizes) < FEW < max(sizes)  # both ways were taken
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(5))
 
 
 def test_equal_logits_leave_exactly_top_k_tokens():
@@ -221,6 +242,27 @@ def test_generating_in_two_calls_equals_one_call():
     whole = generate(model, [[1, 2, 3]], SampleConfig(max_new_tokens=40, **config))[0]
     rest = generate(model, [[1, 2, 3, *whole[:22]]], SampleConfig(max_new_tokens=18, **config))[0]
     assert whole[22:] == rest
+
+
+def test_many_prompts_are_read_a_few_at_a_time_and_dropped_without_copies(monkeypatch):
+    """What 40 unequal prompts get is what each gets alone, most of them ending early."""
+    model = tiny_model(block_size=60, vocab_size=40)
+    prompts = [[(7 * row + i) % 40 for i in range(1 + row * 5 % 17)] for row in range(40)]
+    config, stops = SampleConfig(max_new_tokens=25, seed=3), set(range(0, 40, 9))
+    shapes = []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    together = generate(model, prompts, config, stops)
+    prefills = [shape for shape in shapes if shape[1] > 1]
+    assert max(rows for rows, _ in prefills) == FILL_ROWS
+    assert sum(rows * T for rows, T in prefills) < 1.5 * sum(map(len, prompts))  # little padding
+    steps = sum(min(len(answer), 24) for answer in together)  # none after the 25th token
+    assert sum(rows for rows, T in shapes if T == 1) == steps  # rows that ended cost nothing
+    monkeypatch.setattr("minigpt.generate.FILL_ROWS", 1000)
+    assert generate(model, prompts, config, stops) == together
+    for row in range(0, 40, 7):
+        alone = without_cache(model, prompts[row], config, row)
+        ends = [i for i, token in enumerate(alone) if token in stops]
+        assert together[row] == alone[: ends[0] if ends else None]
 
 
 def test_each_token_costs_one_step_of_one_token():
@@ -403,9 +445,10 @@ def test_fault_G42_truncate_left_equals_giving_the_window_alone(length):
     window = prompt[window_start(length, 9) :]
     assert 5 <= len(window) <= 9
     assert generate(model, [prompt], config) == generate(model, [window], config)
-    assert beam_search(model, prompt, 1, 1, truncate="left")[0][0] == generate(
-        model, [window], config
-    )[0]
+    assert (
+        beam_search(model, prompt, 1, 1, truncate="left")[0][0]
+        == generate(model, [window], config)[0]
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

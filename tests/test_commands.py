@@ -329,7 +329,9 @@ def test_doctor_finds_this_computer_ready(capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_story_run_reports_against_the_floor(capsys, tmp_path):
+def test_story_run_reports_against_the_floor(capsys, tmp_path, monkeypatch):
+    card = functools.partial(pipeline.model_card, n_stories=10)
+    monkeypatch.setattr(pipeline, "model_card", card)
     out = tmp_path / "run"
     words = ["--vocab-size", 2048, "--block-size", 400, "--n-layer", 1, "--n-embd", 32]
     words += ["--n-head", 2, "--n-kv-head", 1, "--batch-size", 4, "--max-steps", 25]

@@ -50,7 +50,8 @@ def model_card(
 ) -> dict:  # fmt: skip
     """Return losses and their baselines, samples and, of storyworld, told stories and tasks.
 
-    Tasks are asked only of a model that conversations have taught what they are.
+    Tasks are asked only of a model that conversations have taught what they are; others tell a
+    tenth of the stories.
     """
     device = choose_device(config.training.device)
     dtype = choose_dtype(device, config.training.dtype)
@@ -64,8 +65,8 @@ def model_card(
     report |= {"ngram_loss": ngram_loss, "ngram_order": ngram.n}
     if data.floor_nats is not None:
         report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
-        asked = per_task if data.dialogues else 0
-        report |= story_card(model, tokenizer, data, asked, n_stories, ngram)
+        asked, told = (per_task, n_stories) if data.dialogues else (0, -(-n_stories // 10))
+        report |= story_card(model, tokenizer, data, asked, told, ngram)
     return report | {"samples": samples(model, tokenizer)}
 
 

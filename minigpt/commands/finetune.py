@@ -148,7 +148,7 @@ def phases(
     """Return what is to be learned: all of the text, if that is wanted, then the answers."""
     training, both = command.training, (sides.train, sides.held_out)
     found = {}
-    if command.pretrain_epochs and not checkpoint_paths(command.out):
+    if command.pretrain_epochs != 0 and not checkpoint_paths(command.out):
         found["pre-training"] = Phase(
             command, command.out / "pretrained", model, tokenizer, both, "all",
             command.pretrain_epochs, dataclasses.replace(training, **PRETRAINING),

@@ -38,10 +38,12 @@ class FinetuneCommand:
     """The part of --data that is kept for the test where there are no other examples for it."""
     resume: bool = False
     """Go on from the run's newest checkpoint, with its settings."""
-    epochs: float = 4.0
-    """How often each answer is learned; --max-steps may end it sooner."""
-    pretrain_epochs: float = 4.0
-    """How often all text, prompts too, is learned before that (with --checkpoint: 0)."""
+    epochs: float | None = None
+    """How often each answer is learned; --max-steps may end it sooner (None: 4 times or, where
+    examples are few, as often as 1,000 steps allow)."""
+    pretrain_epochs: float | None = None
+    """How often all of the text, prompts too, is learned before that (None: half as often; with
+    --checkpoint not at all)."""
     over_long: OverLong = "refuse"
     """Examples that do not fit into block_size: stop and name the line, leave them out, or cut the
     middle of their prompts."""
@@ -53,17 +55,17 @@ class FinetuneCommand:
     )
     training: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            max_steps=3000, batch_size=32, learning_rate=1e-3, muon_learning_rate=5e-3
+            max_steps=4000, batch_size=32, learning_rate=1e-3, muon_learning_rate=5e-3
         )
     )
 
     def __post_init__(self):
         share = self.validation_fraction
         require(0 < share < 1, "validation_fraction", share, "a number between 0 and 1")
-        for name in ("epochs", "pretrain_epochs"):
+        for name, least in (("epochs", 1e-9), ("pretrain_epochs", 0.0)):
             value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "a number >= 0")
-        require(self.epochs > 0, "epochs", self.epochs, "a number above 0")
+            holds = value is None or least <= value < math.inf
+            require(holds, name, value, "a number >= 0" if least == 0 else "a number above 0")
 
 
 def tuned() -> FinetuneCommand:

@@ -22,6 +22,7 @@ from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from minigpt.train import TrainConfig, TrainResult, evaluate_loss, train
 
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
+USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before
 CONTEXT_STEP = 64  # block_size is a multiple of it
 
 
@@ -72,12 +73,12 @@ def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Enco
 
 
 class Phase:
-    """Let a model learn from examples, `epochs` times, in a run directory of its own."""
+    """Let a model learn from examples, each `epochs` times, in a run directory of its own."""
 
     def __init__(
         self, command: FinetuneCommand, run_dir: Path, model: GPT, tokenizer: Tokenizer,
-        sides: tuple[Sequence[Example], Sequence[Example]], train_on: TrainOn, epochs: float,
-        training: TrainConfig,
+        sides: tuple[Sequence[Example], Sequence[Example]], train_on: TrainOn,
+        epochs: float | None, training: TrainConfig,
     ):  # fmt: skip
         rows = training.batch_size, model.config.block_size
         taught, held_out = (
@@ -88,10 +89,12 @@ class Phase:
         eot = tokenizer.eot_id
         self.source = Bucketed(taught, *rows, training.seed, command.over_long, eot, places)
         self.validation = EvalPacked(held_out, *rows, "cut", eot)
-        steps = min(training.max_steps, math.ceil(epochs * self.source.n_batches))
+        usual = max(USUAL_EPOCHS * self.source.n_batches, LEAST_STEPS)
+        usual = usual // 2 if train_on == "all" else usual
+        steps = usual if epochs is None else math.ceil(epochs * self.source.n_batches)
         self.config = RunConfig(
             command.data, str(command.checkpoint or "bpe"), model=model.config,
-            training=dataclasses.replace(training, max_steps=max(1, steps)),
+            training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
         )  # fmt: skip
         self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
         self.resume = command.resume

@@ -7,8 +7,7 @@ Llama's or GPT-2's. Knows nothing of text, files or training.
 Shapes: B batch, T time, C n_embd, V vocab_size, D head_dim.
 
 Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama); Yang et al. 2025, "Qwen3
-Technical Report", section 2; Shazeer 2020, "GLU Variants Improve Transformer"; So et al. 2021,
-"Primer" (squared ReLU).
+Technical Report", section 2.
 """
 
 import dataclasses
@@ -20,9 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, KVCache, RMSNorm, causal_mask, rotary_table
+from minigpt.attention import Attention, KVCache, RMSNorm, causal_mask
 from minigpt.batches import IGNORE
 from minigpt.errors import require
+from minigpt.layers import (
+    MLP,
+    Bigrams,
+    Learned,
+    NoPositions,
+    Rotary,
+    SwiGLU,
+    gelu,
+    squared_relu,
+)
 
 # Logits are computed for so many positions at a time: on CPUs, what their own memory holds.
 ROWS_OF_LOGITS, ROWS_OF_LOGITS_ON_GPU = 256, 8192
@@ -125,105 +134,20 @@ FORMS = {
 }  # fmt: skip
 
 
-class SwiGLU(nn.Module):
-    """Transform each position by itself: a hidden layer whose units have learned gates."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.gate = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
-        self.up = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
-        self.down = nn.Linear(config.n_hidden, config.n_embd, bias=config.biases)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class MLP(nn.Module):
-    """Transform each position by itself: one hidden layer of units without gates."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.up = nn.Linear(config.n_embd, config.n_hidden, bias=config.biases)
-        self.down = nn.Linear(config.n_hidden, config.n_embd, bias=config.biases)
-        self.activation = {"gelu": gelu, "relu2": squared_relu}[config.mlp]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) to (B, T, C)."""
-        return self.down(self.activation(self.up(x)))
-
-
-def gelu(x: Tensor) -> Tensor:
-    """Pass each number on by the share of a normal distribution below it, as GPT-2 computes it."""
-    return F.gelu(x, approximate="tanh")
-
-
-def squared_relu(x: Tensor) -> Tensor:
-    """Cut negative numbers off, and square the rest. Source: So et al. 2021, section 4.1."""
-    return F.relu(x).square()
-
-
-class Rotary(nn.Module):
-    """Tell positions by turning queries and keys, in every layer."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        cos, sin = rotary_table(config.block_size, config.head_dim, config.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
-        self.register_buffer("sin", sin, persistent=False)
-
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
-        return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
-
-
-class Learned(nn.Module):
-    """Tell positions by adding to each token a vector that its position has learned."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.block_size, config.n_embd))
-
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
-        """Add the vectors of these positions, a slice of length T or a tensor (B, T), to x."""
-        return x + self.weight[positions], None
-
-
-class NoPositions(nn.Module):
-    """Tell no positions: a token knows only what comes before it, not how far away."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
-        """Return x as it is."""
-        return x, None
-
-
-class Bigrams(nn.Module):
-    """Look up a vector for each pair of neighbouring tokens: what an n-gram model knows, at once.
-
-    A table of V * V rows has one for each pair; in a smaller one, pairs share rows by chance.
-    """
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.size, V = config.bigram_size, config.vocab_size
-        self.weight = nn.Parameter(torch.empty(self.size, config.n_embd))
-        self.stride = V if self.size == V * V else 1_000_003  # a prime scatters the pairs
-
-    def forward(self, idx: Tensor, before: Tensor) -> Tensor:
-        """Return (B, T, C) for tokens idx (B, T); `before` (B,) stand before the first of them."""
-        previous = torch.cat((before[:, None], idx[:, :-1]), dim=1)  # (B, T)
-        return F.embedding((previous * self.stride + idx) % self.size, self.weight)
-
-
 NORMS = {
-    "rms": lambda config: RMSNorm(config.n_embd, config.norm_eps),
-    "layer": lambda config: nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.biases),
+    "rms": lambda c: RMSNorm(c.n_embd, c.norm_eps),
+    "layer": lambda c: nn.LayerNorm(c.n_embd, c.norm_eps, bias=c.biases),
 }
-MLPS = {"swiglu": SwiGLU, "gelu": MLP, "relu2": MLP}
-POSITIONS = {"rotary": Rotary, "learned": Learned, "none": NoPositions}
+MLPS = {
+    "swiglu": lambda c: SwiGLU(c.n_embd, c.n_hidden, c.biases),
+    "gelu": lambda c: MLP(c.n_embd, c.n_hidden, gelu, c.biases),
+    "relu2": lambda c: MLP(c.n_embd, c.n_hidden, squared_relu, c.biases),
+}
+POSITIONS = {
+    "rotary": lambda c: Rotary(c.block_size, c.head_dim, c.rope_theta),
+    "learned": lambda c: Learned(c.block_size, c.n_embd),
+    "none": lambda c: NoPositions(),
+}
 
 
 class Block(nn.Module):
@@ -278,7 +202,9 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config = config.resolved()
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.bigrams = Bigrams(config) if config.bigram_size else None
+        self.bigrams = None
+        if config.bigram_size is not None:
+            self.bigrams = Bigrams(config.bigram_size, config.vocab_size, config.n_embd)
         self.positions = POSITIONS[config.positions](config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minigpt import attention, gpt
 from minigpt.batches import IGNORE
 from minigpt.errors import ConfigError
-from minigpt.gpt import FORMS, GPT, Bigrams, GPTConfig, count_parameters, flops_per_token
+from minigpt.gpt import FORMS, GPT, GPTConfig, count_parameters, flops_per_token
 from minigpt.runs import build
 from minigpt.train import TrainConfig, train
 
@@ -258,20 +258,6 @@ def test_order_matters_in_every_form_but_without_positions():
         assert ((first - second).abs().max() > 1e-3) == knows, options
 
 
-def test_bigrams_have_a_row_for_each_pair_or_share_rows_evenly():
-    pairs = torch.cartesian_prod(torch.arange(37), torch.arange(37))  # (V * V, 2)
-    for size in (37 * 37, 10**6, 64, 100):
-        config = GPTConfig(**TINY, bigram_size=size).resolved()
-        bigrams = Bigrams(config)
-        torch.nn.init.ones_(bigrams.weight)
-        bigrams(pairs[:, 1:], pairs[:, 0]).sum().backward()
-        used = bigrams.weight.grad[:, 0]  # how many pairs read each row
-        assert used.shape == (min(size, 37 * 37),)
-        assert used.sum() == 37 * 37
-        assert (used <= 2 * 37 * 37 / len(used)).all() if size < 37 * 37 else (used == 1).all()
-        assert (used > 0).all()
-
-
 def test_lengths_give_the_logits_after_each_rows_last_real_token():
     model, idx, lengths = random_model(), torch.randint(37, (3, 7)), torch.tensor([7, 1, 4])
     full, cache = model(idx)[0], model.new_cache(3)
@@ -320,7 +306,7 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tie_embeddings": False}, FORMS["gpt2"], {"init": "gpt2"}, VARIANTS[-1]],
+    [{}, {"tie_embeddings": False}, FORMS["gpt2"], VARIANTS[-1]],
     ids=str,
 )
 def test_one_batch_is_learned_by_heart(options):
@@ -328,7 +314,7 @@ def test_one_batch_is_learned_by_heart(options):
     model = GPT(GPTConfig(**{**TINY, "n_kv_head": 2, **options}))
     idx, targets = torch.randint(37, (4, 11)), torch.randint(37, (4, 11))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    for _ in range(150):
+    for _ in range(100):
         loss = model(idx, targets)[1]
         optimizer.zero_grad()
         loss.backward()

@@ -31,6 +31,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "embeddings": (7,),
     "batches": (10,),
     "attention": (8, 9, 11),
+    "layers": (9, 15),
     "gpt": (9, 15),
     "vision": (25,),
     "device": (12,),
@@ -66,7 +67,7 @@ MODULES: dict[str, tuple[int, ...]] = {
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
     "autograd", "optim", "nn", "metrics", "tokenizer", "ngram", "embeddings",
-    "attention", "gpt", "batches", "train", "generate", "muon",
+    "attention", "layers", "gpt", "batches", "train", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip
 

@@ -1,0 +1,111 @@
+"""Layers: what a GPT has besides attention: MLPs, positions, and a table for pairs of tokens.
+
+The three kinds of positions share one call, so that a model reads the same with any of them. Knows
+nothing of configs or of the model that it is part of.
+
+Shapes: B batch, T time, C n_embd, D head_dim.
+
+Sources: Shazeer 2020, "GLU Variants Improve Transformer"; Hendrycks and Gimpel 2016, "Gaussian
+Error Linear Units"; So et al. 2021, "Primer" (squared ReLU); Su et al. 2021, "RoFormer".
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minigpt.attention import rotary_table
+
+
+class SwiGLU(nn.Module):
+    """Transform each position by itself: a hidden layer whose units have learned gates."""
+
+    def __init__(self, n_embd: int, n_hidden: int, biases: bool = False):
+        super().__init__()
+        self.gate = nn.Linear(n_embd, n_hidden, bias=biases)
+        self.up = nn.Linear(n_embd, n_hidden, bias=biases)
+        self.down = nn.Linear(n_hidden, n_embd, bias=biases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """Transform each position by itself: one hidden layer of units without gates."""
+
+    def __init__(
+        self, n_embd: int, n_hidden: int, activation: Callable[[Tensor], Tensor],
+        biases: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        self.up = nn.Linear(n_embd, n_hidden, bias=biases)
+        self.down = nn.Linear(n_hidden, n_embd, bias=biases)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        return self.down(self.activation(self.up(x)))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Pass each number on by the share of a normal distribution below it, as GPT-2 computes it."""
+    return F.gelu(x, approximate="tanh")
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Cut negative numbers off, and square the rest. Source: So et al. 2021, section 4.1."""
+    return F.relu(x).square()
+
+
+class Rotary(nn.Module):
+    """Tell positions by turning queries and keys, in every layer."""
+
+    def __init__(self, block_size: int, head_dim: int, theta: float):
+        super().__init__()
+        cos, sin = rotary_table(block_size, head_dim, theta)
+        self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
+        return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
+
+
+class Learned(nn.Module):
+    """Tell positions by adding to each token a vector that its position has learned."""
+
+    def __init__(self, block_size: int, n_embd: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(block_size, n_embd))
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+        """Add the vectors of these positions, a slice of length T or a tensor (B, T), to x."""
+        return x + self.weight[positions], None
+
+
+class NoPositions(nn.Module):
+    """Tell no positions: a token knows only what comes before it, not how far away."""
+
+    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+        """Return x as it is."""
+        return x, None
+
+
+class Bigrams(nn.Module):
+    """Look up a vector for each pair of neighbouring tokens: what an n-gram model knows, at once.
+
+    A table of V * V rows has one for each pair; in a smaller one, pairs share rows by chance.
+    """
+
+    def __init__(self, size: int, vocab_size: int, n_embd: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, n_embd))
+        self.size = size
+        self.stride = vocab_size if size == vocab_size**2 else 1_000_003  # a prime scatters pairs
+
+    def forward(self, idx: Tensor, before: Tensor) -> Tensor:
+        """Return (B, T, C) for tokens idx (B, T); `before` (B,) stand before the first of them."""
+        previous = torch.cat((before[:, None], idx[:, :-1]), dim=1)  # (B, T)
+        return F.embedding((previous * self.stride + idx) % self.size, self.weight)

@@ -86,7 +86,10 @@ def load_examples(
     """
     examples: list[Example] = []
     skipped = 0
-    for file in find_files(str(word), split):
+    files = find_files(str(word), split)
+    if not files:
+        raise DataError("a data set without test files", str(word), "give examples of your own")
+    for file in files:
         errors: list[DataError] = []
         before = len(examples)
         for where, record in records(file, columns_wanted(config), config.errors):

@@ -86,7 +86,10 @@ def set_files(name: str, split: str) -> list[Path]:
     if split == "train":
         return local_files(name)
     tests = [(file, find_file(file)) for file in find_source(name).files if file.split == split]
-    return [inside for file, path in tests if path for inside in open_files(file, path)]
+    missing = [file.path for file, path in tests if path is None]
+    if missing:
+        raise DataError(f"{missing[0]} is not here", name, f"get it first: data download {name}")
+    return [inside for file, path in tests for inside in open_files(file, path)]
 
 
 def files_inside(path: Path) -> list[Path]:

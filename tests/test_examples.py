@@ -318,6 +318,16 @@ def test_data_sets_are_found_by_name_with_their_columns(data_dir):
     assert overlap(train, held_out) == 0, "403 messages stand there several times"
     tests, _ = load_examples("babi", ExampleConfig(), split="test")
     assert len(tests) == 6000
+    with pytest.raises(DataError, match=r"a data set without test files.*give examples"):
+        load_examples("sms-spam", ExampleConfig(), split="test")
+
+
+def test_a_data_set_that_is_not_here_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIGPT_DATA", str(tmp_path))
+    monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path))
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"is not here.*data download scitldr"):
+            load_examples("scitldr", ExampleConfig("{source}", "{target}"), split)
 
 
 def test_real_folders_of_labels_and_archives_are_read(data_dir, tmp_path, monkeypatch):

@@ -4,11 +4,11 @@ Fine-tuning is `train()` with another source of batches; there is no second trai
 
 Conversations have different lengths, and rows of a batch have one. `Packed` fills each row with
 several whole conversations, <|endoftext|> between them. What a conversation sees of those before it
-in its row is the model's affair: nothing where its `separator_id` is <|endoftext|> (attention within
-a document: Krell et al. 2021, arXiv:2107.02027), everything otherwise, as in GPT-3's training (Brown
-et al. 2020, appendix B). Then the model has to learn that neighbours do not matter: every epoch
-deals others, and the first conversation of a row sees what it sees in use, nothing else. Rotary
-positions are relative: it does not matter where in a row a conversation stands.
+in its row is the model's affair: nothing where its `separator_id` is <|endoftext|> (attention
+within a document: Krell et al. 2021, arXiv:2107.02027), everything otherwise, as in GPT-3's
+training (Brown et al. 2020, appendix B). Then the model has to learn that neighbours do not matter:
+every epoch deals others, and the first conversation of a row sees what it sees in use, nothing
+else. Rotary positions are relative: it does not matter where in a row a conversation stands.
 
 A small model that learns from little text pays for neighbours that it can see: trained from nothing
 on movie reviews, it judged 70 % of others rightly after packed rows, and 74 % after as many tokens

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minigpt import corpus
+from minigpt.bpe import split_chunks
 from minigpt.corpus import (
     Overlap,
     Piece,
@@ -19,7 +20,6 @@ from minigpt.corpus import (
     split_documents,
 )
 from minigpt.errors import ConfigError, DataError
-from minigpt.tokenizer import split_chunks
 
 
 def write(path: Path, data: bytes | str) -> Path:

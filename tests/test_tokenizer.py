@@ -13,21 +13,16 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from minigpt import tokenizer as module
+from minigpt.bpe import CHUNK, CHUNK_LIBRARY, PATTERN, merge_chunk, merge_pair, split_chunks
 from minigpt.errors import ConfigError, DataError
 from minigpt.tokenizer import (
-    CHUNK,
-    CHUNK_LIBRARY,
     END_OF_TEXT,
-    PATTERN,
     UNKNOWN,
     BPETokenizer,
     CharTokenizer,
     TextStream,
     Tokenizer,
     load_tokenizer,
-    merge_chunk,
-    merge_pair,
-    split_chunks,
 )
 
 SAMPLE = (

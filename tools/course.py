@@ -23,6 +23,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "tables": (5,),
     "dedup": (5,),
     "cleaning": (5,),
+    "bpe": (6,),
     "tokenizer": (6,),
     "chat": (18,),
     "records": (),
@@ -66,7 +67,7 @@ MODULES: dict[str, tuple[int, ...]] = {
 
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
-    "autograd", "optim", "nn", "metrics", "tokenizer", "ngram", "embeddings",
+    "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "ngram", "embeddings",
     "attention", "layers", "gpt", "batches", "train", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip

@@ -1,0 +1,214 @@
+"""Learn and apply byte-pair encoding: cut text into chunks, then join frequent pairs of neighbours.
+
+Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) starts from the 256 bytes and keeps
+joining the pair of neighbours that occurs most often. Text is cut into chunks first (words, digits,
+punctuation, spaces); no merge crosses a chunk.
+
+This module knows ids and pairs of ids, but no vocabularies, special tokens or files.
+"""
+
+import functools
+import heapq
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
+
+import regex
+import tokenizers
+
+from minigpt.errors import DataError
+
+# The published pattern of GPT-4 with one digit at a time, as Qwen2 uses it. In order: English
+# contractions; letters with one leading mark or space; a digit; punctuation; line ends; spaces.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHUNK = regex.compile(PATTERN)
+CHUNK_LIBRARY = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
+
+Pair = tuple[int, int]
+
+
+# --- cutting text into chunks ---
+
+
+def split_chunks(text: str) -> list[str]:
+    """Cut text where no merge may cross: "I'm 42!" -> ["I", "'m", " ", "4", "2", "!"].
+
+    `regex` and the library know different editions of Unicode, so the newest letters and digits
+    are letters to one and symbols to the other. Both agree on every character of Unicode 3.2;
+    a text with a later one is cut by the library, so that the ids are the same for everyone.
+    """
+    if text.isascii() or all(_in_unicode_3(character) for character in set(text)):
+        return CHUNK.findall(text)
+    return [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
+
+
+@functools.cache
+def _in_unicode_3(character: str) -> bool:
+    return unicodedata.ucd_3_2_0.category(character) != "Cn"
+
+
+def byte_symbols() -> dict[int, str]:
+    """Return a printable character for each byte, so that merges can be stored as JSON text.
+
+    Radford et al. 2019 (GPT-2): a printable byte stands for itself, the others move past 255;
+    the space becomes "Ġ". The order is that of the symbols' code points: the order of ids.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    moved = {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printable} | moved
+
+
+BYTE_SYMBOLS = byte_symbols()
+
+
+def check_surrogates(text: str) -> None:
+    """Raise DataError at the first lone surrogate: half of a pair, which UTF-8 cannot store."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"lone surrogate U+{ord(text[error.start]):04X}",
+            f"text, index {error.start}",
+            'remove it, or replace it: text.encode("utf-8", "replace").decode("utf-8")',
+        ) from None
+
+
+# --- learning merges ---
+
+
+def count_chunks(texts: Iterable[str]) -> Counter[str]:
+    """Count every distinct chunk: a corpus has few distinct words, and each is merged once."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        check_surrogates(text)
+        counts.update(split_chunks(text))
+    return counts
+
+
+def learn_merges(words: list[list[int]], counts: list[int], new_ids: range) -> dict[Pair, int]:
+    """Join the most frequent pair of neighbours again and again; one merge for each new id.
+
+    `words[i]` are the ids of a distinct chunk that occurs `counts[i]` times; the words are merged
+    in place. Between equally frequent pairs the smaller pair of ids wins. Where no pair is left,
+    fewer merges than `new_ids` come back.
+    """
+    pair_counts, pair_words = index_pairs(words, counts)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    merges: dict[Pair, int] = {}
+    for new_id in new_ids:
+        pair = pop_most_frequent(heap, pair_counts)
+        if pair is None:
+            break
+        merges[pair] = new_id
+        touched = set()
+        for word in pair_words.pop(pair):
+            words[word], gone, made = merge_pair(words[word], pair, new_id)
+            for neighbours in gone:
+                pair_counts[neighbours] -= counts[word]
+            for neighbours in made:
+                pair_counts[neighbours] += counts[word]
+                pair_words[neighbours].add(word)
+            touched.update(made)
+        for neighbours in touched:
+            if pair_counts[neighbours] > 0:
+                heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+    return merges
+
+
+def index_pairs(
+    words: list[list[int]], counts: list[int]
+) -> tuple[dict[Pair, int], dict[Pair, set[int]]]:
+    """Count each pair of neighbours over all words, and note the words in which it stands."""
+    pair_counts: dict[Pair, int] = defaultdict(int)
+    pair_words: dict[Pair, set[int]] = defaultdict(set)
+    for word, ids in enumerate(words):
+        for pair in pairwise(ids):
+            pair_counts[pair] += counts[word]
+            pair_words[pair].add(word)
+    return pair_counts, pair_words
+
+
+def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]) -> Pair | None:
+    """Take the most frequent pair; an entry whose count has fallen meanwhile goes back."""
+    while heap:
+        negative_count, pair = heapq.heappop(heap)
+        count = pair_counts[pair]
+        if count == -negative_count:
+            return pair
+        if count > 0:
+            heapq.heappush(heap, (-count, pair))
+    return None
+
+
+def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list[Pair], list[Pair]]:
+    """Replace every occurrence of `pair`, left to right; also say which neighbours this parts.
+
+    [5, 1, 2, 6], (1, 2), 9 -> [5, 9, 6], gone [(5, 1), (2, 6)], made [(5, 9), (9, 6)]
+    """
+    first, second = pair
+    merged: list[int] = []
+    gone: list[Pair] = []
+    made: list[Pair] = []
+    i, last = 0, len(ids) - 1
+    while i <= last:
+        if ids[i] != first or i == last or ids[i + 1] != second:
+            merged.append(ids[i])
+            i += 1
+            continue
+        if merged:
+            gone.append((merged[-1], first))
+            made.append((merged[-1], new_id))
+        if i + 1 < last:
+            gone.append((second, ids[i + 2]))
+            made.append((new_id, ids[i + 2]))
+        merged.append(new_id)
+        i += 2
+    return merged, gone, made
+
+
+# --- applying merges ---
+
+
+def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
+    """Apply the merges to one chunk in the order in which they were learned.
+
+    An earlier merge has the smaller new id. Scanning the chunk once for each merge would be
+    quadratic, so the ids form a linked list, and each possible merge waits in the list of its
+    new id. A merge makes room only for later ones: each new id is dealt with once, in order,
+    and the time is linear in the chunk's length.
+    """
+    ids, end = list(ids), len(ids)
+    before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+    waiting: dict[int, list[int]] = {}
+    heap: list[int] = []
+
+    def wait(left: int, right: int) -> None:
+        new_id = merges.get((ids[left], ids[right]))
+        if new_id in waiting:
+            waiting[new_id].append(left)
+        elif new_id is not None:
+            waiting[new_id] = [left]
+            heapq.heappush(heap, new_id)
+
+    for left in range(end - 1):
+        wait(left, left + 1)
+    while heap:
+        new_id = heapq.heappop(heap)
+        for left in sorted(waiting.pop(new_id)):
+            right = after[left]
+            if right == end or merges.get((ids[left], ids[right])) != new_id:
+                continue  # a neighbour was merged meanwhile
+            ids[left], ids[right] = new_id, -1
+            after[left] = right = after[right]
+            if right < end:
+                before[right] = left
+                wait(left, right)
+            if before[left] >= 0:
+                wait(before[left], left)
+    return [token for token in ids if token >= 0]

@@ -4,17 +4,23 @@ Knows nothing of training; asks the machine, and guesses nothing that it can mea
 """
 
 import contextlib
+import dataclasses
 import os
 import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import psutil
 import torch
 
 from minigpt.attention import EXPLICIT_ON_CPU_UP_TO
 from minigpt.errors import ConfigError
-from minigpt.gpt import GPTConfig, count_parameters
+from minigpt.gpt import GPTConfig, count_parameters, flops_per_token, matrix_parameters
 
+# Training reaches about this share of what large matrix products alone do; small models less.
+USUAL_SHARE = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -74,11 +80,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
+# ---- how much memory there is, and how much is needed
+
+
 def available_memory(device: torch.device) -> int:
     """Return the bytes that a new process could take on this device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
+    free = min([psutil.virtual_memory().available, *cgroup_memory()])
     if os.name == "posix":
         import resource
 
@@ -88,12 +97,49 @@ def available_memory(device: torch.device) -> int:
     return free
 
 
-def training_memory(config: GPTConfig, micro_batch_size: int, dtype: torch.dtype) -> int:
+def cgroup_memory(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> Iterator[int]:
+    """Yield the bytes that each limit on this process's group leaves: containers set such limits.
+
+    Linux alone has them. A group's own limit counts, and those of the groups around it. Cached
+    files count as free: they make room when it is needed.
+    """
+    names = {  # of version 2 and version 1: the limit, what is in use, what of it is cached
+        "": ("memory.max", "memory.current", "inactive_file"),
+        "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    }
+    with contextlib.suppress(OSError, ValueError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            base, (limit, used, cached) = root / controllers, names[controllers]
+            group = base / path.strip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(base):
+                    yield from group_memory(folder / limit, folder / used, cached)
+
+
+def group_memory(limit: Path, used: Path, cached: str) -> Iterator[int]:
+    """Yield what one group may still take, where it has a limit."""
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        free = int(limit.read_text("utf-8")) - int(used.read_text("utf-8"))
+        for line in (limit.parent / "memory.stat").read_text("utf-8").splitlines():
+            name, value = line.split()
+            free += int(value) if name == cached else 0
+        yield max(free, 0)
+
+
+def training_memory(
+    config: GPTConfig, micro_batch_size: int, dtype: torch.dtype, shards: int = 1
+) -> int:
     """Estimate the bytes that training takes: weights and optimizer state, then activations.
 
-    16 bytes a parameter: weight, gradient and two AdamW moments in float32. The activations that
-    the backward pass needs are counted tensor by tensor; attention's scores are among them where
-    it is explicit on CPUs (GPUs, always fused, take less).
+    16 bytes a parameter: weight, gradient and two AdamW moments in float32; of `shards` processes
+    each has its share, and gathers weights and gradients of two blocks and the tables. The
+    activations that the backward pass needs are counted tensor by tensor; attention's scores are
+    among them where it is explicit on CPUs (GPUs, always fused, take less).
     """
     c = config.resolved()
     width = torch.finfo(dtype).bits // 8
@@ -101,23 +147,88 @@ def training_memory(config: GPTConfig, micro_batch_size: int, dtype: torch.dtype
     block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
     scores = 2 * c.n_head * c.block_size * width if c.block_size <= EXPLICIT_ON_CPU_UP_TO else 0
     logits = 3 * c.vocab_size * 4
-    return 16 * count_parameters(c) + tokens * (c.n_layer * (block + scores) + logits)
+    held = 16 * count_parameters(c) // shards
+    if shards > 1:
+        held += 8 * (2 * matrix_parameters(c) + c.vocab_size * c.n_embd)
+    return held + tokens * (c.n_layer * (block + scores) + logits)
 
 
-def check_memory(config: GPTConfig, micro_batch_size: int, device: torch.device,
-                 dtype: torch.dtype) -> int:  # fmt: skip
-    """Return the estimated bytes of training, or raise a ConfigError naming smaller settings."""
-    needed, free = training_memory(config, micro_batch_size, dtype), available_memory(device)
+def check_memory(
+    config: GPTConfig, micro_batch_size: int, device: torch.device, dtype: torch.dtype,
+    shards: int = 1, processes: int = 1,
+) -> int:  # fmt: skip
+    """Return the estimated bytes of training, or raise a ConfigError naming settings that fit.
+
+    processes: how many share this machine; a GPU has one.
+    """
+    free = available_memory(device) // (1 if device.type == "cuda" else processes)
+    needed = training_memory(config, micro_batch_size, dtype, shards)
     if needed <= free:
         return needed
-    fitting = max(int(micro_batch_size > 1), int(micro_batch_size * free / needed / 2))
-    even = 2 * config.n_head  # each head's width must be
-    halves = {
-        "micro-batch-size": fitting, "block-size": config.block_size // 2,
-        "n-embd": config.n_embd // 2 // even * even, "n-layer": config.n_layer // 2,
-    }  # fmt: skip
-    smaller = [f"--{name} {value}" for name, value in halves.items() if value]
+
+    def fits(settings: dict[str, int]) -> bool:
+        smaller = {"micro_batch_size": micro_batch_size} | settings
+        rows = smaller.pop("micro_batch_size")
+        return training_memory(dataclasses.replace(config, **smaller), rows, dtype, shards) <= free
+
+    found = smaller_settings(config, micro_batch_size, fits)
     raise ConfigError(
         f"training would take about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-        f"device {device}", f"try {', '.join(smaller[:3])}",
+        f"device {device}", f"try {', or '.join(found)}" if found else
+        "free some memory: no smaller model fits either",
     )  # fmt: skip
+
+
+def smaller_settings(
+    config: GPTConfig, micro_batch_size: int, fits: Callable[[dict[str, int]], bool]
+) -> list[str]:
+    """Return up to three sets of flags with which training fits, changing as little as possible."""
+    rows, layers, width, context = KNOBS = "micro_batch_size", "n_layer", "n_embd", "block_size"
+    values = {rows: micro_batch_size} | {name: getattr(config, name) for name in KNOBS[1:]}
+    even = 2 * config.n_head  # the width of each head must be
+    found = []
+    for names in ((rows,), (layers,), (width,), (context,), (rows, layers), (rows, width),
+                  (rows, context), (layers, width), KNOBS[:3], KNOBS):  # fmt: skip
+        now, before = {name: values[name] for name in names}, {}
+        while now != before and not fits(now):
+            before = now
+            halves = {name: value // 2 for name, value in now.items()}
+            if width in halves:
+                halves[width] = halves[width] // even * even
+            now = {name: halves[name] or now[name] for name in names}
+        if fits(now):
+            flags = [f"--{name.replace('_', '-')} {value}" for name, value in now.items()]
+            found.append(" ".join(flags))
+    return found[:3]
+
+
+# ---- how long it takes
+
+
+def matmul_flops(
+    device: torch.device, dtype: torch.dtype, size: int | None = None, seconds: float = 0.3
+) -> float:
+    """Measure how many operations a second products of square matrices reach: the best of some.
+
+    size: rows and columns (None: 2,048, on a GPU 8,192).
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()  # one number: until it comes, a GPU has only been asked
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def training_seconds(
+    config: GPTConfig, tokens: int, device: torch.device, dtype: torch.dtype, processes: int = 1
+) -> float:
+    """Estimate, to a factor of two or so, how long training on so many tokens takes.
+
+    processes: how many train together; those on CPUs share what is measured here.
+    """
+    flops = 3 * flops_per_token(config) * tokens  # the backward pass costs twice the forward pass
+    share = USUAL_SHARE.get(device.type, 0.3) * (processes if device.type == "cuda" else 1)
+    return flops / (matmul_flops(device, dtype, seconds=0.1) * share)

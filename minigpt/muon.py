@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from minigpt.device import choose_dtype
 
@@ -35,6 +36,21 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+def orthogonalise_shards(stack: Tensor, steps: int) -> Tensor:
+    """Orthogonalise matrices (K, n, m) of which each process may hold some rows (FSDP2).
+
+    The processes then exchange parts, so that each has some whole matrices, and exchange again.
+    """
+    if not isinstance(stack, DTensor):
+        return orthogonalise(stack, steps)
+    matrices = stack.redistribute(placements=[Shard(0)])
+    done = orthogonalise(matrices.to_local(), steps)
+    done = DTensor.from_local(
+        done, stack.device_mesh, [Shard(0)], shape=stack.shape, stride=stack.stride()
+    )
+    return done.redistribute(placements=stack.placements)
 
 
 class Muon(torch.optim.Optimizer):
@@ -77,7 +93,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(p)
             buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
             gradients.append(p.grad.lerp(buffer, momentum))  # Nesterov: look one step ahead
-        updates = orthogonalise(torch.stack(gradients), group["steps"])
+        updates = orthogonalise_shards(torch.stack(gradients), group["steps"])
         scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
         for p, update in zip(parameters, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])

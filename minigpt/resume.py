@@ -5,8 +5,10 @@ whether one process wrote it or many. The rows of metrics.jsonl go along with th
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,10 +27,12 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from minigpt.checkpoint import Checkpoint
+from minigpt.distributed import first_does, world
 from minigpt.errors import CheckpointError, ConfigError
 from minigpt.files import atomic_write, fsync
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FROM_FIRST = dataclasses.replace(FULL, broadcast_from_rank0=True)
 
 
 def collect_tensors(
@@ -36,26 +40,37 @@ def collect_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights and the optimizer state, named `<parameter>.<what>`, on the CPU.
 
-    Learning rates and the like are not saved: they follow from the settings and the step.
+    Of several processes the first one gets all tensors and the others none: it must have memory
+    for 12 bytes a parameter (8 where Muon trains). Learning rates and the like are not saved: they
+    follow from the settings and the step.
     """
-    nested = get_optimizer_state_dict(model, optimizers, options=FULL)["state"]
-    return get_model_state_dict(model, options=FULL), flatten(nested)
+    weights = get_model_state_dict(model, options=FULL)  # first: it folds up what FSDP2 unfolded
+    nested = get_optimizer_state_dict(model, optimizers, options=FULL).get("state", {})
+    return weights, flatten(nested)
 
 
-def restore_tensors(checkpoint: Checkpoint, model: Module, optimizers: list[Optimizer]) -> None:
-    """Put a checkpoint's weights and optimizer state in place; names and shapes must fit."""
+def restore_tensors(
+    checkpoint: Checkpoint | None, model: Module, optimizers: list[Optimizer]
+) -> None:
+    """Put a checkpoint's weights and optimizer state in place; names and shapes must fit.
+
+    Only the first of several processes has the checkpoint; the others (None) are sent their part.
+    """
+    options = FULL if world().size == 1 else FROM_FIRST
     expected = get_model_state_dict(model, options=FULL)
-    compare_shapes(expected, checkpoint.model, checkpoint)
-    set_model_state_dict(model, checkpoint.model, options=FULL)
-    if not checkpoint.optimizer:
+    if checkpoint is not None:
+        compare_shapes(expected, checkpoint.model, checkpoint)
+    set_model_state_dict(model, checkpoint.model if checkpoint else {}, options=options)
+    if not first_does(lambda: bool(checkpoint.optimizer)):
         return  # float16 overflowed in every step so far, so no optimizer has a state yet
-    fresh = get_optimizer_state_dict(model, optimizers, options=FULL)
-    compare_shapes(flatten(fresh["state"]), checkpoint.optimizer, checkpoint)
-    nested = {}
-    for name, value in checkpoint.optimizer.items():
-        parameter, _, key = name.rpartition(".")
-        nested.setdefault(parameter, {})[key] = value
-    set_optimizer_state_dict(model, optimizers, fresh | {"state": nested}, options=FULL)
+    fresh, nested = get_optimizer_state_dict(model, optimizers, options=FULL), {}
+    if checkpoint is not None:
+        compare_shapes(flatten(fresh["state"]), checkpoint.optimizer, checkpoint)
+        for name, value in checkpoint.optimizer.items():
+            parameter, _, key = name.rpartition(".")
+            nested.setdefault(parameter, {})[key] = value
+        fresh |= {"state": nested}
+    set_optimizer_state_dict(model, optimizers, fresh if checkpoint else {}, options=options)
 
 
 def compare_shapes(
@@ -131,12 +146,17 @@ def warn_if_inexact(before: dict, now: dict) -> None:
 
 
 class Metrics:
-    """Append rows to metrics.jsonl; each step of a run stands there once, also after a resume."""
+    """Append rows to metrics.jsonl; each step of a run stands there once, also after a resume.
 
-    def __init__(self, path: Path, step: int, on_log: Callable[[dict], None] | None):
-        atomic_write(path, "".join(rows_until(path, step)))
+    Without a path nothing is written: another process does.
+    """
+
+    def __init__(self, path: Path | None, step: int, on_log: Callable[[dict], None] | None):
+        self.path, self.on_log = path, on_log
+        if path is not None:
+            atomic_write(path, "".join(rows_until(path, step)))
+        path = path or Path(os.devnull)
         self.file = path.open("a", encoding="utf-8", newline="\n")
-        self.on_log = on_log
 
     def __enter__(self) -> "Metrics":
         return self
@@ -153,7 +173,8 @@ class Metrics:
 
     def to_disk(self) -> None:
         """Make sure that no checkpoint reaches the disk before its rows."""
-        fsync(self.file)
+        if self.path is not None:
+            fsync(self.file)
 
 
 def rows_until(path: Path, step: int) -> Iterator[str]:

@@ -104,7 +104,48 @@ def gpu() -> RunConfig:
     )
 
 
-PRESETS = {"tiny": tiny, "laptop": laptop, "gpu": gpu}
+def card_16gb() -> RunConfig:
+    """About 100 million parameters: for one GPU with 16 GB of memory, and text of your own."""
+    return RunConfig(
+        model=GPTConfig(vocab_size=16_384, block_size=1024, n_layer=12, n_head=12, n_embd=768),
+        training=TrainConfig(max_steps=5000, batch_size=128, micro_batch_size=8),
+    )
+
+
+def card_24gb() -> RunConfig:
+    """About 310 million parameters: for one GPU with 24 GB of memory, and text of your own."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=1024, n_layer=24, n_head=16, n_kv_head=8, n_embd=1024
+        ),
+        training=TrainConfig(max_steps=5000, batch_size=256, micro_batch_size=4),
+    )
+
+
+def h200() -> RunConfig:
+    """About 670 million parameters: for one H200 (141 GB), and gigabytes of text of your own."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=2048, n_layer=24, n_head=16, n_kv_head=8, n_embd=1536
+        ),
+        training=TrainConfig(max_steps=10_000, batch_size=256, micro_batch_size=16, compile=True),
+    )
+
+
+def eight_gpus() -> RunConfig:
+    """About 1.2 billion parameters, split over 8 GPUs of 80 GB: start it with torchrun."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=2048, n_layer=24, n_head=16, n_kv_head=8, n_embd=2048
+        ),
+        training=TrainConfig(max_steps=20_000, batch_size=512, micro_batch_size=8, shard=True),
+    )
+
+
+PRESETS = {
+    preset.__name__: preset
+    for preset in (tiny, laptop, gpu, card_16gb, card_24gb, h200, eight_gpus)
+}
 
 
 def default_preset() -> str:

@@ -5,6 +5,9 @@ step. Weights, optimizer state and the step are therefore all there is to save, 
 killed any number of times ends with the same bits as one that was not (same machine, versions and
 number of threads). Knows nothing of text or token files: it asks a source for batches.
 
+Inside `distributed.connected()` several processes train together: each takes its rows of every
+batch, and the first one alone writes files. The result is that of one process, up to rounding.
+
 Shapes: B batch, T time.
 
 Sources: Loshchilov & Hutter 2019 (AdamW); Hägele et al. 2024, "Scaling Laws and Compute-Optimal
@@ -27,10 +30,12 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from minigpt.batches import IGNORE
+from minigpt.batches import IGNORE, shard
 from minigpt.checkpoint import (
+    Checkpoint,
     RunLock,
     checkpoint_paths,
     latest_checkpoint,
@@ -39,6 +44,15 @@ from minigpt.checkpoint import (
     save_checkpoint,
 )
 from minigpt.device import autocast, choose_device, choose_dtype
+from minigpt.distributed import (
+    add_up,
+    any_of,
+    first_does,
+    my_rows,
+    share,
+    synchronised,
+    world,
+)
 from minigpt.errors import (
     CheckpointError,
     ConfigError,
@@ -69,6 +83,7 @@ MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
 FREE = {
     "max_steps", "micro_batch_size", "eval_interval", "save_interval", "log_interval",
     "keep_checkpoints", "stop_on_failed_save", "device", "dtype", "compile", "deterministic",
+    "shard",
 }  # fmt: skip
 
 
@@ -81,7 +96,7 @@ class TrainConfig:
     batch_size: int = 32
     """Rows of one step."""
     micro_batch_size: int | None = None
-    """Rows that are in memory at once (None: all); fewer give the same result, slower."""
+    """Rows that a process has in memory at once (None: all); fewer give the same, slower."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """What trains the matrices inside the blocks; AdamW always trains the rest."""
     learning_rate: float = 3e-3
@@ -124,6 +139,8 @@ class TrainConfig:
     """Compile the model: a slow start, then faster steps on a GPU."""
     deterministic: bool = False
     """Use only kernels that repeat exactly: makes resume exact on GPUs and for compiled models."""
+    shard: bool = False
+    """Split the model over the processes that torchrun started, or else each holds all of it."""
 
     def __post_init__(self):
         for names, holds, wanted in RULES:
@@ -164,7 +181,7 @@ RULES = (
     ("dtype", lambda v: v in ("auto", "float32", "bfloat16", "float16"),
      "auto, float32, bfloat16 or float16"),
     ("device", lambda v: isinstance(v, str), "auto, cpu, cuda or mps"),
-    ("compile deterministic stop_on_failed_save", lambda v: type(v) is bool, "true or false"),
+    ("compile deterministic stop_on_failed_save shard", lambda v: type(v) is bool, "true or false"),
 )  # fmt: skip
 
 
@@ -221,12 +238,12 @@ def train(
     data and tokenizer. After a KeyboardInterrupt the last whole step is saved.
     """
     run_dir, stopped = Path(run_dir), False
-    with RunLock(run_dir) as lock, reproducible(config):
-        remove_leftovers(lock)
+    with writing(run_dir), reproducible(config):
         trainer = Trainer(model, config, run_dir, manifest or {})
         trainer.restore(resume)
         progress = trainer.progress
-        with Metrics(run_dir / "metrics.jsonl", progress.step, on_log) as metrics:
+        path = run_dir / "metrics.jsonl" if world().is_first else None
+        with Metrics(path, progress.step, on_log) as metrics:
             try:
                 while progress.step < config.max_steps and not stopped:
                     trainer.train_step(source.batch(progress.step))
@@ -236,13 +253,15 @@ def train(
                     if validation is not None and (last or step % config.eval_interval == 0):
                         trainer.validate(validation)
                         metrics.write({"step": step, "val_loss": progress.val_loss})
-                    stopped = not last and should_stop is not None and should_stop()
+                    if should_stop is not None and not last:
+                        stopped = any_of(should_stop())
                     if last or stopped or step % config.save_interval == 0:
                         metrics.to_disk()
                         trainer.save(must_succeed=last or stopped)
             except KeyboardInterrupt:
-                metrics.to_disk()
-                trainer.save(must_succeed=True)
+                if world().size == 1:  # several may have been interrupted at several steps
+                    metrics.to_disk()
+                    trainer.save(must_succeed=True)
                 raise
             finally:
                 model.zero_grad(set_to_none=True)
@@ -254,18 +273,23 @@ class Trainer:
     """Hold a model and its optimizers; take one step, one validation or one save at a time."""
 
     def __init__(self, model: GPT, config: TrainConfig, run_dir: Path, facts: dict):
+        self.world = world()
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(self.device, config.dtype)
+        check_processes(config, self.world.size, self.dtype)
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
-        self.forward = torch.compile(model) if config.compile else model
+        self.forward = share(model, self.device, config.shard)
+        if config.compile:
+            self.forward = torch.compile(self.forward)
         self.optimizers = make_optimizers(model, config)
         self.scaler = make_scaler(self.device, self.dtype)
         self.config, self.run_dir = config, run_dir
         self.facts = {"model": dataclasses.asdict(model.config)} | facts
         self.environment = environment(self.device, self.dtype, self.optimizers) | {
             "micro_batch_size": config.micro_batch_size, "compile": config.compile,
-            "deterministic": config.deterministic,
+            "deterministic": config.deterministic, "processes": self.world.size,
+            "shard": config.shard and self.world.size > 1,
             "max_steps": None if config.schedule == "constant" else config.max_steps,
         }  # fmt: skip
         self.progress, self.saved_step = Progress(), 0
@@ -274,12 +298,14 @@ class Trainer:
     def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Compute the gradient of one batch (B, T), clip it, and update the weights."""
         progress, config = self.progress, self.config
-        with memory_advice(progress.step, self.micro_rows(batch), batch[0].shape[1]):
+        with memory_advice(progress.step, self.micro_rows(len(batch[0])), batch[0].shape[1]):
             loss, tokens = self.accumulate(batch)
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), config.grad_clip or math.inf
+            norm = whole(
+                torch.nn.utils.clip_grad_norm_(
+                    self.model.parameters(), config.grad_clip or math.inf
+                )
             )
             loss, norm = torch.stack([loss, norm]).tolist()  # the step's only wait for the device
             finite = math.isfinite(loss) and math.isfinite(norm)
@@ -300,33 +326,36 @@ class Trainer:
         """Add up the gradients of the batch's pieces; return its mean loss and number of targets.
 
         A piece weighs as much as its share of the targets, so the sum is the gradient of the whole
-        batch's mean loss, however the rows are cut and wherever targets are ignored.
+        batch's mean loss, however the rows are cut, also among processes (which average gradients,
+        hence the factor), and wherever targets are ignored.
         """
-        idx, targets = batch  # (B, T) each
-        step, rows = self.progress.step, self.micro_rows(batch)
-        total = int((targets != IGNORE).sum())
+        step, rank, size = self.progress.step, self.world.rank, self.world.size
+        total = int((batch[1] != IGNORE).sum())
         if total == 0:
             raise DataError(
-                f"all targets of rows 0 to {len(idx) - 1} are {IGNORE} (ignored)",
+                f"all targets of rows 0 to {len(batch[1]) - 1} are {IGNORE} (ignored)",
                 f"batch of step {step}", "give every batch at least one target to predict",
             )  # fmt: skip
         self.model.zero_grad(set_to_none=True)
-        loss_sum = torch.zeros((), device=self.device)
+        idx, targets = shard(batch, rank, size)  # (B / size, T) each
+        loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
         for micro_step, start in enumerate(range(0, len(idx), rows)):
             piece, wanted = idx[start : start + rows], targets[start : start + rows]
             share = int((wanted != IGNORE).sum()) / total
-            if share == 0:
-                continue  # these rows predict nothing
-            seed_step(self.config.seed, step, micro_step)
-            with autocast(self.device, self.dtype):
-                _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
-            self.scaler.scale(loss * share).backward()
+            if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
+                wanted = torch.zeros_like(wanted)
+            seed_step(self.config.seed, step, micro_step, rank)
+            with synchronised(self.forward, is_last=start + rows >= len(idx)):
+                with autocast(self.device, self.dtype):
+                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
+                self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
-        return loss_sum, total
+        return add_up(loss_sum), total
 
-    def micro_rows(self, batch: tuple[Tensor, Tensor]) -> int:
-        """Return how many rows go through the model at once."""
-        return min(self.config.micro_batch_size or len(batch[0]), len(batch[0]))
+    def micro_rows(self, rows: int) -> int:
+        """Return how many of a batch's rows go through the model at once in one process."""
+        mine = rows // self.world.size
+        return min(self.config.micro_batch_size or mine, mine)
 
     def update(self, factor: float, finite: bool) -> None:
         """Let the optimizers take their step with `factor` times their highest learning rates."""
@@ -345,7 +374,8 @@ class Trainer:
         kept = self.run_dir / "bad_batch.safetensors"
         numbers = {"step": torch.tensor(step), "seed": torch.tensor(config.seed)}
         pieces = safetensors_pieces({"idx": batch[0], "targets": batch[1]} | numbers)
-        atomic_write(kept, b"".join(pieces))
+        if self.world.is_first:
+            atomic_write(kept, b"".join(pieces))
         dtype = str(self.dtype).removeprefix("torch.")
         raise TrainingError(
             f"loss {loss:.4g}, gradient norm {norm:.4g}"
@@ -358,7 +388,10 @@ class Trainer:
 
     def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
-        loss = evaluate_loss(self.model, validation, self.device, self.dtype)
+        mine = map(my_rows, validation)
+        sums = torch.tensor(sum_losses(self.model, mine, self.device, self.dtype)).double()
+        loss_sum, count = add_up(sums).tolist()
+        loss = mean_loss(loss_sum, count)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"validation loss {loss}", f"step {self.progress.step}",
@@ -375,6 +408,12 @@ class Trainer:
         """Save a checkpoint of this step, unless it is saved already."""
         if self.progress.step == self.saved_step:
             return
+        tensors = collect_tensors(self.model, self.optimizers)
+        if first_does(lambda: self.write(*tensors, must_succeed)):
+            self.saved_step = self.progress.step
+
+    def write(self, model: dict, optimizer: dict, must_succeed: bool) -> bool:
+        """Write a checkpoint of these tensors; return whether that went well."""
         state = {
             "progress": dataclasses.asdict(self.progress), "scaler": self.scaler.state_dict(),
             "config": dataclasses.asdict(self.config), "facts": self.facts,
@@ -383,42 +422,86 @@ class Trainer:
         about |= {"config_sha256": fingerprint(state["config"]), "environment": self.environment}
         try:
             save_checkpoint(
-                self.run_dir, self.progress.step, *collect_tensors(self.model, self.optimizers),
-                state, self.config.keep_checkpoints, about,
+                self.run_dir, self.progress.step, model, optimizer, state,
+                self.config.keep_checkpoints, about,
             )  # fmt: skip
         except CheckpointError as error:
             if must_succeed or self.config.stop_on_failed_save:
                 raise
             warnings.warn(f"going on without a new checkpoint: {error}", stacklevel=3)
-        else:
-            self.saved_step = self.progress.step
+            return False
+        return True
 
     def restore(self, resume: bool) -> None:
-        """Take up the newest good checkpoint, or make sure that a new run overwrites none."""
-        there = checkpoint_paths(self.run_dir)
-        if there and not resume:
-            raise ConfigError(
-                f"the run directory already has a checkpoint ({there[-1].name})", str(self.run_dir),
-                "resume it, or choose another directory",
-            )  # fmt: skip
-        checkpoint = latest_checkpoint(self.run_dir, on_skip=warnings.warn)
-        if checkpoint is None and there:
-            raise CheckpointError(
-                f"none of {len(there)} checkpoints verifies", str(self.run_dir),
-                "copy one of them again, or start anew in another directory",
-            )  # fmt: skip
-        if checkpoint is None:
+        """Take up the newest good checkpoint, or make sure that a new run overwrites none.
+
+        The first process reads it and sends it to the others.
+        """
+        found: list[Checkpoint] = []
+
+        def find() -> dict | None:
+            checkpoint = find_checkpoint(self.run_dir, resume)
+            if checkpoint is not None:
+                self.check(checkpoint)
+                found.append(checkpoint)
+            return checkpoint and checkpoint.state
+
+        state = first_does(find)
+        if state is None:
             return
-        state, where = checkpoint.state, str(checkpoint.path)
-        now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
-        before = state["config"] | state["facts"]  # where settings that came later are missing
-        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
-        check_unchanged(before, now, FREE, where)
-        warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
-        restore_tensors(checkpoint, self.model, self.optimizers)
+        restore_tensors(found[0] if found else None, self.model, self.optimizers)
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.saved_step = self.progress.step
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint of a run with other settings, and say what may cost the last bits."""
+        now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
+        before = checkpoint.state["config"] | checkpoint.state["facts"]  # later settings: missing
+        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
+        check_unchanged(before, now, FREE, str(checkpoint.path))
+        warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
+
+
+@contextlib.contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory while the first of all processes, or the only one, writes to it."""
+    if not world().is_first:
+        yield
+        return
+    with RunLock(run_dir) as lock:
+        remove_leftovers(lock)
+        yield
+
+
+def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:
+    """Return the newest good checkpoint, or None where there is none and a new run may begin."""
+    there = checkpoint_paths(run_dir)
+    if there and not resume:
+        raise ConfigError(
+            f"the run directory already has a checkpoint ({there[-1].name})", str(run_dir),
+            "resume it, or choose another directory",
+        )  # fmt: skip
+    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn)
+    if checkpoint is None and there:
+        raise CheckpointError(
+            f"none of {len(there)} checkpoints verifies", str(run_dir),
+            "copy one of them again, or start anew in another directory",
+        )  # fmt: skip
+    return checkpoint
+
+
+def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
+    """Refuse what several processes cannot do together."""
+    require(config.batch_size % size == 0, "batch_size", config.batch_size,
+            f"a multiple of {size}, the number of processes")  # fmt: skip
+    if config.shard and size > 1 and dtype == torch.float16:
+        raise ConfigError("float16 beside --shard", "--dtype", "choose bfloat16 or float32")
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a number of which each process may hold a part (FSDP2) in full."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
@@ -464,24 +547,38 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     return config.final_learning_rate_fraction + (1 - config.final_learning_rate_fraction) * left
 
 
-@torch.no_grad()
 def evaluate_loss(
     model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
     dtype: torch.dtype,
 ) -> float:  # fmt: skip
     """Return the mean loss per predicted token (nats) over all batches (B, T), without dropout."""
+    return mean_loss(*sum_losses(model, validation, device, dtype))
+
+
+@torch.no_grad()
+def sum_losses(
+    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[float, int]:  # fmt: skip
+    """Return the sum of the losses of all targets (nats) and their number, without dropout."""
     was_training, loss_sum, count = model.training, 0.0, 0
     model.eval()
     try:
         for idx, targets in validation:
             predicted = int((targets != IGNORE).sum())
-            if predicted:
-                with autocast(device, dtype):
-                    _, loss = model(idx.to(device), targets.to(device))
-                loss_sum += loss.item() * predicted
-                count += predicted
+            if predicted == 0:  # other processes may wait: any targets, weighed with 0
+                targets = torch.zeros_like(targets)
+            with autocast(device, dtype):
+                _, loss = model(idx.to(device), targets.to(device))
+            loss_sum += loss.item() * predicted
+            count += predicted
     finally:
         model.train(was_training)
+    return loss_sum, count
+
+
+def mean_loss(loss_sum: float, count: float) -> float:
+    """Divide, or raise a DataError where there is nothing to divide by."""
     if count == 0:
         raise DataError(
             "validation has no target to predict", "validation data", "give more validation text"

@@ -503,4 +503,4 @@ def test_readme_commands_exist(capsys):
 
 def test_tiny_is_a_preset_that_the_help_names(capsys):
     assert tiny() == PRESETS["tiny"]()
-    assert "tiny|laptop|gpu" in "".join(run(capsys, "train", "--help")[1:])
+    assert "tiny|laptop|gpu|" in "".join(run(capsys, "train", "--help")[1:])

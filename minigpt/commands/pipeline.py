@@ -6,6 +6,7 @@ timed and leaves its result in the run directory, where a resumed run finds it.
 
 import contextlib
 import dataclasses
+import io
 import sys
 import time
 import warnings
@@ -21,7 +22,8 @@ from minigpt.chat import Encoded
 from minigpt.checkpoint import RunLock, checkpoint_paths
 from minigpt.commands.card import model_card, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
-from minigpt.device import check_memory, choose_device, choose_dtype
+from minigpt.device import check_memory, choose_device, choose_dtype, training_seconds
+from minigpt.distributed import first_does, processes_here, world
 from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
 from minigpt.finetune import Mixed, Packed, RowSource, Stages
@@ -31,6 +33,7 @@ from minigpt.runs import (
     RunConfig,
     check_resumable,
     load_config,
+    open_run,
     read_metrics,
     save_config,
 )
@@ -40,7 +43,12 @@ from minigpt.train import TrainResult, train
 
 
 def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
-    """Train by `config` in the directory `out` and write its report; return the exit code."""
+    """Train by `config` in the directory `out` and write its report; return the exit code.
+
+    Of several processes the first one does all that is not training.
+    """
+    if not world().is_first:
+        return follow(out)
     check_out(out, resume)
     seconds: dict[str, float] = {}
     with RunLock(out), stop_on_signals() as stop, plain_warnings():
@@ -54,6 +62,7 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
         save_config(out, config)
         with stage("data", seconds):
             data = make_data(out, config, tokenizer, resume)
+        first_does(lambda: None)  # all is there: the other processes may begin
         with stage("training", seconds):
             torch.manual_seed(config.training.seed)
             model = GPT(config.model)
@@ -61,6 +70,8 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
         if result.stopped:
             print(f"stopped at step {result.step}; go on with --resume", file=sys.stderr)
             return stop.exit_code
+        if world().size > 1:  # the model that was trained may be split over all processes
+            model = open_run(out, config.training.device).model
         with stage("report", seconds):
             report = make_report(model, tokenizer, data, config, result)
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
@@ -69,6 +80,18 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
     short = {name: value for name, value in report.items() if name != "answers"}
     print(f"\n{report_text(short)}\nwritten to {out}; open {out / 'report.html'}")
     return 0
+
+
+def follow(out: Path) -> int:
+    """Train beside the first process, which makes and checks all files; return the exit code."""
+    with stop_on_signals() as stop, contextlib.redirect_stderr(io.StringIO()):
+        first_does(lambda: None)  # comes back when the files are there
+        config = load_config(out)
+        tokenizer = make_tokenizer(out, config, resume=True)
+        data = make_data(out, config, tokenizer, resume=True)
+        torch.manual_seed(config.training.seed)
+        result = train_with_bar(GPT(config.model), data, config, out, tokenizer, True, stop)
+    return stop.exit_code if result.stopped else 0
 
 
 @contextlib.contextmanager
@@ -108,17 +131,29 @@ def check_out(out: Path, resume: bool) -> None:
 
 
 def check_fits(config: RunConfig) -> None:
-    """Say what will be trained, and refuse what does not fit into memory."""
-    training = config.training
+    """Say what will be trained, in what memory and time; refuse what does not fit."""
+    training, processes = config.training, world().size
     device = choose_device(training.device)
     dtype = choose_dtype(device, training.dtype)
-    rows = training.micro_batch_size or training.batch_size
-    needed = check_memory(config.model, rows, device, dtype)
+    rows = training.micro_batch_size or max(training.batch_size // processes, 1)
+    shards = processes if training.shard else 1
+    needed = check_memory(config.model, rows, device, dtype, shards, processes_here())
+    tokens = training.max_steps * training.batch_size * config.model.block_size
+    minutes = training_seconds(config.model, tokens, device, dtype, processes) / 60
     print(
         f"{count_parameters(config.model) / 1e6:.2f} million parameters on {device} in "
-        f"{str(dtype).removeprefix('torch.')}, about {needed / 1e9:.2f} GB",
+        f"{str(dtype).removeprefix('torch.')}, about {needed / 1e9:.2f} GB"
+        + (f" in each of {processes} processes" if processes > 1 else "")
+        + f"; {tokens:,} tokens, very roughly {say_minutes(minutes)}",
         file=sys.stderr,
     )
+
+
+def say_minutes(minutes: float) -> str:
+    """Write a duration in the unit that suits it."""
+    if minutes < 90:
+        return f"{max(round(minutes), 1)} min" if minutes >= 1 else "less than a minute"
+    return f"{minutes / 60:.0f} hours" if minutes < 72 * 60 else f"{minutes / 1440:.0f} days"
 
 
 # --- training ---
@@ -138,7 +173,8 @@ def train_with_bar(
         "dialogues_sha256": data.dialogues.sha256 if data.dialogues else None,
     }
     shown = {} if data.floor_nats is None else {"floor": f"{floor(data, config):.3f}"}
-    with tqdm(total=training.max_steps, desc="training", unit="step") as bar:
+    silent = not world().is_first
+    with tqdm(total=training.max_steps, desc="training", unit="step", disable=silent) as bar:
 
         def show(row: dict) -> None:
             shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})

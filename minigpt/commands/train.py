@@ -1,4 +1,7 @@
-"""Train a model: `train --data FILE|DIR|storyworld --out DIR --max-steps N [--resume]`."""
+"""Train a model: `train --data FILE|DIR|storyworld --out DIR --max-steps N [--resume]`.
+
+With several processes: `torchrun --nproc-per-node N -m minigpt train ...`.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,6 +11,8 @@ import tyro
 
 from minigpt.commands.arguments import parse
 from minigpt.commands.pipeline import run_pipeline
+from minigpt.device import choose_device
+from minigpt.distributed import PeerError, connected
 from minigpt.runs import PRESETS, RunConfig, default_preset, load_config
 
 
@@ -15,7 +20,9 @@ from minigpt.runs import PRESETS, RunConfig, default_preset, load_config
 class TrainCommand:
     """Train a model on text; Ctrl-C leaves a checkpoint, --resume goes on from it.
 
-    Begin with the name of a preset for another size: train tiny|laptop|gpu --out DIR.
+    Begin with the name of a preset for another size: train
+    tiny|laptop|gpu|card_16gb|card_24gb|h200|eight_gpus --out DIR. Several processes train together
+    with torchrun --nproc-per-node N -m minigpt train --out DIR; --shard splits the model.
     """
 
     out: Path
@@ -33,4 +40,8 @@ def main(words: list[str]) -> int:
     if command.resume:  # the run's own settings are the defaults; flags still count
         stored = TrainCommand(command.out, resume=True, run=load_config(command.out))
         command = parse(TrainCommand, "train", words, stored)
-    return run_pipeline(command.out, command.run, command.resume)
+    try:
+        with connected(choose_device(command.run.training.device)):
+            return run_pipeline(command.out, command.run, command.resume)
+    except PeerError as error:
+        return error.exit_code  # the other process says what it was

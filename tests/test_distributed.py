@@ -1,0 +1,253 @@
+"""Two processes equal one, in any form, through checkpoints, and when one of them is killed."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minigpt import distributed
+from minigpt.checkpoint import latest_checkpoint
+from minigpt.distributed import PeerError, World, connected, first_does, my_rows, world
+from minigpt.errors import ConfigError, DataError
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.train import TrainConfig, Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = ROOT / "tests/ranks_worker.py"
+CONFIG = {
+    "max_steps": 20, "batch_size": 8, "micro_batch_size": 2, "warmup_steps": 2, "log_interval": 1,
+    "eval_interval": 10, "save_interval": 5, "device": "cpu", "dtype": "float32",
+}  # fmt: skip
+SPLIT = CONFIG | {"shard": True}
+CPU = torch.device("cpu")
+not_on_windows = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL and torchrun")
+
+
+def environment(**more: str) -> dict:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def launch(orders: list[dict], size: int = 2) -> list[subprocess.CompletedProcess]:
+    """Do these runs in `size` processes that find each other as torchrun's do."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    command = [sys.executable, str(WORKER), json.dumps(orders)]
+    started = [
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True,
+            env=environment(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), **place),
+        )
+        for rank in range(size)
+    ]  # fmt: skip
+    done = []
+    for process in started:
+        err = process.communicate(timeout=300)[1]
+        done.append(subprocess.CompletedProcess(command, process.returncode, None, err))
+    return done
+
+
+def torchrun(*words: str, **more: str) -> subprocess.CompletedProcess:
+    """Run `torchrun` with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", *words]  # fmt: skip
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=environment(**more),
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def alone(orders: list[dict]) -> None:
+    """Do these runs in one process."""
+    command = [sys.executable, str(WORKER), json.dumps(orders)]
+    subprocess.run(command, env=environment(), timeout=300, check=True)
+
+
+def losses(run_dir: Path, rank: int = 0) -> list[float]:
+    rows = json.loads((run_dir / f"losses-{rank}.json").read_text(encoding="utf-8"))
+    return [row["loss"] if "loss" in row else row["val_loss"] for row in rows]
+
+
+def hashes(run_dir: Path) -> list[str]:
+    """Return the SHA-256 of weights and optimizer state after the last step."""
+    checkpoint = latest_checkpoint(run_dir)
+    assert checkpoint.step == CONFIG["max_steps"]
+    files = checkpoint.manifest["files"]
+    return [files[name]["sha256"] for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Train in one process and in two, whole and in parts, each way of sharing a model."""
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def order(name: str, config: dict = CONFIG, **more) -> dict:
+        return {"run_dir": str(folder / name), "config": config, **more}
+
+    alone([order("one"), order("one, then split", stop_after=7)])
+    both = [
+        order("copies"),
+        order("split", SPLIT),
+        order("copies, adamw", CONFIG | {"optimizer": "adamw"}),
+        order("split, adamw", SPLIT | {"optimizer": "adamw"}),
+        order("copies, then one", stop_after=7),
+        order("split, then one", SPLIT, stop_after=7),
+        order("one, then split", SPLIT, resume=True),
+    ]
+    for name, config in (("copies, dropout", CONFIG), ("split, dropout", SPLIT)):
+        part = order(name + ", in parts", config, dropout=0.1)
+        both += [order(name, config, dropout=0.1), part | {"stop_after": 8},
+                 part | {"resume": True}]  # fmt: skip
+    for done in launch(both):
+        assert done.returncode == 0, done.stderr
+    adamw = order("one, adamw", CONFIG | {"optimizer": "adamw"})
+    alone([adamw, *(order(f"{name}, then one", resume=True) for name in ("copies", "split"))])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["", ", adamw"])
+@pytest.mark.parametrize("form", ["copies", "split"])
+def test_two_processes_equal_one(runs, form, optimizer):
+    one, two = losses(runs / f"one{optimizer}"), losses(runs / f"{form}{optimizer}")
+    assert len(one) == len(two) == 22
+    assert two == pytest.approx(one, abs=1e-6, rel=0)
+    assert losses(runs / f"{form}{optimizer}", rank=1) == two
+    assert max(one) - min(one) > 1e-3  # something was learned
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["copies, then one", "split, then one", "one, then split"])
+def test_resume_goes_on_with_another_number_of_processes(runs, name):
+    rest = losses(runs / name)
+    assert 10 < len(rest) < 18
+    assert rest == pytest.approx(losses(runs / "one")[-len(rest) :], abs=1e-6, rel=0)
+    assert latest_checkpoint(runs / name).step == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["copies", "split"])
+def test_fault_R5_resume_of_two_processes_is_bit_identical(runs, form):
+    whole, parts = runs / f"{form}, dropout", runs / f"{form}, dropout, in parts"
+    assert hashes(whole) == hashes(parts)
+    assert len(losses(parts)) < len(losses(whole))
+    assert hashes(whole) != hashes(runs / form)  # dropout did something
+
+
+@pytest.mark.slow
+def test_one_format_for_one_process_and_many(runs):
+    one, two = (latest_checkpoint(runs / name) for name in ("one", "split"))
+    for before, after in ((one.model, two.model), (one.optimizer, two.optimizer)):
+        assert {k: (v.shape, v.dtype) for k, v in before.items()} == {
+            k: (v.shape, v.dtype) for k, v in after.items()
+        }
+    assert one.manifest["environment"]["processes"] == 1
+    assert two.manifest["environment"]["processes"] == 2
+
+
+@pytest.mark.slow
+@not_on_windows
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.soak), 1])
+def test_fault_F41_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
+    runs, tmp_path, killed
+):
+    order = {"run_dir": str(tmp_path / "run"), "config": CONFIG, "dropout": 0.1}
+    kill = json.dumps([order | {"kill": [killed, 13]}])
+    done = torchrun(str(WORKER), kill, SILENCE="3")
+    assert done.returncode != 0
+    line = next(line for line in done.stderr.splitlines() if "error: rank" in line)
+    assert re.search(rf"error: rank {killed} \(process \d+ on .*\) is gone", line), done.stderr
+    assert "start all of them again with --resume" in line
+    assert latest_checkpoint(tmp_path / "run").step == 10
+    for again in launch([order | {"resume": True}]):
+        assert again.returncode == 0, again.stderr
+    assert hashes(tmp_path / "run") == hashes(runs / "copies, dropout")
+
+
+@pytest.mark.slow
+@not_on_windows
+def test_torchrun_trains_from_text_to_report(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat saw a mouse\n\nthe mouse saw a cat\n\n" * 300, encoding="utf-8")
+    words = ["-m", "minigpt", "train", "tiny", "--data", str(text), "--out", str(tmp_path / "run"),
+             "--device", "cpu", "--shard", "--block-size", "32", "--vocab-size", "300"]  # fmt: skip
+    done = torchrun(*words, "--max-steps", "6")
+    assert done.returncode == 0, done.stderr
+    assert "in each of 2 processes" in done.stderr
+    assert done.stdout.count("# Report") == 1
+    report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
+    assert report["steps"] == 6
+    assert report["tokens"] == 6 * 8 * 32
+
+
+# ---- alone, and what is refused
+
+
+def test_alone_there_is_one_process_and_nothing_to_agree_on(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with connected(CPU) as place:
+        assert place == world() == World(0, 1)
+        assert place.is_first
+        assert first_does(lambda: 7) == 7
+    with pytest.raises(DataError):
+        first_does(lambda: (_ for _ in ()).throw(DataError("0 bytes", "x", "y")))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_rows_of_all_processes_are_the_batch(rows, size, monkeypatch):
+    idx = torch.arange(rows * 5).reshape(rows, 5)
+    parts = []
+    for rank in range(size):
+        monkeypatch.setattr(distributed, "world", lambda rank=rank: World(rank, size))
+        mine, targets = my_rows((idx, idx + 1))
+        assert len(mine) == len(targets) > 0
+        parts.append(mine[(targets != distributed.IGNORE).any(dim=1)])
+    assert torch.equal(torch.cat(parts), idx)
+
+
+def test_fault_F41_a_batch_that_cannot_be_divided_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("minigpt.train.world", lambda: World(0, 3))
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    with pytest.raises(ConfigError, match=r"batch_size = 8 .* a multiple of 3, the number of"):
+        Trainer(model, TrainConfig(batch_size=8, device="cpu"), tmp_path, {})
+
+
+def test_fault_F41_a_port_in_use_is_named_with_the_remedy(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(
+                ConfigError, match=rf"port is in use — 127.0.0.1:{port} — choose another"
+            ),
+            connected(CPU),
+        ):
+            pass
+
+
+def test_an_apple_gpu_is_not_shared(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match=r"cannot share an Apple GPU — --device — choose cpu"),
+        connected(torch.device("mps")),
+    ):
+        pass
+
+
+def test_a_peers_error_keeps_its_exit_code():
+    error = PeerError("rank 0 stopped: disk full", 3)
+    assert error.exit_code == 3
+    assert "rank 0 stopped: disk full — see its own message" in str(error)

@@ -5,6 +5,7 @@ Knows nothing of training; asks the machine, and guesses nothing that it can mea
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 import time
@@ -183,23 +184,24 @@ def smaller_settings(
     config: GPTConfig, micro_batch_size: int, fits: Callable[[dict[str, int]], bool]
 ) -> list[str]:
     """Return up to three sets of flags with which training fits, changing as little as possible."""
-    rows, layers, width, context = KNOBS = "micro_batch_size", "n_layer", "n_embd", "block_size"
-    values = {rows: micro_batch_size} | {name: getattr(config, name) for name in KNOBS[1:]}
-    even = 2 * config.n_head  # the width of each head must be
-    found = []
-    for names in ((rows,), (layers,), (width,), (context,), (rows, layers), (rows, width),
-                  (rows, context), (layers, width), KNOBS[:3], KNOBS):  # fmt: skip
-        now, before = {name: values[name] for name in names}, {}
-        while now != before and not fits(now):
-            before = now
-            halves = {name: value // 2 for name, value in now.items()}
-            if width in halves:
-                halves[width] = halves[width] // even * even
-            now = {name: halves[name] or now[name] for name in names}
-        if fits(now):
-            flags = [f"--{name.replace('_', '-')} {value}" for name, value in now.items()]
-            found.append(" ".join(flags))
+    names = ("n_layer", "n_embd", "block_size")
+    values = {"micro_batch_size": micro_batch_size} | {n: getattr(config, n) for n in names}
+    found: list[str] = []
+    for count in range(1, len(values) + 1):
+        for chosen in itertools.combinations(values, count):
+            now, before = {name: values[name] for name in chosen}, {}
+            while now != before and not fits(now):
+                before, now = now, {n: half(config, n, v) for n, v in now.items()}
+            flags = [f"--{n.replace('_', '-')} {v}" for n, v in now.items() if v != values[n]]
+            if fits(now) and " ".join(flags) not in found:
+                found.append(" ".join(flags))
     return found[:3]
+
+
+def half(config: GPTConfig, name: str, value: int) -> int:
+    """Return half of a setting, or the same where it cannot be less; heads stay even and whole."""
+    unit = 2 * config.n_head if name == "n_embd" else 1
+    return value // 2 // unit * unit or value
 
 
 # ---- how long it takes

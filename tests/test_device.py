@@ -1,5 +1,6 @@
 """Choice of device and precision, and the memory estimate against what is really taken."""
 
+import dataclasses
 import itertools
 import re
 import subprocess
@@ -16,13 +17,16 @@ from minigpt import device
 from minigpt.device import (
     autocast,
     available_memory,
+    cgroup_memory,
     check_memory,
     choose_device,
     choose_dtype,
+    matmul_flops,
     training_memory,
+    training_seconds,
 )
 from minigpt.errors import ConfigError
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import GPT, GPTConfig, flops_per_token
 
 CPU = torch.device("cpu")
 HUGE = GPTConfig(vocab_size=50_304, block_size=4096, n_layer=96, n_head=96, n_embd=12_288)
@@ -135,23 +139,16 @@ def test_available_memory_counts_a_limit_on_the_process():
     assert available_memory(CPU) > 0
 
 
-def smaller_settings(error: ConfigError) -> list[tuple[str, int]]:
-    """Read the settings that an error proposes: [("block_size", 2048), ...]."""
-    found = re.findall(r"--([a-z-]+) (\d+)", error.remedy)
-    return [(name.replace("-", "_"), int(value)) for name, value in found]
+def proposals(error: ConfigError) -> list[dict[str, int]]:
+    """Read the settings that an error proposes: [{"micro_batch_size": 8, "n_layer": 3}, ...]."""
+    return [
+        {name.replace("-", "_"): int(value) for name, value in re.findall(r"--(\S+) (\d+)", text)}
+        for text in error.remedy.split(", or ")
+    ]
 
 
-def test_fault_C20_a_huge_model_is_refused_at_once_with_three_smaller_settings():
-    start = time.monotonic()
-    with pytest.raises(
-        ConfigError, match=r"would take about [\d.]+ GB and [\d.]+ GB are free"
-    ) as error:
-        check_memory(HUGE, 64, CPU, torch.float32)
-    assert time.monotonic() - start < 2  # the catalogue's own limit: nothing may be allocated
-    assert len(smaller_settings(error.value)) == 3
-
-
-@pytest.mark.parametrize("micro_batch_size", [1, 64])
+@pytest.mark.parametrize("free", [2 * 10**9, 8 * 10**9, 40 * 10**9])
+@pytest.mark.parametrize("shards", [1, 8])
 @pytest.mark.parametrize(
     "config",
     [
@@ -159,26 +156,83 @@ def test_fault_C20_a_huge_model_is_refused_at_once_with_three_smaller_settings()
         GPTConfig(50_000, 4096, 8, n_head=4, n_embd=24),  # half of it has odd heads
         GPTConfig(50_000, 4096, 8, n_head=4, n_kv_head=2, n_embd=100, head_dim=64),
         GPTConfig(50_000, 4096, 1, n_head=4, n_embd=1024),
-        GPTConfig(50_000, 1, 8, n_head=4, n_embd=1024),
-        GPTConfig(50_000, 4096, 8, n_head=4, n_embd=8),
+        GPTConfig(50_000, 4096, 24, n_head=16, n_embd=2048),
     ],
     ids=str,
 )
-def test_fault_C20_every_proposed_setting_is_valid_and_takes_less(
-    config, micro_batch_size, monkeypatch
+def test_fault_C20_what_does_not_fit_is_refused_with_three_smaller_settings_that_do(
+    config, shards, free, monkeypatch
 ):
+    monkeypatch.setattr(device, "available_memory", lambda device: free)
+    start = time.monotonic()
+    with pytest.raises(
+        ConfigError, match=r"would take about [\d.]+ GB and [\d.]+ GB are free"
+    ) as error:
+        check_memory(config, 512, CPU, torch.float32, shards)
+    assert time.monotonic() - start < 2  # the catalogue's own limit: nothing may be allocated
+    found = proposals(error.value)
+    assert len(found) == len({str(settings) for settings in found}) == 3
+    for flags in found:
+        smaller = dict(flags)
+        rows = smaller.pop("micro_batch_size", 512)
+        assert all(value < getattr(config, name) for name, value in smaller.items())
+        smaller = dataclasses.replace(config, **smaller)  # a valid config
+        assert training_memory(smaller, rows, torch.float32, shards) <= free, flags
+
+
+def test_fault_C20_where_nothing_fits_the_error_says_so(monkeypatch):
     monkeypatch.setattr(device, "available_memory", lambda device: 1000)
-    needed = training_memory(config, micro_batch_size, torch.float32)
-    with pytest.raises(ConfigError) as error:
-        check_memory(config, micro_batch_size, CPU, torch.float32)
-    proposed = smaller_settings(error.value)
-    assert 2 <= len(proposed) <= 3
-    for name, value in proposed:
-        options = {field: getattr(config, field) for field in config.__dataclass_fields__}
-        batch = value if name == "micro_batch_size" else micro_batch_size
-        if name != "micro_batch_size":
-            options[name] = value
-        assert training_memory(GPTConfig(**options), batch, torch.float32) < needed, (name, value)
+    with pytest.raises(ConfigError, match="free some memory: no smaller model fits either"):
+        check_memory(HUGE, 64, CPU, torch.float32)
+
+
+def test_processes_share_a_computers_memory_and_split_models_take_less(monkeypatch):
+    config = GPTConfig(1000, 64, 4, n_head=4, n_embd=256)
+    needed = training_memory(config, 4, torch.float32)
+    monkeypatch.setattr(device, "available_memory", lambda device: needed)
+    assert check_memory(config, 4, CPU, torch.float32) == needed
+    with pytest.raises(ConfigError, match="try --n-layer 1"):
+        check_memory(config, 4, CPU, torch.float32, processes=2)
+    assert check_memory(config, 4, torch.device("cuda"), torch.float32, processes=8) == needed
+    assert training_memory(config, 4, torch.float32, shards=8) < 0.8 * needed
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts_and_its_cached_files_are_free(version, tmp_path):
+    names = ("memory.max", "memory.current", "inactive_file", "")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory")
+    limit, used, cached, controller = names
+    own, inner = tmp_path / "cgroup", tmp_path / controller / "outer" / "inner"
+    own.write_text(f"7:pids:/x\n4:{controller}:/outer/inner\n", encoding="utf-8")
+    inner.mkdir(parents=True)
+    assert list(cgroup_memory(tmp_path, own)) == []
+    for folder, most in ((inner, "max"), (inner.parent, "5000")):
+        (folder / limit).write_text(most + "\n", encoding="utf-8")
+        (folder / used).write_text("3000\n", encoding="utf-8")
+        (folder / "memory.stat").write_text(f"anon 9\n{cached} 400\n", encoding="utf-8")
+    assert list(cgroup_memory(tmp_path, own)) == [2400]
+    (inner / limit).write_text("1000", encoding="utf-8")
+    assert sorted(cgroup_memory(tmp_path, own)) == [0, 2400]
+    assert list(cgroup_memory(tmp_path / "elsewhere", tmp_path / "none")) == []
+
+
+def test_available_memory_is_what_the_tightest_limit_leaves(monkeypatch):
+    monkeypatch.setattr(device, "cgroup_memory", lambda: iter([7_000, 5_000]))
+    assert available_memory(CPU) == 5_000
+
+
+def test_time_grows_with_tokens_and_model(monkeypatch):
+    monkeypatch.setattr(device, "matmul_flops", lambda *_, **__: 1e12)
+    small, large = GPTConfig(100, 64, 2, n_head=2, n_embd=32), GPTConfig(100, 64, 8, 2, n_embd=64)
+    seconds = training_seconds(small, 10**6, CPU, torch.float32)
+    assert training_seconds(small, 10**7, CPU, torch.float32) == pytest.approx(10 * seconds)
+    assert training_seconds(large, 10**6, CPU, torch.float32) > 5 * seconds
+    assert 3 * flops_per_token(small) * 1e6 / 1e12 < seconds
+
+
+def test_measured_matmul_speed_is_a_number_above_0():
+    assert 1e7 < matmul_flops(CPU, torch.float32, size=64, seconds=0.01) < 1e16
 
 
 def test_a_model_that_fits_returns_its_estimate():

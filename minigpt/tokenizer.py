@@ -188,9 +188,7 @@ class BPETokenizer(Tokenizer):
             )
         chunks = count_chunks(texts)
         if not chunks:
-            raise DataError(
-                "no text", "tokenizer training", "give at least one text with characters"
-            )
+            raise DataError("no text", "tokenizer training", "give at least one text")
         tokenizer = cls({}, special)
         words = [tokenizer.byte_tokens(chunk.encode("utf-8")) for chunk in chunks]
         merges = learn_merges(words, list(chunks.values()), range(first_new, vocab_size))
@@ -275,9 +273,7 @@ class CharTokenizer(Tokenizer):
             check_surrogates(text)
             characters.update(text)
         if not characters:
-            raise DataError(
-                "no text", "tokenizer training", "give at least one text with characters"
-            )
+            raise DataError("no text", "tokenizer training", "give at least one text")
         return cls(sorted(characters), number_special([*special_tokens, UNKNOWN]))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -59,6 +59,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "exam": (22,),
     "report": (22,),
     "serve": (24,),
+    "benchmarks": (),
     "checks": (),
     "classroom": (),
     "commands": (),
@@ -74,7 +75,10 @@ SHOWN_ONCE = {
 
 # Modules, and single names, that any chapter may import before (or without) explaining them.
 IMPORT_ONLY = frozenset({"errors", "files", "plots", "signals", "runs", "checks", "device"})
-IMPORT_ONLY_NAMES = frozenset({"storyworld.story", "storyworld.documents"})
+IMPORT_ONLY_NAMES = frozenset({
+    "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",
+    "storyworld.tell.render", "storyworld.tell.sample", "storyworld.verify",
+})  # fmt: skip
 
 LONGEST_SHOWN = 45  # lines of one definition in one cell
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
     "data": "get public data sets, or clean your own text",
+    "bench": "measure speed beside other packages",
     "exercise": "get a copy of an exercise to work in, or bring yours up to date",
     "progress": "see which exercises you have passed",
     "grade": "grade the notebooks of a class and keep the gradebook",

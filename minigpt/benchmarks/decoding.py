@@ -1,0 +1,79 @@
+"""Measure decoding: tokens a second beside nanoGPT and `transformers`, with equal greedy tokens."""
+
+from types import ModuleType
+
+import torch
+
+from minigpt.benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
+from minigpt.benchmarks.timing import Row, take_turns
+from minigpt.generate import SampleConfig, generate
+from minigpt.gpt import FORMS, GPT, GPTConfig
+
+PART = "generation"
+GOALS = {1: {"nanoGPT": 10, "transformers": 3}, 16: {"nanoGPT": 24, "transformers": 2}}
+
+
+def make_model(config: GPTConfig) -> GPT:
+    """Return a GPT-2 whose random weights are large enough that its next tokens differ clearly."""
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.mul_(5)
+    return model
+
+
+def measure_decoding(
+    nanogpt: ModuleType | None, transformers: ModuleType | None, quick: bool
+) -> list[Row]:
+    """Decode greedily with the same weights in each package, one row and 16 rows at once."""
+    sizes = (65, 32, 2, 2, None, 32) if quick else (65, 256, 6, 6, None, 384)
+    config = GPTConfig(*sizes, **FORMS["gpt2"])
+    ours, prompt_length, rounds = make_model(config), 8, 1 if quick else 3
+    count = config.block_size - prompt_length
+    others = {}
+    if nanogpt is not None:
+        others["nanoGPT"] = nanogpt_model(nanogpt, config, bias=True).eval()
+        copy_weights(ours, dict(others["nanoGPT"].named_parameters()))
+    if transformers is not None:
+        others["transformers"] = huggingface_model(transformers, ours)
+    rows: list[Row] = []
+    for B in (1, 16):
+        prompts = torch.randint(config.vocab_size, (B, prompt_length))
+        ways = {"minigpt": lambda p=prompts: greedy_ours(ours, p, count)}
+        if "nanoGPT" in others:
+            ways["nanoGPT"] = lambda p=prompts: greedy_nanogpt(others["nanoGPT"], p, count)
+        if "transformers" in others:
+            ways["transformers"] = lambda p=prompts: greedy_hf(others["transformers"], p, count)
+        seconds, ids = take_turns(ways, rounds)
+        speed = B * count / seconds["minigpt"]
+        rows.append(Row(PART, f"decoding, {B} at once", speed, "tokens a second"))
+        for name in others:
+            same = (ids[name] == ids["minigpt"]).float().mean().item()
+            rows.append(Row(PART, f"decoding, {B} at once, beside {name}",
+                            seconds[name] / seconds["minigpt"], "x faster", GOALS[B][name],
+                            note=f"{same:.1%} equal greedy tokens"))  # fmt: skip
+    return rows
+
+
+def greedy_ours(model: GPT, prompts: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the next `count` tokens of each prompt, (B, count)."""
+    config = SampleConfig(max_new_tokens=count, temperature=0)
+    return torch.tensor(generate(model, prompts.tolist(), config))
+
+
+@torch.inference_mode()
+def greedy_nanogpt(model, prompts: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the same from nanoGPT, whose sampling is greedy when one token is left."""
+    return model.generate(prompts, count, top_k=1)[:, prompts.size(1) :]
+
+
+@torch.inference_mode()
+def greedy_hf(model, prompts: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the same from transformers, with its key-value cache."""
+    ids = model.generate(
+        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=count, do_sample=False,
+        use_cache=True, pad_token_id=0,
+    )  # fmt: skip
+    return ids[:, prompts.size(1) :]

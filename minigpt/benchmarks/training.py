@@ -1,0 +1,225 @@
+"""Measure training: time to a loss on Tiny Shakespeare, and the share of the processor's peak.
+
+The yardstick is nanoGPT's documented recipe for CPUs: 2,000 steps of 12 x 64 characters, 4 layers,
+128 wide (github.com/karpathy/nanoGPT, README, "I only have a macbook"). Our settings were chosen on
+the last tenth of the training text; the validation text is looked at here alone.
+"""
+
+import math
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from minigpt.batches import EvalWindows, TokenFile, Windows, write_tokens
+from minigpt.benchmarks.peers import nanogpt_model, nanogpt_optimizer
+from minigpt.benchmarks.timing import Row, clock, take_turns
+from minigpt.device import autocast, choose_device, choose_dtype, matmul_flops
+from minigpt.gpt import GPT, GPTConfig, flops_per_token
+from minigpt.train import TrainConfig, Trainer, evaluate_loss, train
+
+T = 64  # context of the recipe
+PART = "training"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and its training, whose number of steps may be set by the time that there is."""
+
+    model: GPTConfig
+    training: TrainConfig
+
+
+def same_size(vocab_size: int, steps: int = 130) -> Recipe:
+    """Return our settings for a transformer of nanoGPT's size, without tables of token pairs."""
+    return Recipe(
+        GPTConfig(vocab_size, T, n_layer=4, n_head=2, n_embd=128),
+        train_config(steps, batch_size=32),
+    )
+
+
+def with_bigrams(vocab_size: int, steps: int = 110) -> Recipe:
+    """Return our settings with a table of token pairs and half of the layers."""
+    return Recipe(
+        GPTConfig(vocab_size, T, n_layer=2, n_head=2, n_embd=128, bigram_size=vocab_size**2),
+        train_config(steps, batch_size=32),
+    )
+
+
+def train_config(steps: int, batch_size: int) -> TrainConfig:
+    """Return what both recipes share."""
+    return TrainConfig(
+        max_steps=steps, batch_size=batch_size, learning_rate=0.02, muon_learning_rate=0.04,
+        warmup_steps=0, save_interval=10**9, eval_interval=10**9, log_interval=10**9,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Characters:
+    """A text as characters: 90 % to train on, 10 % to validate."""
+
+    train: TokenFile
+    validation: TokenFile
+
+
+def by_characters(text: str, folder: Path) -> Characters:
+    """Number the characters of a text as nanoGPT does, and split it as nanoGPT does.
+
+    The validation text ends with a whole window, as nanoGPT's loss knows no padding.
+    """
+    characters = sorted(set(text))
+    numbers = {character: number for number, character in enumerate(characters)}
+    ids = np.array([numbers[character] for character in text])
+    cut = int(0.9 * len(ids))
+    end = cut + (len(ids) - cut - 1) // T * T + 1
+    parts = {"train": ids[:cut], "validation": ids[cut:end]}
+    return Characters(**{
+        name: write_tokens(folder / f"{name}.bin", [part], len(characters), None)
+        for name, part in parts.items()
+    })  # fmt: skip
+
+
+def train_nanogpt(peer: ModuleType, ids: np.ndarray, vocab_size: int, steps: int, seed: int):
+    """Train by nanoGPT's recipe; return its model. Nothing is logged, saved or evaluated."""
+    torch.manual_seed(seed)
+    config = GPTConfig(vocab_size, T, n_layer=4, n_head=4, n_embd=128)
+    model, tokens = nanogpt_model(peer, config), torch.from_numpy(ids.astype(np.int64))
+    optimizer = nanogpt_optimizer(model, torch.device("cpu"))
+    for step in range(steps):
+        fall = 0.5 * (1 + math.cos(math.pi * max(step - 100, 0) / max(steps - 100, 1)))
+        rate = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + fall * 9e-4
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        places = torch.randint(len(tokens) - T, (12,))[:, None] + torch.arange(T + 1)
+        rows = tokens[places]  # (B, T + 1)
+        _, loss = model(rows[:, :-1], rows[:, 1:].contiguous())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model
+
+
+def train_ours(recipe: Recipe, tokens: TokenFile, seed: int) -> GPT:
+    """Train by one of our recipes, with everything that `train` does; return the model."""
+    torch.manual_seed(seed)
+    model = GPT(recipe.model)
+    source = Windows(tokens, recipe.training.batch_size, T, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, source, recipe.training, Path(folder))
+    return model
+
+
+def full_loss(model: torch.nn.Module, tokens: TokenFile) -> float:
+    """Return the mean loss over all of a text, each token predicted once."""
+    device = next(model.parameters()).device
+    return evaluate_loss(model, EvalWindows(tokens, 64, T), device, torch.float32)
+
+
+def measure_shakespeare(peer: ModuleType, text: str, quick: bool) -> list[Row]:
+    """Train nanoGPT and both of our recipes on some seeds, in turns; compare time and loss."""
+    steps, seeds = (3, 1) if quick else (2000, 3)
+    found: dict[str, list[tuple[float, float]]] = {"nanogpt": [], "same": [], "any": [], "long": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = by_characters(text[:20_000] if quick else text, Path(folder))
+        V = data.train.vocab_size
+        same, anything = (same_size(V, 3), with_bigrams(V, 3)) if quick else (
+            same_size(V), with_bigrams(V))  # fmt: skip
+        for seed in range(seeds):
+
+            def run(name: str, work, data=data) -> float:
+                seconds, model = clock(work)
+                found[name].append((seconds, full_loss(model, data.validation)))
+                return seconds
+
+            there = run(
+                "nanogpt", lambda s=seed: train_nanogpt(peer, data.train.tokens, V, steps, s)
+            )
+            run("same", lambda s=seed: train_ours(same, data.train, s))
+            short = run("any", lambda s=seed: train_ours(anything, data.train, s))
+            more = max(int(0.95 * there / short * anything.training.max_steps), 1)
+            longer = with_bigrams(V, min(more, 5) if quick else more)
+            run("long", lambda s=seed, r=longer: train_ours(r, data.train, s))
+    return shakespeare_rows(found)
+
+
+def shakespeare_rows(found: dict[str, list[tuple[float, float]]]) -> list[Row]:
+    """Compare the medians; a run whose loss is above nanoGPT's has not come as far."""
+    middle = {
+        name: tuple(statistics.median(column) for column in zip(*runs, strict=True))
+        for name, runs in found.items()
+    }
+    seconds, loss = middle["nanogpt"]
+    rows = [Row(PART, "nanoGPT's recipe: full validation loss", loss, "nats", None, True,
+                f"{seconds:.1f} s")]  # fmt: skip
+    for name, what, goal in (("same", "same size", 10), ("any", "any architecture", 15)):
+        own_seconds, own_loss = middle[name]
+        reached = own_loss <= loss
+        note = f"{own_seconds:.2f} s, loss {own_loss:.3f}"
+        rows.append(Row(PART, f"nanoGPT's loss sooner, {what}", seconds / own_seconds * reached,
+                        "x", goal, note=note + ("" if reached else ": not reached")))  # fmt: skip
+    long_seconds, long_loss = middle["long"]
+    note = f"{long_seconds / seconds:.2f} of its time"
+    return [*rows, Row(PART, "loss in nanoGPT's time", long_loss, "nats", 1.54, True, note)]
+
+
+# ---- the share of the peak
+
+
+def measure_throughput(peer: ModuleType | None, quick: bool) -> list[Row]:
+    """Take steps of a wide model, in turns with nanoGPT and with plain matrix products."""
+    device = choose_device("cpu")
+    dtype = choose_dtype(device)
+    width, B, length, rounds = (64, 2, 32, 1) if quick else (768, 16, 256, 5)
+    config = GPTConfig(65, length, n_layer=4, n_head=max(width // 64, 1), n_embd=width)
+    idx = torch.randint(config.vocab_size, (B, length + 1))
+    batch = idx[:, :-1], idx[:, 1:].contiguous()
+    ways = {"minigpt": step_of_ours(config, batch)}
+    if peer is not None:
+        ways["nanogpt"] = step_of_nanogpt(peer, config, batch, dtype)
+    peaks = []
+    ways["peak"] = lambda: peaks.append(matmul_flops(device, dtype, 256 if quick else 4096, 0.1))
+    seconds, _ = take_turns(ways, rounds)
+    speed = 3 * flops_per_token(config) * B * length / seconds["minigpt"]
+    name = str(dtype).removeprefix("torch.")
+    peak = max(peaks)
+    rows = [
+        Row(PART, f"measured peak of matrix products, {name}", peak / 1e9, "GFLOP/s",
+            note=f"{torch.get_num_threads()} threads"),
+        Row(PART, f"width {width}: share of that peak", 100 * speed / peak, "%", 45,
+            note=f"{B * length / seconds['minigpt']:,.0f} tokens a second"),
+    ]  # fmt: skip
+    if peer is not None:
+        ratio = seconds["nanogpt"] / seconds["minigpt"]
+        rows.append(Row(PART, f"width {width}: nanoGPT with autocast", ratio, "x faster", 2))
+    return rows
+
+
+def step_of_ours(config: GPTConfig, batch: tuple):
+    """Return a function that takes one training step: AdamW, as nanoGPT's."""
+    torch.manual_seed(0)
+    settings = TrainConfig(optimizer="adamw", batch_size=len(batch[0]), device="cpu")
+    trainer = Trainer(GPT(config), settings, Path(), {})
+    return lambda: trainer.train_step(batch)
+
+
+def step_of_nanogpt(peer: ModuleType, config: GPTConfig, batch: tuple, dtype: torch.dtype):
+    """Return a function that takes one training step of nanoGPT with autocast."""
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    model = nanogpt_model(peer, config)
+    optimizer = nanogpt_optimizer(model, device)
+
+    def step() -> None:
+        with autocast(device, dtype):
+            _, loss = model(*batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step

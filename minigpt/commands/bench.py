@@ -1,0 +1,88 @@
+"""Measure speed beside other packages: `bench --out DIR [--nanogpt PATH] [--minbpe PATH] ...`."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from minigpt.benchmarks import PARTS, Peers, Row, measure, report, table
+from minigpt.commands.arguments import parse
+from minigpt.commands.pipeline import run_pipeline
+from minigpt.device import choose_device
+from minigpt.errors import ConfigError
+from minigpt.files import atomic_write
+from minigpt.runs import gpu
+
+
+@dataclass(frozen=True)
+class BenchCommand:
+    """Measure training, generation, tokenizer and autograd beside the packages that are here.
+
+    All take turns within the run and medians are compared, so a table is good for ratios. Close
+    other programs before. A clone that you name is Python code that is run.
+    """
+
+    out: Path
+    """Directory for bench.json and bench.md; it is made if it is not there."""
+    nanogpt: Path | None = None
+    """Folder with a clone of github.com/karpathy/nanoGPT."""
+    minbpe: Path | None = None
+    """Folder with a clone of github.com/karpathy/minbpe."""
+    micrograd: Path | None = None
+    """Folder with a clone of github.com/karpathy/micrograd."""
+    data: Path | None = None
+    """Tiny Shakespeare, or the folder of public data sets (None: what MINIGPT_DATA names)."""
+    only: tuple[Literal[PARTS], ...] = ()
+    """Parts to measure (none named: all)."""
+    quick: bool = False
+    """Tiny sizes, to see that everything runs; the figures then mean nothing."""
+
+
+def main(words: list[str]) -> int:
+    """Print what was measured and what was skipped; write both."""
+    command = parse(BenchCommand, "bench", words)
+    if command.out.exists() and not command.out.is_dir():
+        raise ConfigError("--out is a file", str(command.out), "name a directory")
+    command.out.mkdir(parents=True, exist_ok=True)
+    peers = Peers(command.nanogpt, command.minbpe, command.micrograd, find_text(command.data))
+    rows: list[Row] = []
+    skipped: dict[str, None] = {}  # each once, in order
+
+    def skip(why: str) -> None:
+        skipped[why] = None
+
+    for part in command.only or PARTS:
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        rows += measure(part, peers, command.out, command.quick, skip)
+        if part == "gpu" and choose_device().type == "cuda" and not command.quick:
+            rows.append(train_storyworld(command.out / "storyworld_30m"))
+        atomic_write(command.out / "bench.json", report(rows, list(skipped)))
+    text = "\n".join([table(rows), "", *(f"skipped: {why}" for why in skipped)])
+    atomic_write(command.out / "bench.md", text + "\n")
+    print(text)
+    return 0
+
+
+def train_storyworld(out: Path) -> Row:
+    """Train the preset gpu, 30 million parameters, with its report; return how near it came."""
+    run_pipeline(out, gpu(), resume=False)
+    found = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    what, note = "30M on storyworld: validation loss", f"report and metrics in {out.name}"
+    return Row("gpu", what, found["val_loss"], "nats a token", note=note)
+
+
+def find_text(data: Path | None) -> str | None:
+    """Return Tiny Shakespeare, or None where it is not."""
+    places = [data] if data is not None else [Path(os.environ.get("MINIGPT_DATA", "nowhere"))]
+    for place in places:
+        for path in (place, place / "tinyshakespeare" / "input.txt"):
+            if path.is_file():
+                return path.read_text(encoding="utf-8")
+    if data is not None:
+        raise ConfigError(
+            "no Tiny Shakespeare there", str(data),
+            "get it by: python -m minigpt data download tinyshakespeare, or name its input.txt",
+        )  # fmt: skip
+    return None

@@ -233,4 +233,6 @@ def training_seconds(
     """
     flops = 3 * flops_per_token(config) * tokens  # the backward pass costs twice the forward pass
     share = USUAL_SHARE.get(device.type, 0.3) * (processes if device.type == "cuda" else 1)
-    return flops / (matmul_flops(device, dtype, seconds=0.1) * share)
+    return flops / (
+        matmul_flops(device, dtype, None if device.type == "cuda" else 1024, 0.1) * share
+    )

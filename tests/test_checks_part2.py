@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 import regex
-from test_checks import settled, solution  # noqa: F401 (settled is a fixture for every test)
+from test_checks import answer_of, settled, solution  # noqa: F401 (settled is a fixture for every test)
 from test_checks_part1 import fails
 
 from minigpt.checks import judge
@@ -54,18 +54,18 @@ def shortest_first(data, tokens):
 
 
 def backwards(data, tokens):
-    return solution("tokenizer.fewest").names["fewest"](data, tokens)[::-1]
+    return answer_of("tokenizer.fewest")(data, tokens)[::-1]
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (longest_first, "longest piece now"),
+        (lambda data, tokens: longest_first(data, tokens), "longest piece now"),
         (shortest_first, "best way to each place"),
         (lambda data, tokens: len(longest_first(data, tokens)), "expected a list"),
         (lambda data, tokens: [data], "not in the vocabulary"),
         (lambda data, tokens: longest_first(data, tokens)[:-1], "not the data"),
-        (lambda data, tokens: longest_first(data, tokens)[::-1], "wrong order"),
+        (backwards, "wrong order"),
         (lambda data, tokens: [p.decode() for p in longest_first(data, tokens)], "list of bytes"),
     ],
 )

@@ -1,5 +1,6 @@
 """Checks of the tokenizer exercises, each with an oracle of its own."""
 
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -254,14 +255,20 @@ def tokens_per_character(trained_on: list[str], vocab_size: int = 1024) -> float
     return sum(len(tokenizer.encode(text)) for text in texts) / sum(map(len, texts))
 
 
+@functools.cache
+def both_costs() -> tuple[float, float]:
+    """Return the cost of Chinese to a tokenizer of English alone, and to one of both."""
+    told = [story(seed) for seed in range(200)]
+    english, chinese = [s.english for s in told], [s.chinese for s in told]
+    return tokens_per_character(english), tokens_per_character(english + chinese)
+
+
 @exercise("tokenizer.languages", "BPETokenizer.train, then tokens over characters of new stories.")
 def languages(answer: Any, generator: Generator) -> None:
     """Expect tokens per Chinese character for two tokenizers, their ratio, and why."""
     names = {"english_only", "both", "times", "why"}
     require(isinstance(answer, dict) and set(answer) == names, f"expected a dict of {names}")
-    told = [story(seed) for seed in range(200)]
-    english, chinese = [s.english for s in told], [s.chinese for s in told]
-    alone, together = tokens_per_character(english), tokens_per_character(english + chinese)
+    alone, together = both_costs()
     for name, right in (("english_only", alone), ("both", together), ("times", alone / together)):
         got = answer[name]
         hint = "Train on the 200 stories, vocabulary 1,024; count on the 40 new Chinese ones."

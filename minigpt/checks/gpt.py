@@ -280,6 +280,8 @@ def alibi(answer: Callable, generator: Generator) -> None:
                 hint = sentence
         if isinstance(got, Tensor) and got.shape == expected.shape:
             require(not got.isnan().any(), f"NaN ({case}): 0 times infinity? Fill the future last.")
+            hidden = torch.equal(got == -math.inf, expected == -math.inf)
+            require(hidden, f"-inf belongs in the future and nowhere else ({case}). {hint}")
         same_tensor(got, expected, case, hint, tolerance=1e-5)
 
 

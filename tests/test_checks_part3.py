@@ -1,0 +1,386 @@
+"""Wrong answers to the exercises of chapters 9 and 11 fail, each with a word on what to look at."""
+
+import math
+
+import pytest
+import torch
+from test_checks import settled, solution  # noqa: F401 (settled is a fixture for every test)
+from test_checks_part1 import fails
+from torch.nn import functional as F
+
+from minigpt.checks import judge
+from minigpt.checks.generation import banned, best_score, chain_score, walk
+from minigpt.checks.gpt import alibi_biases, block_output, gpt2_logits, random_weights
+from minigpt.gpt import FORMS, GPT, GPTConfig
+
+# GPT
+
+HAND = {"normalised": [0.2, 1.4], "stream": [8.0, 8.0], "logits": [1.0, 2.0, 0.0], "loss": 1.41,
+        "turned": 0.5}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"normalised": [0.04, 0.28]}, "take its root"),
+        ({"normalised": [0.14, 0.99]}, "MEAN of the squares"),
+        ({"normalised": [0.2]}, "list of 2 numbers"),
+        ({"normalised": ["0.2", 1.4]}, "should be a number"),
+        ({"stream": [7.0, 1.0]}, "does not replace"),
+        ({"stream": [36.0, 12.0]}, "normalised copy"),
+        ({"stream": [7.2, 2.4]}, "not normalised"),
+        ({"logits": [8.0, 16.0, 0.0]}, "last norm"),
+        ({"logits": [1.0, 1.0, 0.0]}, "each row of the table"),
+        ({"loss": 0.245}, "minus its natural logarithm"),
+        ({"loss": 0.41}, "minus the logit"),
+        ({"turned": -1.0}, "one position apart"),
+        ({"more": 1}, "expected a dict"),
+    ],
+)
+def test_wrong_gpt_by_hand(change, words):
+    assert judge("gpt.by_hand", HAND) == ("passed", "passed")
+    fails("gpt.by_hand", HAND | change, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"positions": False}, "wpe"),
+        ({"last_norm": False}, "ln_f"),
+        ({"centred": False}, "subtracts the mean"),
+        ({"attention": False, "mlp": False}, "blocks are still missing"),
+        ({"mlp": False}, "MLP is still missing"),
+        ({"attention": False}, "Attention is still missing"),
+        ({"early": True}, "after attention has added"),
+        ({"residual": False}, "does not replace it"),
+        ({"post_norm": True}, "before each box"),
+        ({"cut": False}, "changes earlier logits"),
+        ({"swapped": True}, "exchanged"),
+        ({"scale": 1.0}, "not divided"),
+        ({"activation": lambda h: h}, "bend of the MLP is missing"),
+        ({"activation": F.relu}, "here it is ReLU"),
+        ({"activation": F.gelu}, "tanh"),
+        ({"mlp": False, "positions": False}, "wpe"),  # no blocks: the positions alone are missing
+        ({"swapped": True, "early": True}, "Take one part away"),
+    ],
+)
+def test_wrong_blank_file(options, words):
+    assert judge("gpt.blank_file", lambda *a: gpt2_logits(*a)) == ("passed", "passed")
+    fails("gpt.blank_file", lambda *a: gpt2_logits(*a, **options), words)
+
+
+def unmasked(idx, weights, n_head):
+    logits = gpt2_logits(idx, weights, n_head)
+    if "h.0.ln_1.weight" not in weights:
+        return logits
+    return logits + weights["wte.weight"][idx].mean(dim=1, keepdim=True).sum(-1, keepdim=True)
+
+
+def spoils_weights(idx, weights, n_head):
+    weights.clear()
+    return idx
+
+
+def test_a_blank_file_that_sees_the_future_or_scales_by_the_whole_width():
+    fails("gpt.blank_file", unmasked, "the last token changes earlier")
+    wide = lambda idx, w, n: gpt2_logits(idx, w, n, scale=w["wte.weight"].size(1) ** -0.5)  # noqa: E731
+    fails("gpt.blank_file", wide, "D = C / n_head")
+    fails("gpt.blank_file", lambda *a: gpt2_logits(*a)[:, -1], "shape")
+    fails("gpt.blank_file", spoils_weights, "the shape is")
+
+
+def test_the_oracle_of_the_blank_file_is_the_packages_gpt2():
+    generator = torch.Generator().manual_seed(0)
+    V, length, n_layer, n_head, C = 13, 9, 2, 2, 6
+    weights = random_weights(V, length, n_layer, C, generator)
+    sizes = {"vocab_size": V, "block_size": length, "n_layer": n_layer, "n_head": n_head}
+    model = GPT(GPTConfig(**sizes, n_embd=C, **FORMS["gpt2"]))
+    ours = model.state_dict()
+    names = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "attention.output": "attn.c_proj",
+             "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}  # fmt: skip
+    for layer in range(n_layer):
+        for mine, theirs in names.items():
+            for kind in ("weight", "bias"):
+                value = weights[f"h.{layer}.{theirs}.{kind}"]
+                ours[f"blocks.{layer}.{mine}.{kind}"] = value.T if value.ndim == 2 else value
+        for part, name in enumerate(("query", "key", "value")):
+            for kind in ("weight", "bias"):
+                value = weights[f"h.{layer}.attn.c_attn.{kind}"].chunk(3, dim=-1)[part]
+                ours[f"blocks.{layer}.attention.{name}.{kind}"] = (
+                    value.T if value.ndim == 2 else value
+                )
+    ours |= {"embedding.weight": weights["wte.weight"], "head.weight": weights["wte.weight"]}
+    ours |= {"positions.weight": weights["wpe.weight"]}
+    ours |= {f"norm.{kind}": weights[f"ln_f.{kind}"] for kind in ("weight", "bias")}
+    model.load_state_dict(ours)
+    idx = torch.randint(V, (3, 7), generator=generator)
+    torch.testing.assert_close(gpt2_logits(idx, weights, n_head), model(idx)[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"root": False}, "ROOT"),
+        ({"turn_values": True}, "Values are not turned"),
+        ({"early": True}, "after attention has added"),
+        ({"bend": "up"}, "belongs to the gate"),
+        ({"turn": False}, "must be turned"),
+        ({"keep": False}, "x is lost"),
+        ({"root": False, "bend": "up"}, "More than one fault"),
+    ],
+)
+def test_each_fault_left_in_the_block_is_named(options, words):
+    assert judge("gpt.repair", lambda *a: block_output(*a)) == ("passed", "passed")
+    fails("gpt.repair", lambda *a: block_output(*a, **options), words)
+
+
+def test_the_planted_block_fails_as_it_is():
+    fails("gpt.repair", solution("gpt.repair").names["broken"], "More than one fault")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda T, H: alibi_biases(T, H, first=0), "counted from 1"),
+        (lambda T, H: alibi_biases(T, H, sign=-1), "The sign"),
+        (lambda T, H: alibi_biases(T, H, hidden=0.0), "-inf belongs in the future"),
+        (lambda T, H: alibi_biases(T, H).transpose(1, 2), "-inf belongs in the future"),
+        (lambda T, H: alibi_biases(T, H).flip(0), "steepest"),
+        (lambda T, H: alibi_biases(T, H)[0], "shape"),
+        (lambda T, H: 3 * alibi_biases(T, H), "minus slope times"),
+        (lambda T, H: alibi_biases(T, H) * 0, "NaN"),
+        (lambda T, H: alibi_biases(T, H).double(), "dtype"),
+    ],
+)
+def test_wrong_alibi(answer, words):
+    assert judge("gpt.alibi", lambda *a: alibi_biases(*a)) == ("passed", "passed")
+    fails("gpt.alibi", answer, words)
+
+
+OWN_WORD = {"loss_16": 16.4, "loss_64": 64.0, "std": 0.046, "why": "c"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"loss_16": 6.2}, "tied table"),
+        ({"loss_64": 16.0}, "tied table"),
+        ({"std": 0.08}, "above"),
+        ({"std": 0.02}, "not the largest"),
+        ({"std": 0}, "no standard deviation"),
+        ({"std": "0.05"}, "no standard deviation"),
+        ({"why": "a"}, "what is the stream"),
+        ({"why": "b"}, "what is the stream"),
+        ({"why": "d"}, "what is the stream"),
+        ({"more": 1}, "expected a dict"),
+    ],
+)
+def test_wrong_own_word(change, words):
+    assert judge("gpt.own_word", OWN_WORD) == ("passed", "passed")
+    fails("gpt.own_word", OWN_WORD | change, words)
+
+
+PHONE = {"n_layer": 9, "n_head": 10, "n_kv_head": 2, "n_embd": 520}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_layer": 10, "n_kv_head": 1}, "30,000,000 are the limit"),
+        ({"n_layer": 8}, "use them all"),
+        ({"n_layer": 5}, "at least 6"),
+        ({"n_kv_head": 10}, "bytes of keys and values"),
+        ({"n_embd": 1600}, "heads of width"),
+        ({"n_head": 7}, "no such model"),
+        ({"n_kv_head": 3}, "no such model"),
+        ({"n_layer": "9"}, "no such model"),
+        ({"more": 1}, "expected a dict"),
+    ],
+)
+def test_wrong_phone(change, words):
+    assert judge("gpt.phone", PHONE) == ("passed", "passed")
+    fails("gpt.phone", PHONE | change, words)
+
+
+def test_other_phones_pass():
+    for sizes in ((6, 7, 1, 630), (9, 12, 1, 528), (11, 12, 1, 480)):
+        other = dict(zip(PHONE, sizes, strict=True))
+        assert judge("gpt.phone", other) == ("passed", "passed")
+
+
+# Generation
+
+CHOICES = {"cold": [0.533, 0.3, 0.133, 0.033], "top_p": [0.571, 0.429, 0, 0],
+           "min_p": [0.444, 0.333, 0.222, 0], "draw": 2, "draw_cold": 1,
+           "passes": 5050}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cold": [0.32, 0.28, 0.23, 0.16]}, "took roots"),
+        ({"cold": [0.16, 0.09, 0.04, 0.01]}, "scaled"),
+        ({"cold": [0.5, 0.3, 0.2]}, "four numbers"),
+        ({"top_p": [1, 0, 0, 0]}, "short of 0.65"),
+        ({"top_p": [0.4, 0.3, 0, 0]}, "scaled"),
+        ({"top_p": [0.444, 0.333, 0.222, 0]}, "has reached 0.65"),
+        ({"min_p": [0.571, 0.429, 0, 0]}, "at least 0.5 times"),
+        ({"min_p": [1, 0, 0, 0]}, "relative to the likeliest"),
+        ({"draw": 3}, "The first token is number 0"),
+        ({"draw_cold": 2}, "cold probabilities"),
+        ({"passes": 100}, "1 + 2"),
+        ({"passes": 4950}, "1 + 2"),
+        ({"draw": "2"}, "should be a number"),
+        ({"more": 1}, "expected a dict"),
+    ],
+)
+def test_wrong_choices_by_hand(change, words):
+    assert judge("generation.by_hand", CHOICES) == ("passed", "passed")
+    fails("generation.by_hand", CHOICES | change, words)
+
+
+def ban_in_place(logits, ids, n):
+    logits[banned(logits, ids, n) == -math.inf] = -math.inf
+    return logits
+
+
+def ban_softly(logits, ids, n):
+    return logits.masked_fill(banned(logits, ids, n) == -math.inf, 0.0)
+
+
+def ban_and_append(logits, ids, n):
+    result = banned(logits, ids, n)
+    ids.append(0)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, ids, n: banned(x, ids, n + 1), "the last n - 1"),
+        (lambda x, ids, n: banned(x, ids, max(1, n - 1)), "the last n - 1"),
+        (lambda x, ids, n: banned(x, ids, n, only_last=True), "every earlier place"),
+        (lambda x, ids, n: banned(x, ids, 1), "token 1 is banned"),
+        (lambda x, ids, n: x, "is not banned"),
+        (ban_softly, "is not banned"),
+        (ban_in_place, "changed in place"),
+        (ban_and_append, "list of ids was changed"),
+        (lambda x, ids, n: banned(x, ids, n).softmax(dim=-1), "is not banned"),
+        (lambda x, ids, n: banned(x, ids, n) + 1, "stay as they are"),
+    ],
+)
+def test_wrong_ban(answer, words):
+    assert judge("generation.ban_repeats", lambda *a: banned(*a)) == ("passed", "passed")
+    fails("generation.ban_repeats", answer, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"turn_query": False}, "by its own position"),
+        ({"turn_key": False}, "before they are stored"),
+        ({"own": False}, "must see itself"),
+        ({"window": 8}, "dropped"),
+        ({"turn_query": False, "turn_key": False}, "More than one fault"),
+    ],
+)
+def test_each_fault_left_in_the_cache_is_named(options, words):
+    assert judge("generation.repair", lambda *a: walk(*a)) == ("passed", "passed")
+    fails("generation.repair", lambda *a: walk(*a, **options), words)
+
+
+def test_the_planted_cache_fails_as_it_is():
+    fails("generation.repair", solution("generation.repair").names["broken"], "")
+
+
+def test_the_oracle_of_the_cache_is_the_chapters_attention():
+    from minigpt.attention import attend, causal_mask, rotary_table, rotate
+
+    torch.manual_seed(0)
+    x, w = torch.randn(7, 6), {name: torch.randn(6, 6) for name in "qkv"}
+    rotary = rotary_table(7, 6, 50.0)
+    q, k = (rotate(x @ w[name], *rotary) for name in "qk")
+    expected = attend(q, k, x @ w["v"], causal_mask(7))
+    torch.testing.assert_close(walk(x, w, *rotary), expected, atol=1e-4, rtol=1e-4)
+
+
+def gumbel_noise(uniforms):
+    return -(-uniforms.log()).log()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, u, n: (x - gumbel_noise(u)).topk(n).indices, "is ADDED"),
+        (lambda x, u, n: (x + u.log()).topk(n).indices, "Two logarithms"),
+        (lambda x, u, n: (x.softmax(-1) + gumbel_noise(u)).topk(n).indices, "probabilities"),
+        (lambda x, u, n: x.topk(n).indices, "noise is missing"),
+        (lambda x, u, n: (x + gumbel_noise(u)).argsort()[:n], "best first"),
+        (lambda x, u, n: (x + gumbel_noise(u)).topk(n).values, "dtype"),
+        (lambda x, u, n: (x + gumbel_noise(u)).argmax(), "shape"),
+        (lambda x, u, n: (x + gumbel_noise(u)).topk(n).indices.tolist(), "expected a tensor"),
+    ],
+)
+def test_wrong_gumbel(answer, words):
+    fails("generation.gumbel", answer, words)
+
+
+FLOOD = {"perplexity": 6.7, "kept": 6, "kept_warm": 119, "temperature": 1.77, "why": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"perplexity": 1.9}, "e to the entropy"),
+        ({"kept": 5}, "reach 0.9"),
+        ({"kept_warm": 6}, "Temperature 1.5 first"),
+        ({"temperature": 1.0}, "the aim is 100"),
+        ({"temperature": 3.0}, "the aim is 100"),
+        ({"temperature": -1.0}, "which is none"),
+        ({"why": "a"}, "explanation"),
+        ({"why": "c"}, "explanation"),
+        ({"why": "d"}, "explanation"),
+        ({"more": 1}, "expected a dict"),
+    ],
+)
+def test_wrong_flood(change, words):
+    assert judge("generation.flood", FLOOD) == ("passed", "passed")
+    fails("generation.flood", FLOOD | change, words)
+
+
+def greedy_with(log_p, start, length, wanted):
+    ids = []
+    for _ in range(length - 1):
+        ids.append(log_p[ids[-1] if ids else start].argmax().item())
+    return [*ids, wanted]
+
+
+def without_the_word(log_p, start, length, wanted):
+    ids = greedy_with(log_p, start, length, wanted)
+    return [token if token != wanted else (wanted + 1) % len(log_p) for token in ids]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (greedy_with, "Greedy steps are not enough"),
+        (without_the_word, "not in the text"),
+        (lambda *a: greedy_with(*a)[1:], "ids, expected"),
+        (lambda *a: torch.tensor(greedy_with(*a)), "list of whole numbers"),
+        (lambda p, s, n, w: [w] * n, "the best has"),
+        (lambda p, s, n, w: [len(p)] * n, "is not from 0"),
+    ],
+)
+def test_wrong_text_with_a_word(answer, words):
+    fails("generation.wanted", answer, words)
+
+
+def test_the_best_score_is_that_of_trying_all_texts():
+    import itertools
+
+    generator = torch.Generator().manual_seed(0)
+    for V, length in [(3, 1), (3, 4), (4, 3)]:
+        log_p = torch.randn(V, V, generator=generator).log_softmax(dim=-1)
+        texts = [list(ids) for ids in itertools.product(range(V), repeat=length) if 1 in ids]
+        best = max(chain_score(log_p, 0, ids) for ids in texts)
+        assert math.isclose(best_score(log_p, 0, length, 1), best, abs_tol=1e-5)

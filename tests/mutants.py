@@ -4,6 +4,8 @@ import ast
 import copy
 from collections.abc import Iterator
 
+ROUNDS = 1_000_000  # of all loops of one mutant: one that would run for ever ends with an error
+
 SWAPPED = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -69,3 +71,16 @@ def _replace(tree: ast.Module, target: ast.AST, replacement: ast.expr) -> ast.Mo
             return replacement if node is target else self.generic_visit(node)
 
     return Replacer().visit(tree)
+
+
+def bounded(source: str) -> str:
+    """Make all while loops of a piece of Python end with an error after ROUNDS rounds together."""
+
+    class Counter(ast.NodeTransformer):
+        def visit_While(self, node: ast.While) -> ast.While:
+            self.generic_visit(node)
+            node.body.insert(0, ast.parse("next(_rounds)").body[0])
+            return node
+
+    tree = Counter().visit(ast.parse(source))
+    return f"_rounds = iter(range({ROUNDS}))\n{ast.unparse(ast.fix_missing_locations(tree))}"

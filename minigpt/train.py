@@ -10,9 +10,7 @@ batch, and the first one alone writes files. The result is that of one process, 
 
 Shapes: B batch, T time.
 
-Sources: Loshchilov & Hutter 2019 (AdamW); Hägele et al. 2024, "Scaling Laws and Compute-Optimal
-Training Beyond Fixed Training Durations" (constant rate, then cool-down); Micikevicius et al. 2018,
-"Mixed Precision Training" (loss scaling).
+Source: Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling).
 """
 
 import contextlib
@@ -26,12 +24,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim import AdamW, Optimizer
 
 from minigpt.batches import IGNORE, shard
 from minigpt.checkpoint import (
@@ -63,7 +60,10 @@ from minigpt.errors import (
 )
 from minigpt.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.muon import Muon
+from minigpt.recipe import FREE as FREE
+from minigpt.recipe import TrainConfig as TrainConfig
+from minigpt.recipe import learning_rate_factor as learning_rate_factor
+from minigpt.recipe import make_optimizers as make_optimizers
 from minigpt.resume import (
     Metrics,
     check_unchanged,
@@ -77,112 +77,6 @@ from minigpt.signals import stop_on_signals as stop_on_signals
 from minigpt.signals import uninterrupted
 
 MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
-
-# What may differ between a checkpoint and its continuation. When max_steps changes, a schedule that
-# falls is laid out anew from there on; a change of the others costs bit-identity at most.
-FREE = {
-    "max_steps", "micro_batch_size", "eval_interval", "save_interval", "log_interval",
-    "keep_checkpoints", "stop_on_failed_save", "device", "dtype", "compile", "deterministic",
-    "shard",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Describe how a model is trained; one step is one update of the weights."""
-
-    max_steps: int = 1000
-    """Steps in all, those before a resume included."""
-    batch_size: int = 32
-    """Rows of one step."""
-    micro_batch_size: int | None = None
-    """Rows that a process has in memory at once (None: all); fewer give the same, slower."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """What trains the matrices inside the blocks; AdamW always trains the rest."""
-    learning_rate: float = 3e-3
-    """Highest learning rate of AdamW."""
-    muon_learning_rate: float = 0.02
-    """Highest learning rate of Muon."""
-    warmup_steps: int | None = None
-    """Steps in which the learning rate rises from near 0 (None: a tenth of all, at most 20)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after that."""
-    cooldown_fraction: float = 1.0
-    """Share of all steps, the last ones, in which the learning rate falls (1: from warm-up on)."""
-    final_learning_rate_fraction: float = 0.0
-    """Where the fall ends, as a share of the highest learning rate."""
-    weight_decay: float = 0.01
-    """Decoupled decay of matrices and embeddings, times the learning rate, in each step."""
-    beta1: float = 0.9
-    """AdamW's memory of the mean gradient."""
-    beta2: float = 0.95
-    """AdamW's memory of the mean square; shorter than torch's 0.999 because runs are short."""
-    grad_clip: float = 1.0
-    """Greatest length of the gradient of all parameters together; 0 turns clipping off."""
-    eval_interval: int = 100
-    """Steps between two validations; the last step always has one."""
-    save_interval: int = 100
-    """Steps between two checkpoints; the last step always has one."""
-    log_interval: int = 10
-    """Steps between two rows of metrics.jsonl."""
-    keep_checkpoints: int = 2
-    """Checkpoints that are kept; at least 2, so that a damaged one has a predecessor."""
-    stop_on_failed_save: bool = True
-    """End the run when a checkpoint cannot be saved, or else warn and go on."""
-    seed: int = 0
-    """Seed of dropout (and, by the source, of the batches)."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of matrix products; weights stay in float32."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    compile: bool = False
-    """Compile the model: a slow start, then faster steps on a GPU."""
-    deterministic: bool = False
-    """Use only kernels that repeat exactly: makes resume exact on GPUs and for compiled models."""
-    shard: bool = False
-    """Split the model over the processes that torchrun started, or else each holds all of it."""
-
-    def __post_init__(self):
-        for names, holds, wanted in RULES:
-            for name in names.split():
-                value = getattr(self, name)
-                require(holds(value), name, value, wanted)
-        warmup, micro = self.warmup_steps or 0, self.micro_batch_size or 1
-        wanted = f"at most {self.max_steps} (max_steps)"
-        require(warmup <= self.max_steps, "warmup_steps", warmup, wanted)
-        wanted = f"at most {self.batch_size} (batch_size)"
-        require(micro <= self.batch_size, "micro_batch_size", micro, wanted)
-
-
-def is_number(value: object) -> bool:
-    """Tell whether a value is a finite int or float."""
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Tell whether a value is an int of at least `least`."""
-    return type(value) is int and value >= least
-
-
-RULES = (
-    ("max_steps batch_size eval_interval save_interval log_interval",
-     lambda v: is_whole(v, 1), "a whole number >= 1"),
-    ("seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
-    ("warmup_steps", lambda v: v is None or is_whole(v, 0), "a whole number >= 0, or None"),
-    ("keep_checkpoints", lambda v: is_whole(v, 2), "a whole number >= 2"),
-    ("micro_batch_size", lambda v: v is None or is_whole(v, 1), "a whole number >= 1, or None"),
-    ("learning_rate muon_learning_rate", lambda v: is_number(v) and v > 0, "a number above 0"),
-    ("weight_decay grad_clip", lambda v: is_number(v) and v >= 0, "a number >= 0"),
-    ("cooldown_fraction final_learning_rate_fraction",
-     lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    ("beta1 beta2", lambda v: is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
-    ("optimizer", lambda v: v in ("muon", "adamw"), "muon or adamw"),
-    ("schedule", lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
-    ("dtype", lambda v: v in ("auto", "float32", "bfloat16", "float16"),
-     "auto, float32, bfloat16 or float16"),
-    ("device", lambda v: isinstance(v, str), "auto, cpu, cuda or mps"),
-    ("compile deterministic stop_on_failed_save shard", lambda v: type(v) is bool, "true or false"),
-)  # fmt: skip
 
 
 class Source(Protocol):
@@ -502,49 +396,6 @@ def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
 def whole(value: Tensor) -> Tensor:
     """Return a number of which each process may hold a part (FSDP2) in full."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
-    """Return Muon for the matrices inside the blocks, if it is chosen, and AdamW for the rest.
-
-    Norms are not decayed: pulling a scale towards 0 is no simplification.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
-    matrices = [p for p in parameters if p in inside and p.ndim == 2]
-    rest = [p for p in parameters if p not in inside or p.ndim != 2]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    betas = (config.beta1, config.beta2)
-    optimizers = []
-    if matrices:
-        optimizers.append(
-            Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
-        )
-    if groups:
-        optimizers.append(AdamW(groups, lr=config.learning_rate, betas=betas, fused=True))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
-
-
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Return the share of the highest learning rate that step `step` (from 0) trains with."""
-    warmup_steps = config.warmup_steps
-    if warmup_steps is None:
-        warmup_steps = min(20, config.max_steps // 10)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    begin = max(warmup_steps, config.max_steps * (1 - config.cooldown_fraction))
-    if config.schedule == "constant" or step < begin:
-        return 1.0
-    done = min((step - begin) / (config.max_steps - begin), 1.0)  # from 0 to just below 1
-    left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return config.final_learning_rate_fraction + (1 - config.final_learning_rate_fraction) * left
 
 
 def evaluate_loss(

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigpt import recipe
 from minigpt import train as train_module
 from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
 from minigpt.errors import CheckpointError, ConfigError, DataError, LockedError, TrainingError
@@ -260,8 +261,8 @@ def test_fault_C18_impossible_settings_show_the_value_and_the_range(name, value)
 
 
 def test_every_setting_has_a_reason_and_a_rule():
-    source = Path(train_module.__file__).read_text(encoding="utf-8")
-    ruled = " ".join(names for names, _, _ in train_module.RULES).split()
+    source = Path(recipe.__file__).read_text(encoding="utf-8")
+    ruled = " ".join(names for names, _, _ in recipe.RULES).split()
     for field in dataclasses.fields(TrainConfig):
         line = source.index(f"    {field.name}: ")
         assert source[source.index("\n", line) :].lstrip().startswith('"""'), field.name

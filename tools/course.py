@@ -39,6 +39,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "signals": (),
     "distributed": (13,),
     "muon": (15,),
+    "recipe": (10,),
     "lock": (10,),
     "checkpoint": (10,),
     "resume": (10,),
@@ -69,7 +70,7 @@ MODULES: dict[str, tuple[int, ...]] = {
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
     "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "ngram", "embeddings",
-    "attention", "layers", "gpt", "batches", "train", "generate", "muon",
+    "attention", "layers", "gpt", "batches", "recipe", "train", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip
 

@@ -75,7 +75,9 @@ SHOWN_ONCE = {
 }  # fmt: skip
 
 # Modules, and single names, that any chapter may import before (or without) explaining them.
-IMPORT_ONLY = frozenset({"errors", "files", "plots", "signals", "runs", "checks", "device"})
+IMPORT_ONLY = frozenset(
+    {"errors", "files", "plots", "storyworld", "signals", "runs", "checks", "device"}
+)
 IMPORT_ONLY_NAMES = frozenset({
     "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",
     "storyworld.tell.render", "storyworld.tell.sample", "storyworld.verify",

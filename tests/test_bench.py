@@ -138,13 +138,13 @@ def test_a_goal_is_met_or_not(value, goal, at_most, met):
 
 
 def test_the_same_size_is_nanogpts_and_has_no_tables():
-    config = same_size(65).model
+    config = same_size(65, 9).model
     assert config.bigram_size is None
     nanogpt = GPTConfig(65, T, 4, 4, None, 128, **FORMS["gpt2"] | {"biases": False})
     ratio = count_parameters(config) / count_parameters(nanogpt)
     assert ratio < 1.03
     assert (config.n_layer, config.n_embd, config.block_size) == (4, 128, 64)
-    assert with_bigrams(65).model.bigram_size == 65 * 65
+    assert with_bigrams(65, 9).model.bigram_size == 65 * 65
 
 
 def test_characters_are_numbered_and_split_as_nanogpt_does(tmp_path):

@@ -81,6 +81,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
+def arrange_for_decoding(model: torch.nn.Module) -> None:
+    """Store the matrices of linear layers by columns where a CPU computes: values and shapes stay.
+
+    One vector times such a matrix reads memory in order, which is about twice as fast. Meant for
+    models that only predict: training is no faster by it, and rounds otherwise.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.is_cpu:
+            module.weight.data = module.weight.data.T.contiguous().T
+
+
 # ---- how much memory there is, and how much is needed
 
 

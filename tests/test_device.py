@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from minigpt import device
 from minigpt.device import (
+    arrange_for_decoding,
     autocast,
     available_memory,
     cgroup_memory,
@@ -119,6 +120,19 @@ def test_autocast_computes_products_in_dtype_and_leaves_weights_alone(dtype):
     with autocast(CPU, dtype):
         assert layer(torch.ones(2, 3)).dtype == dtype
     assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_arranged_for_decoding_is_the_same_model(tied):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(17, 12, 2, 2, n_embd=8, tie_embeddings=tied, init="gpt2"))
+    idx = torch.randint(17, (3, 11))
+    before, logits = {k: v.clone() for k, v in model.state_dict().items()}, model(idx)[0]
+    arrange_for_decoding(model)
+    assert model.blocks[0].mlp.up.weight.stride(0) == 1
+    assert (model.head.weight is model.embedding.weight) is tied
+    assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
+    torch.testing.assert_close(model(idx)[0], logits)
 
 
 # Memory (fault C20)

@@ -6,6 +6,7 @@ import torch
 
 from minigpt.benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
 from minigpt.benchmarks.timing import Row, take_turns
+from minigpt.device import arrange_for_decoding
 from minigpt.generate import SampleConfig, generate
 from minigpt.gpt import FORMS, GPT, GPTConfig
 
@@ -21,6 +22,7 @@ def make_model(config: GPTConfig) -> GPT:
         for p in model.parameters():
             if p.ndim == 2:
                 p.mul_(5)
+    arrange_for_decoding(model)  # as `runs.open_run` does
     return model
 
 

@@ -125,6 +125,7 @@ def test_a_blank_function_fails_with_a_hint(name):
     assert judge(name, blank)[0] in ("blank", "failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solution_passes_on_other_numbers_too(name, monkeypatch):
     for student in ("ada", "bob", "cyd", "dan", "eve"):

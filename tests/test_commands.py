@@ -148,6 +148,7 @@ def test_presets_are_whole_and_stored_exactly(name, tmp_path):
     assert load_config(tmp_path) == config
 
 
+@pytest.mark.slow
 def test_fault_R9_no_value_of_any_flag_gives_a_traceback(capsys, tmp_path):
     """500 random settings: each parses, or exits with code 2 and a message."""
     rng = random.Random(0)
@@ -377,6 +378,7 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
     assert all(fields <= set(task) for task in report["tasks"].values())
 
 
+@pytest.mark.slow
 def test_batches_first_hold_all_of_a_conversation_then_its_answers_alone(tmp_path):
     training = TrainConfig(max_steps=8, batch_size=4)
     model = GPTConfig(vocab_size=1024, block_size=500)

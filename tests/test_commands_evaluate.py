@@ -117,6 +117,7 @@ def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
     assert "bag of words" in out
 
 
+@pytest.mark.slow
 def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeypatch):
     from minigpt import exam, storyworld
     from minigpt.batches import document_ids, write_tokens

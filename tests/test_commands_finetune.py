@@ -229,6 +229,7 @@ def test_a_run_goes_on_after_a_crash_to_the_same_bits(capsys, trained, tmp_path)
     assert before["tasks"] == after["tasks"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_between_its_phases_to_the_same_bits(capsys, trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(out / "checkpoints")

@@ -19,7 +19,10 @@ from crash_worker import small_tensors
 from minigpt.checkpoint import latest_checkpoint, save_checkpoint
 from minigpt.errors import CheckpointError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL"),
+    pytest.mark.slow,  # all of them together
+]
 
 WORKER = Path(__file__).with_name("crash_worker.py")
 CONFIG = {

@@ -46,6 +46,7 @@ def text_of(told: Story, language: str) -> str:
 # Right answers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_lesson_is_complete_and_in_its_languages(language):
     tasks_seen = set()
@@ -401,6 +402,7 @@ def some_pairs() -> list:
     ]
 
 
+@pytest.mark.slow
 def test_preferences_offer_every_reason():
     reasons = Counter(pair.reason for pair in some_pairs())
     assert len(reasons) == 6

@@ -40,7 +40,7 @@ def same_size(vocab_size: int, steps: int) -> Recipe:
     """Return our settings for a transformer of nanoGPT's size, without tables of token pairs."""
     return Recipe(
         GPTConfig(vocab_size, T, n_layer=4, n_head=4, n_embd=128, **FORM),
-        train_config(steps, batch_size=32),
+        train_config(steps, learning_rate=0.02),
     )
 
 
@@ -49,13 +49,13 @@ def with_bigrams(vocab_size: int, steps: int) -> Recipe:
     config = GPTConfig(
         vocab_size, T, n_layer=2, n_head=4, n_embd=128, bigram_size=vocab_size**2, **FORM
     )
-    return Recipe(config, train_config(steps, batch_size=32))
+    return Recipe(config, train_config(steps, learning_rate=0.04))
 
 
-def train_config(steps: int, batch_size: int) -> TrainConfig:
+def train_config(steps: int, learning_rate: float) -> TrainConfig:
     """Return what both recipes share."""
     return TrainConfig(
-        max_steps=steps, batch_size=batch_size, learning_rate=0.02, muon_learning_rate=0.04,
+        max_steps=steps, batch_size=32, learning_rate=learning_rate, muon_learning_rate=0.028,
         warmup_steps=0, save_interval=10**9, eval_interval=10**9, log_interval=10**9,
     )  # fmt: skip
 

@@ -283,8 +283,8 @@ class Trainer:
     def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
         mine = map(my_rows, validation)
-        sums = torch.tensor(sum_losses(self.model, mine, self.device, self.dtype)).double()
-        loss_sum, count = add_up(sums).tolist()
+        sums = sum_losses(self.model, mine, self.device, self.dtype)
+        loss_sum, count = add_up(torch.tensor(sums, dtype=torch.float64)).tolist()
         loss = mean_loss(loss_sum, count)
         if not math.isfinite(loss):
             raise TrainingError(

@@ -307,6 +307,7 @@ def test_an_endless_loop_is_stopped(where):
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "verdict"),
     [
@@ -326,6 +327,7 @@ def test_an_answer_that_ends_its_process_fails(code):
     fails_alone(function(f"import os; os._exit({code})"), "stopped", f"exit code {code}")
 
 
+@pytest.mark.slow
 def test_processes_that_an_answer_starts_are_counted_and_ended():
     mark = f"{time.time():.6f}"
     child = f"import time; mark = {mark}; time.sleep(600)"
@@ -339,6 +341,7 @@ time.sleep(600)
     assert not [p for p in psutil.process_iter(["cmdline"]) if mark in str(p.info["cmdline"])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans to an ancestor")
 def test_an_orphan_does_not_outlive_its_grading():
     mark = f"{time.time():.6f}"
@@ -355,6 +358,7 @@ return None
     assert not [p for p in psutil.process_iter(["cmdline"]) if mark in str(p.info["cmdline"])]
 
 
+@pytest.mark.slow
 def test_deleted_files_harm_only_the_one_who_deletes(tmp_path):
     for student in ("ada", "bob"):
         (tmp_path / student).mkdir()
@@ -388,6 +392,7 @@ def test_a_machine_without_processes_ends_nobody_elses_grading(monkeypatch):
     assert bob.percent == 100
 
 
+@pytest.mark.slow
 def test_a_printed_gigabyte_is_cut_off():
     body = "for _ in range(1000):\n    print('x' * 1_000_000)\nreturn None"
     fails_alone(function(body), "error|stopped|failed")
@@ -406,6 +411,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 3, 6])
 def test_odd_answers_fail_one_by_one(first):
     keys = ["attention.by_hand", TARGET, "attention.repair"]
@@ -533,6 +539,7 @@ def test_helpers_outside_the_answer_cell_do_not_count():
     fails_alone(function("return helper(T, window)"), "error", "name 'helper' is not defined")
 
 
+@pytest.mark.slow
 def test_a_watch_alone_would_stop_memory_too(tmp_path):
     """Negative control for macOS and Windows, where no limit of the system holds memory."""
     code = "import time; x = bytearray(700_000_000); time.sleep(60)"

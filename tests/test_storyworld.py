@@ -215,6 +215,7 @@ def test_the_world_is_rich(many):
     assert min(rich.sentiments.values()) > 0.1
 
 
+@pytest.mark.slow
 def test_no_shortcut_answers_the_questions(many):
     blind = measure.shortcuts(many)
     assert len(blind) == 9

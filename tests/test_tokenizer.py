@@ -188,6 +188,23 @@ def test_ids_equal_the_librarys(any_tokenizer, repeat, tmp_path):
     assert engine.decode(ids, skip_special_tokens=False) == any_tokenizer.decode(ids)
 
 
+def test_ids_equal_tiktokens(bpe):
+    """A third engine: given our tokens in the order of learning, tiktoken makes the same ids."""
+    tiktoken = pytest.importorskip("tiktoken")
+    first = len(SPECIAL)
+    ranks = {token: rank for rank, token in enumerate(bpe.token_bytes[first:])}
+    engine = tiktoken.Encoding(
+        "ours", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
+    )
+    for text in (
+        SAMPLE,
+        "Où est l'été ? " * 9,
+        "雨果拿着一个绿色的手偶。他很高兴。",
+        "🙂🎈👩\u200d👧 " * 5,
+    ):
+        assert [token - first for token in bpe.encode(text)] == engine.encode_ordinary(text)
+
+
 def text_files(data_dir: Path) -> list[Path]:
     binary = {".gz", ".zip", ".bz2"}
     return sorted(p for p in data_dir.rglob("*") if p.is_file() and p.suffix not in binary)

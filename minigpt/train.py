@@ -196,11 +196,8 @@ class Trainer:
             loss, tokens = self.accumulate(batch)
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-            norm = whole(
-                torch.nn.utils.clip_grad_norm_(
-                    self.model.parameters(), config.grad_clip or math.inf
-                )
-            )
+            parameters, limit = self.model.parameters(), config.grad_clip or math.inf
+            norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
             loss, norm = torch.stack([loss, norm]).tolist()  # the step's only wait for the device
             finite = math.isfinite(loss) and math.isfinite(norm)
             if not finite:

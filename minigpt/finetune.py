@@ -239,17 +239,19 @@ class Mixed:
 
 
 class Stages:
-    """One source after the other: the first for `steps` steps, from then on the second."""
+    """Sources one after the other: each for its number of steps, the last one for all the rest."""
 
-    def __init__(self, first: RowSource, steps: int, second: RowSource):
-        self.first, self.steps, self.second = first, steps, second
-        self.batch_size, self.block_size = second.batch_size, second.block_size
+    def __init__(self, stages: Sequence[tuple[RowSource, int]], last: RowSource):
+        self.stages, self.last = stages, last
+        self.batch_size, self.block_size = last.batch_size, last.block_size
 
     def batch(self, step: int) -> Batch:
         """Return idx, targets (B, T) int64 of a step."""
-        if step < self.steps:
-            return self.first.batch(step)
-        return self.second.batch(step - self.steps)
+        for source, steps in self.stages:
+            if step < steps:
+                return source.batch(step)
+            step -= steps
+        return self.last.batch(step)
 
 
 # --- validation ---

@@ -37,9 +37,9 @@ class RunConfig:
     validation_fraction: float = 0.1
     """Share of the text that is kept for validation."""
     dialogue_share: float = 0.0
-    """Share of the rows that are conversations about stories (storyworld only)."""
-    tuning_fraction: float = 0.25
-    """Share of the steps, the last ones, that learn from the answers in conversations alone."""
+    """Share of the rows that are conversations about stories, while tuning (storyworld only)."""
+    tuning_fraction: float = 0.5
+    """Share of the steps, the last ones, that tune: learn from the answers in conversations."""
     model: GPTConfig = dataclasses.field(default_factory=lambda: GPTConfig(vocab_size=1024))
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
@@ -78,17 +78,18 @@ def quickstart() -> RunConfig:
     holds a story and its translation. What was tried stands in docs/experiments.md.
     """
     return RunConfig(
-        dialogue_share=0.5,
-        tuning_fraction=0.25,
+        dialogue_share=0.75,
+        tuning_fraction=0.5,
         model=GPTConfig(
             vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128, separator_id=0
         ),  # <|endoftext|>
         training=TrainConfig(
-            max_steps=4000,
-            batch_size=4,
-            learning_rate=8e-3,
+            max_steps=7000,
+            batch_size=2,
+            learning_rate=2e-2,
             muon_learning_rate=0.01,
-            eval_interval=750,
+            beta2=0.99,
+            eval_interval=1400,
             save_interval=250,
         ),
     )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -379,21 +380,30 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_batches_first_hold_all_of_a_conversation_then_its_answers_alone(tmp_path):
-    training = TrainConfig(max_steps=8, batch_size=4)
+def test_batches_hold_stories_then_short_conversations_then_all_and_only_answers_count(tmp_path):
+    training = TrainConfig(max_steps=60, batch_size=4)
     model = GPTConfig(vocab_size=1024, block_size=500)
     config = RunConfig(dialogue_share=0.5, tuning_fraction=0.5, model=model, training=training)
     tokenizer = make_tokenizer(tmp_path, config, resume=False)
-    source = pipeline.make_source(make_data(tmp_path, config, tokenizer, False), config, tokenizer)
+    data = make_data(tmp_path, config, tokenizer, False)
+    source = pipeline.make_source(data, config, tokenizer)
     user, assistant = (tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant"))
-    counted = []
-    for step in range(8):
+    long = max(len(ids) for ids, _ in data.dialogues.beginnings)
+    assert max(len(ids) for ids, _ in data.dialogues.encoded) > long
+    talked, longest = [], []
+    for step in range(60):
         idx, targets = source.batch(step)
         talks = (idx == user).any(dim=1)
         assert (targets[~talks] != -100).all(), "stories are always learned whole"
+        assert not (targets[talks] == assistant).any(), "only answers count"
+        assert (targets[talks] != -100).any() or not talks.any()
         assert not (targets == user)[idx == tokenizer.eot_id].any(), "a story may begin here"
-        counted.append((targets[talks] == assistant).sum().item())
-    assert sum(counted[:4]) > 0 == sum(counted[4:])
+        talked.append(int(talks.sum()))
+        ends = [(row == tokenizer.eot_id).nonzero().flatten().tolist() for row in idx[talks]]
+        longest.append(max((b - a for row in ends for a, b in pairwise(row)), default=0))
+    assert talked[:30] == [0] * 30
+    assert sum(talked[30:42]) > 0
+    assert max(longest[30:42]) <= long + 1 < max(longest[42:])  # with its separator
 
 
 def test_conversations_about_a_file_of_ones_own_are_refused(capsys, text, tmp_path):

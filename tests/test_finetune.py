@@ -266,9 +266,9 @@ def test_impossible_mixtures_are_refused(sources, weights, cause):
 
 
 def test_stages_follow_each_other_from_their_first_rows():
-    stages = Stages(Counting(0), 3, Counting(100))
-    firsts = [int(stages.batch(step)[0][0, 0]) for step in range(6)]
-    assert firsts == [0, 4, 8, 100, 104, 108]
+    stages = Stages([(Counting(0), 3), (Counting(50), 2)], Counting(100))
+    firsts = [int(stages.batch(step)[0][0, 0]) for step in range(7)]
+    assert firsts == [0, 4, 8, 50, 54, 100, 104]
 
 
 # --- validation, and training ---

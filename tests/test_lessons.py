@@ -19,10 +19,11 @@ from minigpt.storyworld import (
     story,
     verify,
 )
-from minigpt.storyworld.lessons import LABELS, SHARES, draw
+from minigpt.storyworld.lessons import BEGINNINGS, LABELS, SHARES, draw
 from minigpt.storyworld.plot import GOOD_MOODS
 from minigpt.storyworld.preferences import pairs
 from minigpt.storyworld.read import split_sentences
+from minigpt.storyworld.tasks import early_questions
 from minigpt.storyworld.wording import ASKED, WANTED
 
 LANGUAGES = ("en", "zh")
@@ -346,6 +347,44 @@ def test_dialogues_answer_rightly_and_give_the_story_once(split):
         assert not any(text in message["content"] for message in messages[2:])
     assert min(counted.values()) > 20
     assert len(counted) == 4
+
+
+def test_beginnings_are_short_and_their_answers_follow_from_what_was_told():
+    """Each is read again from its own text: what holds after these sentences and no others."""
+    forms, kinds = Counter(), Counter()
+    for seed in range(400):
+        messages, told = dialogue(seed, shares=BEGINNINGS), story(seed)
+        side = LANGUAGES.index(language_of(messages))
+        given, _, _ = messages[0]["content"].rpartition("\n")
+        pairs = [sentences[side] for sentences in told.sentences]
+        joined = ["".join(pairs[:n]) if side else " ".join(pairs[:n]) for n in range(1, 5)]
+        count = joined.index(given) + 1  # of the first one to four sentences
+        if bool(CHINESE.search(messages[1]["content"])) != (side == 1):
+            assert count <= 2
+            assert text_of(told, LANGUAGES[1 - side]).startswith(messages[1]["content"])
+            forms["translation"] += 1
+            continue
+        forms["beginning"] += 1
+        facts = list(early_questions(told.derivation[:count]))
+        right = {q.text[side]: (q.kind, q.answer[side]) for q in facts}
+        found = []
+        for ask, answer in zip(messages[::2], messages[1::2], strict=True):
+            text = max((t for t in right if t in ask["content"]), key=len)
+            assert answer["content"] == right[text][1]
+            found.append(right[text][0])
+            kinds[found[-1]] += 1
+        assert len(set(found)) == len(found)
+    assert min(forms["translation"], forms["beginning"]) > 150
+    assert set(kinds) == {"where thing", "where person", "who has", "colour", "where happened",
+                          "in what order"}  # fmt: skip
+
+
+def test_a_beginning_is_asked_nothing_about_what_comes_later():
+    told = story(0)
+    one = {q.text[0] for q in early_questions(told.derivation[:1])}
+    whole = {q.text[0] for q in early_questions(told.derivation)}
+    assert one
+    assert one < whole
 
 
 def test_every_wording_occurs():

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than th
 TOKENIZER_STORIES = 3000
 TOKENIZER_DIALOGUES = 1000
 DIALOGUE_TOKENS = 200  # of one conversation, about
-MOST_DIALOGUES = 15_000  # a longer run has conversations again
+MOST_DIALOGUES = 20_000  # a longer run has conversations again
+SHORT_DIALOGUES = 0.4  # the share of them that is about beginnings of stories
+LONG = storyworld.SHARES | {"turns": {6: 1, 7: 1, 8: 1, 9: 1}}  # many questions a story
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
@@ -48,6 +50,7 @@ class Dialogues:
     """Conversations about stories: encoded, their answers marked, and hashes of all their texts."""
 
     encoded: Sequence[Encoded]
+    beginnings: Sequence[Encoded]  # short ones
     hashes: Collection[bytes]
     sha256: str  # of all ids
 
@@ -147,7 +150,8 @@ def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) 
         validation = write_tokens(out / "val.bin", document_ids(texts, tokenizer), *facts)
         training = config.training
         wanted = training.max_steps * training.batch_size * config.model.block_size
-        wanted = max(int(wanted * (1 - config.dialogue_share)), 4 * config.model.block_size)
+        tuned = config.tuning_fraction * config.dialogue_share
+        wanted = max(int(wanted * (1 - tuned)), 4 * config.model.block_size)
         ids = until(document_ids(story_texts(), tokenizer), min(wanted, MOST_STORY_TOKENS))
         train = write_tokens(out / "train.bin", ids, *facts)
     n_bytes = sum(len(text.encode("utf-8")) for text, _ in held)
@@ -159,23 +163,27 @@ def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) 
 def make_dialogues(config: RunConfig, tokenizer: Tokenizer) -> Dialogues:
     """Talk about stories: as many conversations as the run has room for."""
     training = config.training
-    rows = config.dialogue_share * training.max_steps * training.batch_size
+    rows = config.dialogue_share * config.tuning_fraction * training.max_steps
+    rows *= training.batch_size
     wanted = int(rows * config.model.block_size / DIALOGUE_TOKENS)
     count = min(max(wanted, 100), MOST_DIALOGUES)
-    encoded, hashes, sha256 = [], set(), hashlib.sha256()
+    middle, end = (FIRST_DIALOGUE_SEED + n for n in (round(count * SHORT_DIALOGUES), count))
+    hashes, sha256 = set(), hashlib.sha256()
     with tqdm(total=count, desc="talking about stories", leave=False) as bar:
-        for first in range(0, count, 500):
-            seeds = range(
-                FIRST_DIALOGUE_SEED + first, FIRST_DIALOGUE_SEED + min(first + 500, count)
-            )
-            conversations = [storyworld.dialogue(seed) for seed in seeds]
-            encoded += encode_chats(conversations, tokenizer)
-            texts = (m["content"] for messages in conversations for m in messages)
-            hashes.update(text_hash(line) for text in texts for line in text.splitlines())
-            bar.update(len(conversations))
-    for ids, _ in encoded:
-        sha256.update(np.asarray(ids, dtype="<u4").tobytes())
-    return Dialogues(encoded, hashes, sha256.hexdigest())
+
+        def talk(seeds: range, shares: Mapping[str, Mapping]) -> Iterator[Encoded]:
+            for first in range(0, len(seeds), 500):
+                some = [storyworld.dialogue(seed, shares=shares) for seed in seeds[first:][:500]]
+                texts = (m["content"] for messages in some for m in messages)
+                hashes.update(text_hash(line) for text in texts for line in text.splitlines())
+                for ids, answers in encode_chats(some, tokenizer):
+                    sha256.update(np.asarray(ids, dtype="<u4").tobytes())
+                    yield ids, answers
+                bar.update(len(some))
+
+        short = list(talk(range(FIRST_DIALOGUE_SEED, middle), storyworld.BEGINNINGS))
+        long = list(talk(range(middle, end), LONG))
+    return Dialogues(long, short, hashes, sha256.hexdigest())
 
 
 def story_messages(count: int) -> Iterator[dict[str, str]]:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -40,6 +39,8 @@ from minigpt.runs import (
 from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult, train
+
+SHORT_FIRST = 0.4  # of the steps that tune, the share about beginnings of stories alone
 
 
 def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
@@ -190,31 +191,30 @@ def train_with_bar(
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:
     """Return where the batches come from: windows of plain text, whole stories, or both kinds.
 
-    With conversations, all of their text is learned first, as stories are (pre-training), and
-    then their answers alone (instruction tuning), always mixed with stories.
+    With conversations, stories are learned first (pre-training). Then, always with some stories
+    among them, come the answers in conversations (instruction tuning): at first about the
+    beginnings of stories, because what to look back for is found much sooner in a short text.
     """
     training = config.training
     sizes = training.batch_size, config.model.block_size
     if data.floor_nats is None:
         return Windows(data.train, *sizes, training.seed)
-    if data.dialogues is None:
-        return Documents(data.train, *sizes, training.seed)
     stories = Documents(data.train, *sizes, training.seed)
+    if data.dialogues is None:
+        return stories
 
     def mixed(conversations: Sequence[Encoded], seed: int) -> Mixed:
         packed = Packed(conversations, *sizes, seed, "drop", tokenizer.eot_id)
         share = config.dialogue_share
         return Mixed([stories, packed], [1 - share, share], seed)
 
-    answers = data.dialogues.encoded
-    texts = [(ids, all_but_first(ids)) for ids, _ in answers]
-    steps = round(training.max_steps * (1 - config.tuning_fraction))
-    return Stages(mixed(texts, training.seed), steps, mixed(answers, training.seed + 1))
-
-
-def all_but_first(ids: Sequence[int]) -> np.ndarray:
-    """Return which ids to train on: what begins a text is given, not predicted."""
-    return np.arange(len(ids)) > 0
+    short, all_lengths = data.dialogues.beginnings, data.dialogues.encoded
+    tuning = config.tuning_fraction * training.max_steps
+    first, second = round(training.max_steps - tuning), round(tuning * SHORT_FIRST)
+    return Stages(
+        [(stories, first), (mixed(short, training.seed), second)],
+        mixed([*all_lengths, *short], training.seed + 1),
+    )
 
 
 def floor(data: Data, config: RunConfig) -> float | None:

@@ -6,12 +6,12 @@ enumerate), tasks (questions), labels (summary, title, mood, topic), stories (th
 verify (is it a story?), lessons (tasks and conversations), preferences (right and wrong stories).
 """
 
-from minigpt.storyworld.lessons import Lesson, dialogue, lessons, obeys
+from minigpt.storyworld.lessons import BEGINNINGS, SHARES, Lesson, dialogue, lessons, obeys
 from minigpt.storyworld.preferences import preferences
 from minigpt.storyworld.stories import Story, documents, log_prob, story
 from minigpt.storyworld.verify import Verdict, verify
 
 __all__ = [
-    "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons", "log_prob", "obeys",
-    "preferences", "story", "verify",
+    "BEGINNINGS", "SHARES", "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons",
+    "log_prob", "obeys", "preferences", "story", "verify",
 ]  # fmt: skip

@@ -31,6 +31,12 @@ SHARES = {  # what a dialogue consists of, by weight
     "story": {"free": 10, "words": 20, "ends": 20, "about": 15, "title": 15, "named": 20},
 }  # fmt: skip
 
+BEGINNINGS = SHARES | {  # short ones, to learn from first what to look back for
+    "dialogue": {"beginning": 1, "translation": 1},
+    "translation": {"opening": 1},
+}
+EARLY = 4  # sentences of a beginning, at most; an opening has half as many
+
 LABELS = {
     "summary": labels.summary, "title": labels.title,
     "sentiment": labels.sentiment, "topic": labels.topic,
@@ -76,8 +82,9 @@ def lessons(seed: int, language: Language, split: Split = "train") -> list[Lesso
 
 
 def translation(steps: list[Step], side: int, kind: str, random: Draw) -> Lesson:
-    """Return the translation of a story, or of its first sentences."""
-    length = len(steps) if kind == "whole" else 1 + int(random() * (len(steps) - 1))
+    """Return the translation of a story, of a passage from its start, or of its opening."""
+    longest = EARLY // 2 if kind == "opening" else len(steps) - 1
+    length = len(steps) if kind == "whole" else 1 + int(random() * longest)
     texts = [join(render(steps[:length], language), language) for language in LANGUAGES]
     task = f"translation_{LANGUAGES[side]}_{LANGUAGES[1 - side]}"
     source, prompt = texts[side], asked("translation", texts[side], side, random)
@@ -234,12 +241,15 @@ def dialogue(
 
     Either the story once, in the first message, and 1 to 6 turns about it; or a translation; or
     an instruction to tell a story, and the story. In English or Chinese with probability 1/2 each.
+    With BEGINNINGS as shares all is short: the first sentences, and every question about them.
     """
     random = Random(seed).random
     steps = sample(WORLDS[split], random)
     side, form = int(random() >= 0.5), draw(shares["dialogue"], random)
     if form == "conversation":
         return conversation(steps, side, shares, random)
+    if form == "beginning":
+        return beginning(steps[: 1 + int(random() * EARLY)], side, random)
     make = {"translation": translation, "story": telling}[form]
     lesson = make(steps, side, draw(shares[form], random), random)
     return exchange(lesson.prompt, lesson.answer)
@@ -263,6 +273,17 @@ def conversation(
         else:
             prompt = asked(kind, text, side, random)
             messages += exchange(prompt, LABELS[kind](steps)[side])
+        text = ""
+    return messages
+
+
+def beginning(steps: list[Step], side: int, random: Draw) -> list[Message]:
+    """Return the first sentences of a story and a question of each kind, in random order."""
+    text, messages = join(render(steps, LANGUAGES[side]), LANGUAGES[side]), []
+    chosen = tasks.choose(list(tasks.early_questions(steps)), random)
+    for question in some(chosen, len(chosen), random):
+        prompt = asked("question", text, side, random, question.text[side])
+        messages += exchange(prompt, question.answer[side])
         text = ""
     return messages
 

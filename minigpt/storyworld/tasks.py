@@ -186,6 +186,14 @@ def questions(steps: list[Step]) -> Iterator[Question]:
     yield from past_questions(facts)
 
 
+def early_questions(steps: list[Step]) -> Iterator[Question]:
+    """Yield what can be asked about the first sentences of a story."""
+    facts = Facts(steps)
+    yield from where_questions(facts)
+    yield from who_questions(facts)
+    yield from past_questions(facts)
+
+
 def changes(values: list[str]) -> int:
     """Return how often a value became another one, from its first mention on."""
     known = [value for value in values if value]
@@ -203,14 +211,16 @@ def where_questions(facts: Facts) -> Iterator[Question]:
 
 
 def who_questions(facts: Facts) -> Iterator[Question]:
-    offers = {role: facts.spoken(role) for role in (*CHILDREN, "elder")} | {"nobody": NOBODY}
-    for thing in THINGS:
+    known = [role for role in (*CHILDREN, "elder") if role in facts.cast]
+    offers = {role: facts.spoken(role) for role in known} | {"nobody": NOBODY}
+    for thing in (thing for thing in THINGS if thing in facts.cast):
         holder = getattr(facts.end, thing)
         answer = offers[holder if holder in offers else "nobody"]
         history = changes([getattr(plot, thing) for plot in facts.plots])
         text = facts.say(QUESTIONS["who has"], what=thing)
         yield Question("who has", text, answer, offers, history)
-    colours = {role: COLOURS[facts.cast[role]] for role in ("coat", "colour", "tint")}
+    painted = [role for role in ("coat", "colour", "tint") if role in facts.cast]
+    colours = {role: COLOURS[facts.cast[role]] for role in painted}
     for role, answer in colours.items():
         yield Question("colour", facts.say(COLOUR_QUESTIONS[role]), answer, colours, 0)
 

@@ -305,10 +305,10 @@ def own_word(answer: Any, generator: Generator) -> None:
     """Expect two losses, the largest standard deviation that is harmless, and a letter."""
     keys = {"loss_16", "loss_64", "std", "why"}
     require(isinstance(answer, dict) and set(answer) == keys, f"expected a dict of {sorted(keys)}")
-    for C in (16, 64):
-        expected = sum(table_loss(C, 1.0, generator) for _ in range(4)) / 4
+    for C, slack in ((16, 0.6), (64, 0.8)):  # one seed differs by about 0.15 and 0.33
+        expected = sum(table_loss(C, 1.0, generator) for _ in range(16)) / 16
         look_at = "Random targets, a tied table, blocks that add nothing; the mean of some seeds."
-        same_number(answer[f"loss_{C}"], expected, f"loss_{C}", look_at, 0.9)
+        same_number(answer[f"loss_{C}"], expected, f"loss_{C}", look_at, slack)
     std = answer["std"]
     is_size = isinstance(std, int | float) and 0 < std < 10
     require(is_size, f"std is {std!r}, which is no standard deviation")

@@ -240,6 +240,7 @@ def test_a_run_goes_on_between_its_phases_to_the_same_bits(capsys, trained, tmp_
     assert all((weights(out)[name] == w).all() for name, w in weights(trained).items())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(
     capsys, trained, reviews, tmp_path
 ):
@@ -296,6 +297,7 @@ def test_fault_E33_ctrl_c_leaves_a_checkpoint(reviews, tmp_path):
 # --- what is refused ---
 
 
+@pytest.mark.slow
 def test_fault_A8_over_long_examples_name_the_line(capsys, tmp_path):
     path = write_reviews(tmp_path / "a.tsv", count=60)
     lines = path.read_text("utf-8").splitlines()

@@ -109,6 +109,7 @@ def fails_alone(
 # What a class hands in
 
 
+@pytest.mark.slow
 def test_a_perfect_submission_scores_100_percent():
     found = grade(hand_in())
     assert found.percent == 100
@@ -728,6 +729,7 @@ def run(capsys, *words: object) -> tuple[int, str, str]:
     return code, out, err
 
 
+@pytest.mark.slow
 def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
     folder = tmp_path / "handed_in"
     (folder / "ada").mkdir(parents=True)

@@ -98,6 +98,7 @@ def test_both_languages_teach_the_same():
         assert same == [(one.kind, one.changes, one.said) for one in chinese]
 
 
+@pytest.mark.slow
 def test_a_beginning_has_one_translation_and_a_sentence_alone_may_have_two():
     beginnings, alone, read = ({}, {}), (defaultdict(set), defaultdict(set)), 0
     for told in map(story, range(2500)):
@@ -349,6 +350,7 @@ def test_dialogues_answer_rightly_and_give_the_story_once(split):
     assert len(counted) == 4
 
 
+@pytest.mark.slow
 def test_beginnings_are_short_and_their_answers_follow_from_what_was_told():
     """Each is read again from its own text: what holds after these sentences and no others."""
     forms, kinds = Counter(), Counter()
@@ -456,6 +458,7 @@ def test_preferences_hold_what_the_pairs_hold():
         assert set(preferences(seed)[0]) == {"prompt", "chosen", "rejected", "reason"}
 
 
+@pytest.mark.slow
 def test_the_chosen_story_passes_and_the_rejected_one_does_not():
     for pair in some_pairs():
         assert obeys(pair.lesson, pair.chosen), pair

@@ -404,6 +404,7 @@ class CountingMerges(dict):
         return super().get(key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "ab", "中", "abcdefgh"])
 def test_fault_B15_work_is_linear_on_one_huge_chunk(unit):
     training = [unit * 3000, "abc bca cab aab"]

@@ -133,7 +133,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     texts = [text[:40] for text, _ in held]  # they must fit into this small context
     files = [write_tokens(copied / name, document_ids(texts, tokenizer), *facts)
              for name in ("train.bin", "val.bin")]  # fmt: skip
-    data = Data(*files, 240, 10.0, n_stories=4, dialogues=Dialogues([], set(), ""))
+    data = Data(*files, 240, 10.0, n_stories=4, dialogues=Dialogues([], [], set(), ""))
     monkeypatch.setattr(evaluate, "make_data", lambda *args, **more: data)
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]
     command = evaluate.parse(evaluate.EvaluateCommand, "evaluate", [str(word) for word in words])

@@ -38,6 +38,53 @@ def test_outputs_are_stored_in_order_and_free_of_local_details(path):
     assert not (found := build_notebooks.storage_faults(path)), "\n".join(found)
 
 
+def left_out(path: Path) -> list[int]:
+    """Return the numbers of the code cells that the tests would not run, or that were never run."""
+    tags = {"skip-execution", "nbval-skip"}
+    return [
+        number
+        for number, cell in enumerate(nbformat.read(path, as_version=4).cells)
+        if cell.cell_type == "code"
+        and (tags & set(cell.metadata.get("tags", [])) or not cell.execution_count)
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_code_cell_runs_as_run_all_has_it(path):
+    """nbval runs every cell in order, as "run all" does; a tag must not hide one from it."""
+    assert left_out(path) == []
+
+
+def test_a_cell_left_out_of_the_run_is_caught(tmp_path):
+    def book(*tags: str, **counted: int) -> Path:
+        cell = nbformat.v4.new_code_cell("1", metadata={"tags": list(tags)}, **counted)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "01_x.ipynb")
+        return tmp_path / "01_x.ipynb"
+
+    assert left_out(book("nbval-check-output", execution_count=1)) == []
+    assert left_out(book("skip-execution", execution_count=1)) == [0]
+    assert left_out(book("nbval-skip", execution_count=1)) == [0]
+    assert left_out(book()) == [0]
+
+
+def long_cells(path: Path) -> list[str]:
+    return [fault for cell in cells.code_cells(path) for fault in cells.length_faults(cell)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_code_cell_is_longer_than_45_lines(path):
+    assert long_cells(path) == []
+
+
+def test_a_longer_cell_is_caught(tmp_path):
+    sources = ["1\n" * 44 + "1", "1\n" * 45 + "1"]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    nbformat.write(book, tmp_path / "01_x.ipynb")
+    assert long_cells(tmp_path / "01_x.ipynb") == [
+        "01_x.ipynb cell 1: 46 lines; 45 are the limit: cut it in two"
+    ]
+
+
 def foreign_faults(path: Path) -> list[str]:
     """Return what a notebook would load or run in a browser that it did not make itself."""
     found = []

@@ -172,6 +172,39 @@ def test_a_draft_left_in_use_is_caught(root):
     assert "neither shown nor imported again" in faults(root)
 
 
+@pytest.mark.parametrize(
+    "later", ["print(first)", "def f():\n    return first", "[n for n in range(3) if n < first]"]
+)
+@pytest.mark.parametrize("before", ["first = 3", "from itertools import count as first"])
+def test_a_method_that_is_read_for_what_had_its_name_is_caught(root, before, later):
+    write(root, before, METHOD, "1 + 1", later)
+    assert "cell 3: first is the method of cell 1; bind it anew" in faults(root)
+
+
+def test_a_method_with_the_name_of_a_function_of_python_is_caught(root):
+    text = "class Box:\n    def sum(self):\n        return 1"
+    (root / "minigpt" / "attention.py").write_text(text + "\n", encoding="utf-8")
+    method = "# minigpt/attention.py: Box.sum\ndef sum(self):\n    return 1"
+    write(root, method, "print(sum([1]))")
+    assert "cell 1: sum is the method of cell 0" in faults(root)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        (METHOD, "first(None)"),  # it had no other meaning: the method is meant
+        ("first = 3", METHOD, "first = 4", "print(first)"),
+        ("first = 3", METHOD, "from math import floor as first", "print(first)"),
+        ("first = 3", METHOD, "def f(first):\n    return first"),
+        ("first = 3", METHOD, "def f():\n    first = 1\n    return first"),
+        ("first = 3", METHOD, "a.first"),
+    ],
+)
+def test_a_method_in_nobodys_way_is_free(root, cells):
+    write(root, *cells)
+    assert faults(root) == ""
+
+
 # Rules 3, 4, 5
 
 
@@ -221,103 +254,16 @@ def test_a_method_shown_before_its_whole_class_is_caught(root):
     assert "Pair is shown" in faults(root)
 
 
-def test_a_long_definition_is_caught(root):
-    body = "".join(f"    x += {i}\n" for i in range(45))
-    long = f"def long(x):\n{body}".rstrip()
-    (root / "minigpt" / "attention.py").write_text(long + "\n", encoding="utf-8")
-    write(root, "# minigpt/attention.py\n" + long)
-    assert "46 lines of one definition" in faults(root)
-
-
-LONG = "def long(x):\n" + "".join(f"    x += {i}\n" for i in range(50)) + "    return x"
-
-
-def long_parts(cut: int = 30, count: int = 2) -> list[str]:
-    lines = LONG.split("\n")
-    halves = ["\n".join(lines[:cut]), "\n".join(lines[cut:])]
-    return [
-        f"# minigpt/attention.py: long ({i} of {count})\n{half}" for i, half in enumerate(halves, 1)
-    ]
-
-
-def write_parts(root: Path, *sources: str, tags: tuple = ("nbval-skip", "skip-execution")) -> Path:
-    path = write(root, *sources, "from minigpt.attention import long")
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells[:-1]:
-        cell.metadata["tags"] = list(tags)
-    build_notebooks.write_notebook(notebook, path)
-    return path
-
-
-@pytest.fixture
-def long_root(root):
-    (root / "minigpt" / "attention.py").write_text(f"{MODULE}\n\n{LONG}\n", encoding="utf-8")
-    return root
-
-
-def test_a_long_definition_in_two_parts_passes_and_counts_as_shown(long_root):
-    write_parts(long_root, *long_parts())
-    assert faults(long_root) == ""
-    write(long_root, "from minigpt.attention import long", name="09_gpt.ipynb")
-    assert faults(long_root) == ""
-    write(long_root, "from minigpt.attention import long", name="07_early.ipynb")
-    assert "no chapter up to 07" in faults(long_root)
-
-
-@pytest.mark.parametrize(
-    ("sources", "words"),
-    [
-        (long_parts()[:1], "numbered (1 of 1)"),
-        (long_parts()[::-1], "numbered (1 of 2)"),
-        (long_parts(count=3), "numbered (1 of 2)"),
-        (long_parts(cut=3), "a part of 49 lines"),
-        ([text.replace("x += 7", "x += 8") for text in long_parts()], "+    x += 7"),
-        ([text.replace("    return x", "") for text in long_parts()], "+    return x"),
-        ([text.replace("long", "longer") for text in long_parts()], "does not define longer"),
-    ],
-)
-def test_parts_that_are_not_the_definition_are_caught(long_root, sources, words):
-    write_parts(long_root, *sources)
-    assert words in faults(long_root)
-
-
-def test_a_part_that_would_be_run_is_caught(long_root):
-    write_parts(long_root, *long_parts(), tags=())
-    assert "a part is not run: tag it nbval-skip and skip-execution" in faults(long_root)
-
-
-def test_a_cut_inside_a_statement_is_caught(long_root):
-    inner = (
-        "def long(x):\n    for i in x:\n        print(\n            i)\n        x = i\n    return x"
-    )
-    (long_root / "minigpt" / "attention.py").write_text(inner + "\n", encoding="utf-8")
-    lines = inner.split("\n")
-    for cut, caught in ((3, True), (4, True), (5, False)):
-        halves = "\n".join(lines[:cut]), "\n".join(lines[cut:])
-        header = "# minigpt/attention.py: long"
-        write_parts(
-            long_root, *(f"{header} ({i} of 2)\n{half}" for i, half in enumerate(halves, 1))
-        )
-        assert ("between two statements" in faults(long_root)) == caught, cut
-
-
-def test_sync_fills_parts_from_the_line_where_they_begin(long_root):
-    first, second = long_parts(cut=31)
-    path = write_parts(long_root, first[:60], second[:60], tags=())
-    assert sync_cells.sync(path, long_root) == [0, 1]
-    assert faults(long_root) == ""
-    assert [cell.source for cell in cells.code_cells(path)][:2] == [first, second]
-    assert sync_cells.sync(path, long_root) == []
-    file = long_root / "minigpt" / "attention.py"
-    file.write_text(file.read_text(encoding="utf-8").replace("    x += 3\n", ""), encoding="utf-8")
-    assert sync_cells.sync(path, long_root) == [0]
-    assert cells.code_cells(path)[1].source == second
-
-
-def test_a_definition_in_parts_is_shown_once(long_root):
-    write_parts(long_root, *long_parts())
-    write(long_root, *long_parts(), name="09_gpt.ipynb")
-    assert "attention.long is shown in 08_attention.ipynb cell 0 already" in faults(long_root)
+@pytest.mark.parametrize("header", ["# minigpt/attention.py", "# anything else"])
+def test_a_long_cell_is_caught(root, header):
+    long = "def long(x):\n" + "\n".join(f"    x += {i}" for i in range(44))
+    (root / "minigpt" / "attention.py").write_text(f"{MODULE}\n\n{long}\n", encoding="utf-8")
+    write(root, f"{header}\n{long}")
+    assert "cell 0: 46 lines; 45 are the limit" in faults(root)
+    short = long.rpartition("\n")[0]
+    (root / "minigpt" / "attention.py").write_text(f"{MODULE}\n\n{short}\n", encoding="utf-8")
+    write(root, f"# minigpt/attention.py\n{short}")
+    assert faults(root) == ""
 
 
 def test_a_class_shown_by_its_methods_may_be_imported(root):
@@ -406,8 +352,11 @@ def test_storage_faults_are_named(tmp_path):
     error = new_output("error", ename="ValueError", evalue="x", traceback=["x"])
     cell = new_code_cell("1", outputs=[error], execution_count=1)
     assert "without raises-exception" in stored(tmp_path, cell)
-    cell = new_code_cell("1", metadata={"tags": ["nbval-skip"]}, execution_count=1)
-    assert "belong together" in stored(tmp_path, cell)
+    for tag in ("nbval-skip", "skip-execution"):
+        cell = new_code_cell("1", metadata={"tags": [tag]}, execution_count=1)
+        assert "every cell is run" in stored(tmp_path, cell)
+    assert "every cell is run" in stored(tmp_path, new_code_cell("# NBVAL_SKIP\n1"))
+    assert "execution count None" in stored(tmp_path, new_code_cell("1"))
 
 
 def test_tracebacks_lose_the_frames_of_libraries():

@@ -3,20 +3,22 @@
 1. A cell whose first line is `# minigpt/attention.py` shows final definitions, and one whose first
    line is `# minigpt/gpt.py: GPT.forward` shows one method: the text must equal the package's.
    A first line `# draft` marks an earlier form; an assert further down ties it to the package.
-2. Any other cell that binds a public name of the package fails: no silent shadowing.
+2. Any other cell that binds a public name of the package fails: no silent shadowing. A method shown
+   alone is run like every cell and leaves a function behind: if its name meant something before,
+   the next cell that reads the name has to bind it anew.
 3. A chapter imports only names that a chapter up to it has shown or drafted, or plumbing.
 4. A definition of a course module is shown at most once.
-5. A shown definition has at most 45 lines. A longer one is shown method by method, or in parts:
-   cells that begin with `# minigpt/train.py: train (1 of 2)` and are read, not run (their tags
-   say so); put together they are the definition, and the name is imported after them.
+5. A code cell has at most 45 lines. A longer class is shown method by method; a longer function of
+   the package has to become two.
 
 Cells are read as text and syntax trees; nothing is run. `faults()` returns one message a fault.
 """
 
 import ast
+import builtins
 import difflib
-import itertools
 import re
+import symtable
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ import nbformat
 from course import (
     IMPORT_ONLY,
     IMPORT_ONLY_NAMES,
-    LONGEST_SHOWN,
+    LONGEST_CELL,
     MODULES,
     ROOT,
     SHOWN_ONCE,
@@ -35,9 +37,8 @@ from course import (
     ready_chapters,
 )
 
-HEADER = re.compile(r"# (minigpt/[\w/]+\.py)(?:: ([\w.]+)(?: \((\d) of (\d)\))?)?\s*$")
+HEADER = re.compile(r"# (minigpt/[\w/]+\.py)(?:: ([\w.]+))?\s*$")
 DRAFT = re.compile(r"# draft\b")
-NOT_RUN = frozenset({"nbval-skip", "skip-execution"})  # the tags of a part
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Cell:
     path: Path
     number: int
     source: str
-    tags: frozenset[str] = frozenset()
 
     @property
     def where(self) -> str:
@@ -61,18 +61,8 @@ class Cell:
 
     @property
     def header(self) -> re.Match | None:
-        """Match the first line of a shown cell: groups are the file, the name and the part."""
+        """Match the first line of a shown cell: groups are the file and the method."""
         return HEADER.match(self.first_line)
-
-    @property
-    def is_part(self) -> bool:
-        """Tell whether the cell shows a part of one definition."""
-        return bool(self.header and self.header[3])
-
-    @property
-    def body(self) -> str:
-        """Return what stands below the first line."""
-        return self.source.partition("\n")[2]
 
     @property
     def is_draft(self) -> bool:
@@ -82,28 +72,23 @@ class Cell:
     def names(self) -> list[str]:
         """Return the names that a shown cell or a draft is about, `GPT.forward` for a method."""
         if self.header and self.header[2]:
-            return [self.header[2]] if self.header[3] in (None, "1") else []
+            return [self.header[2]]
         return [name for node in self.tree().body for name in bound_names(node)]
 
     def tree(self) -> ast.Module:
-        """Parse the cell; IPython's `%magic` and `!shell` lines become blank.
+        """Parse the cell."""
+        return ast.parse(self.python)
 
-        A part of a definition is not run and binds nothing.
-        """
-        if self.is_part:
-            return ast.Module([], [])
-        return ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", self.source))
+    @property
+    def python(self) -> str:
+        """Return the text with IPython's `%magic` and `!shell` lines made blank."""
+        return re.sub(r"(?m)^\s*[%!].*$", "", self.source)
 
 
 def code_cells(path: Path) -> list[Cell]:
     """Read the code cells of a notebook."""
-    notebook = nbformat.read(path, as_version=4)
-    cells = enumerate(notebook.cells)
-    return [
-        Cell(path, i, cell.source, frozenset(cell.metadata.get("tags", [])))
-        for i, cell in cells
-        if cell.cell_type == "code"
-    ]
+    cells = enumerate(nbformat.read(path, as_version=4).cells)
+    return [Cell(path, i, cell.source) for i, cell in cells if cell.cell_type == "code"]
 
 
 def faults(paths: list[Path] | None = None, root: Path = ROOT) -> list[str]:
@@ -116,8 +101,9 @@ def faults(paths: list[Path] | None = None, root: Path = ROOT) -> list[str]:
     public = public_names(root)
     for path in paths:
         found += [fault for cell in cells[path] for fault in shown_faults(cell, root)]
-        found += part_faults(cells[path], root)
+        found += [fault for cell in cells[path] for fault in length_faults(cell)]
         found += shadow_faults(cells[path], public)
+        found += method_faults(cells[path])
         found += draft_faults(cells[path], public)
     every_cell = [cell for path in paths for cell in cells[path]]
     return [*found, *import_faults(every_cell, root), *twice_faults(every_cell)]
@@ -170,8 +156,8 @@ def package_text(cell: Cell, root: Path = ROOT) -> str:
 
 
 def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
-    """Compare a shown cell with the package (rule 1) and measure it (rule 5)."""
-    if not cell.header or cell.is_part:
+    """Compare a shown cell with the package (rule 1)."""
+    if not cell.header:
         return
     if not (root / cell.header[1]).is_file():
         yield f"{cell.where}: there is no {cell.header[1]}"
@@ -185,17 +171,6 @@ def shown_faults(cell: Cell, root: Path = ROOT) -> Iterator[str]:
     except KeyError as name:
         yield f"{cell.where}: {cell.header[1]} does not define {name}"
         return
-    yield from _difference(cell, expected)
-    for node in cell.tree().body:
-        if (length := node.end_lineno - node.lineno + 1) > LONGEST_SHOWN:
-            yield (
-                f"{cell.where}: {length} lines of one definition; show it method by method, or in "
-                f"parts (tools/cells.py, rule 5)"
-            )
-
-
-def _difference(cell: Cell, expected: str) -> Iterator[str]:
-    """Yield a diff if a cell is not what it should be."""
     if cell.source != expected:
         diff = difflib.unified_diff(
             cell.source.split("\n"), expected.split("\n"), cell.where, cell.header[1], lineterm=""
@@ -206,65 +181,13 @@ def _difference(cell: Cell, expected: str) -> Iterator[str]:
         )
 
 
-# Rule 5: a long definition in parts
+# Rule 5: length
 
 
-def parts(cells: list[Cell]) -> list[list[Cell]]:
-    """Return the cells that show one definition together, for each definition shown in parts."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.is_part:
-            groups.setdefault((cell.header[1], cell.header[2]), []).append(cell)
-    return list(groups.values())
-
-
-def part_texts(group: list[Cell], root: Path = ROOT) -> list[str]:
-    """Return what each part of a definition must say; a cut is found by the line below it.
-
-    Raises KeyError with the name where the package has no such definition.
-    """
-    file, name = group[0].header[1], group[0].header[2]
-    lines = segments((root / file).read_text(encoding="utf-8"))[name].split("\n")
-    starts = [0]
-    for before, part in itertools.pairwise(group):
-        first = part.body.split("\n")[0]
-        found = [i for i in range(starts[-1] + 1, len(lines)) if lines[i] == first]
-        guess = starts[-1] + before.body.count("\n") + 1
-        starts.append(found[0] if len(found) == 1 else min(guess, len(lines)))
-    ends = [*starts[1:], len(lines)]
-    return [
-        f"{cell.first_line}\n" + "\n".join(lines[start:end]).strip("\n")
-        for cell, start, end in zip(group, starts, ends, strict=True)
-    ]
-
-
-def part_faults(cells: list[Cell], root: Path = ROOT) -> Iterator[str]:
-    """Compare the parts of each definition with the package, and ask that they are not run."""
-    for group in parts(cells):
-        numbers = [(int(cell.header[3]), int(cell.header[4])) for cell in group]
-        if numbers != [(i + 1, len(group)) for i in range(len(group))]:
-            yield f"{group[0].where}: the parts should be numbered (1 of {len(group)}) and so on"
-            continue
-        try:
-            expected = part_texts(group, root)
-        except (KeyError, FileNotFoundError):
-            yield f"{group[0].where}: {group[0].header[1]} does not define {group[0].header[2]}"
-            continue
-        for cell, text in zip(group, expected, strict=True):
-            yield from _difference(cell, text)
-            yield from _part_alone_faults(cell)
-
-
-def _part_alone_faults(cell: Cell) -> Iterator[str]:
-    length = cell.body.count("\n") + 1
-    if not cell.tags >= NOT_RUN:
-        yield f"{cell.where}: a part is not run: tag it {' and '.join(sorted(NOT_RUN))}"
-    if length > LONGEST_SHOWN:
-        yield f"{cell.where}: a part of {length} lines; {LONGEST_SHOWN} are the limit"
-    try:
-        ast.parse(cell.body if cell.header[3] == "1" else f"if True:\n{cell.body}")
-    except SyntaxError:
-        yield f"{cell.where}: cut the definition between two statements of its body"
+def length_faults(cell: Cell) -> Iterator[str]:
+    """Name a cell that no screen holds."""
+    if (length := len(cell.source.split("\n"))) > LONGEST_CELL:
+        yield f"{cell.where}: {length} lines; {LONGEST_CELL} are the limit: cut it in two"
 
 
 # Rule 2: shadowing
@@ -314,6 +237,35 @@ def shadow_faults(cells: list[Cell], public: dict[str, str]) -> Iterator[str]:
                         f"{cell.where}: line {node.lineno} hides minigpt/{public[name]}'s {name}; "
                         f"rename it, or begin the cell with '# draft'"
                     )
+
+
+def method_faults(cells: list[Cell]) -> Iterator[str]:
+    """Name each cell that would read a method, shown alone, for what had its name before."""
+    scopes = [symtable.symtable(cell.python, cell.where, "exec") for cell in cells]
+    for position, shown in enumerate(cells):
+        name = shown.header[2].split(".")[-1] if shown.header and shown.header[2] else ""
+        if not (hasattr(builtins, name) or any(_binds(s, name) for s in scopes[:position])):
+            continue
+        for cell, scope in zip(cells[position + 1 :], scopes[position + 1 :], strict=True):
+            if _binds(scope, name):
+                break
+            if _reads(scope, name):
+                yield f"{cell.where}: {name} is the method of cell {shown.number}; bind it anew"
+                break
+
+
+def _binds(scope: symtable.SymbolTable, name: str) -> bool:
+    """Tell whether a cell binds a name, imports included."""
+    known = scope.lookup(name) if name in scope.get_identifiers() else None
+    return bool(known) and (known.is_assigned() or known.is_imported())
+
+
+def _reads(scope: symtable.SymbolTable, name: str) -> bool:
+    """Tell whether a cell, or a function in it, takes a name from the notebook."""
+    known = scope.lookup(name) if name in scope.get_identifiers() else None
+    if known and known.is_referenced() and (known.is_global() or scope.get_type() == "module"):
+        return True
+    return any(_reads(inner, name) for inner in scope.get_children())
 
 
 def _package_names(cell: Cell) -> Iterator[str]:

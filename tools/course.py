@@ -81,9 +81,10 @@ IMPORT_ONLY = frozenset(
 IMPORT_ONLY_NAMES = frozenset({
     "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",
     "storyworld.tell.render", "storyworld.tell.sample", "storyworld.verify",
+    "sources.Source",
 })  # fmt: skip
 
-LONGEST_SHOWN = 45  # lines of one definition in one cell
+LONGEST_CELL = 45  # lines of one code cell
 
 
 def chapter_number(path: Path) -> int:

@@ -11,24 +11,18 @@ from pathlib import Path
 
 import nbformat
 from build_notebooks import write_notebook
-from cells import NOT_RUN, code_cells, package_text, part_texts, parts
+from cells import code_cells, package_text
 from course import ROOT, notebooks
 
 
 def sync(path: Path, root: Path = ROOT) -> list[int]:
     """Bring one notebook's shown cells up to date; return the numbers of the changed cells."""
     notebook = nbformat.read(path, as_version=4)
-    cells = code_cells(path)
-    texts = {c.number: package_text(c, root) for c in cells if c.header and not c.is_part}
-    for group in parts(cells):
-        texts |= dict(zip([c.number for c in group], part_texts(group, root), strict=True))
     changed = []
-    for cell in cells:
+    for cell in code_cells(path):
         raw = notebook.cells[cell.number]
-        tags = cell.tags | NOT_RUN if cell.is_part else cell.tags
-        if texts.get(cell.number, raw.source) != raw.source or tags != cell.tags:
-            raw.source, raw.outputs = texts[cell.number], []
-            raw.metadata["tags"] = sorted(tags)
+        if cell.header and raw.source != (text := package_text(cell, root)):
+            raw.source, raw.outputs = text, []
             changed.append(cell.number)
     if changed:
         write_notebook(notebook, path)

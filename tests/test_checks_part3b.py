@@ -6,7 +6,7 @@ from test_checks import answer_of, settled, solution  # noqa: F401 (settled: for
 from test_checks_part1 import fails
 
 from minigpt.checks import judge
-from minigpt.checks.training import clipped_gradient
+from minigpt.checks.training import STEEPNESS, clipped_gradient, valley
 
 HAND = {"gradient": [3, 4], "clipped": [1.5, 2], "rates": [0.1, 0.2, 0.15], "steps": 250,
         "lost": 49}  # fmt: skip
@@ -179,3 +179,50 @@ def test_wrong_doctor_answers_of_another_kind():
 )
 def test_wrong_bits(change, words):
     fails("training.bits", answer_of("training.bits") | change, words)
+
+
+def bent(step, steps, high=1.7, power=1.5):
+    return high * (1 - step / steps) ** power
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda step, steps: 0.6, "let it fall further"),
+        (lambda step, steps: 0.01, "keep the rate high"),
+        (lambda step, steps: bent(step, steps, high=0.3), "keep the rate high"),
+        (lambda step, steps: bent(step, steps, power=1), "150 steps end at a loss of 0.126"),
+        (lambda step, steps: bent(step, steps, high=2.5), "after 1 of 50 steps the loss is above"),
+        (lambda step, steps: 1.7 * step / steps, "let it fall"),
+        (lambda step, steps: bent(steps - step, steps), "let it fall"),
+        (lambda step, steps: bent(step, 50), "a number from 0 on"),
+        (lambda step, steps: -bent(step, steps), "a number from 0 on"),
+        (lambda step, steps: [bent(step, steps)], "a number from 0 on"),
+        (lambda step, steps: float("nan"), "a number from 0 on"),
+        (lambda step, steps: None, "is a return missing"),
+    ],
+)
+def test_wrong_schedule(answer, words):
+    assert judge("training.schedule", lambda *a: bent(*a)) == ("passed", "passed")
+    fails("training.schedule", answer, words)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda step, steps: 1.5 if step < steps / 5 else 1.9 * (1 - step / steps) ** 1.7,
+        lambda step, steps: 1.7 * (1 - step / steps) / (1 + step / steps),
+    ],
+)
+def test_other_schedules_are_solutions_too(answer):
+    assert judge("training.schedule", answer) == ("passed", "passed")
+
+
+def test_the_valley_is_the_mean_of_many_walks():
+    """What the check computes is what dice give: 20,000 walks with drawn noise."""
+    rates, h = [bent(step, 20) for step in range(20)], torch.tensor(STEEPNESS)
+    w, generator = torch.full((20_000, 20), 2.0), torch.Generator().manual_seed(0)
+    for rate in rates:
+        w -= rate * (h * w + h.sqrt() * torch.randn(w.shape, generator=generator))
+    drawn = (h * w**2).sum(dim=1).mean().item() / 2
+    assert abs(drawn / valley(rates)[-1] - 1) < 0.02

@@ -263,3 +263,56 @@ def bits(answer: Any, generator: Generator) -> None:
     }
     letter = answer["why"]
     require(letter == "b", f"why = {letter!r}. {wrong.get(letter, 'Give one letter, a to d.')}")
+
+
+# A schedule for a noisy valley
+
+STEEPNESS = [i**-1.5 for i in range(1, 21)]  # of the valley's twenty directions
+AIMS = {50: 0.29, 150: 0.114}  # steps of a run -> loss to end below; the best known: 0.262, 0.101
+
+
+@exercise(
+    "training.schedule", "draw mean_losses for a constant rate, high and low; then let it fall."
+)
+def schedule(answer: Callable, generator: Generator) -> None:
+    """Expect rate(step, steps): learning rates that end low in runs of 50 and of 150 steps."""
+    for steps, aim in AIMS.items():
+        rates = [call(answer, step, steps, case=f"step {step} of {steps}") for step in range(steps)]
+        for step, rate in enumerate(rates):
+            is_rate = isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0
+            require(is_rate, f"rate({step}, {steps}) should be a number from 0 on, got {rate!r}")
+        losses = valley(rates)
+        climbs = next((step for step, loss in enumerate(losses) if loss > losses[0] + 1e-9), None)
+        require(
+            climbs is None,
+            f"after {climbs} of {steps} steps the loss is above {losses[0]:.2f}, where it began, "
+            "and the run is stopped: the steepest direction does not bear such a rate",
+        )
+        way = valley(rates, noise=0.0)[-1]
+        trembling = losses[-1] - way
+        look_at = (
+            "keep the rate high for longer"
+            if way > trembling
+            else "let it fall further, or earlier"
+        )
+        require(
+            losses[-1] < aim,
+            f"{steps} steps end at a loss of {losses[-1]:.3f}, the aim is {aim}. Of it {way:.3f} "
+            f"are way that is not yet walked, and {trembling:.3f} trembling: {look_at}",
+        )
+
+
+def valley(rates: list[float], noise: float = 1.0) -> list[float]:
+    """Return the mean loss of the exercise's valley before a run and after each of its steps.
+
+    Without noise it is the way that is left; the rest is trembling, since the two add up.
+    """
+    squares = [4.0] * len(STEEPNESS)
+    losses = [sum(h * square for h, square in zip(STEEPNESS, squares, strict=True)) / 2]
+    for rate in rates:
+        squares = [
+            (1 - rate * h) ** 2 * square + noise * rate**2 * h
+            for h, square in zip(STEEPNESS, squares, strict=True)
+        ]
+        losses.append(sum(h * square for h, square in zip(STEEPNESS, squares, strict=True)) / 2)
+    return losses

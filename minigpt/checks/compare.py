@@ -94,6 +94,39 @@ def same_number(got: Any, expected: float, name: str, look_at: str, slack: float
     require(abs(got - expected) <= slack, f"{name} is {got:.4g}, which is not right. {look_at}")
 
 
+def same_results(
+    answer: Any, expected: dict[str, Any], hint: Callable[[str, Any], str],
+    slack: float = 0.01, list_slack: float = 0.006, each: str = "number", first: int = 1,
+) -> None:  # fmt: skip
+    """Require a dict of what was computed by hand: numbers, and lists of numbers, by name.
+
+    hint(name, what was written) says what to look at. The places of a list are called `each` and
+    counted from `first`.
+    """
+    named = isinstance(answer, dict) and set(answer) == set(expected)
+    require(named, f"expected a dict of {sorted(expected)}")
+    for name, right in expected.items():
+        got = answer[name]
+        if not isinstance(right, list):
+            same_number(got, right, name, hint(name, got), slack)
+            continue
+        fits = isinstance(got, tuple | list) and len(got) == len(right)
+        require(fits, f"{name} should be a list of {len(right)} numbers, got {got!r}")
+        for place, pair in enumerate(zip(got, right, strict=True), first):
+            same_number(*pair, f"{name}, {each} {place},", hint(name, got), list_slack)
+
+
+def slip_hint(name: str, got: Any, slips: dict[tuple[str, tuple], str]) -> str:
+    """Return the hint of the slip (name, numbers) -> hint that a list shows; "" where none fits."""
+    if not isinstance(got, tuple | list) or not all(isinstance(x, int | float) for x in got):
+        return ""
+    for (slipped, numbers), hint in slips.items():
+        fits = slipped == name and len(numbers) == len(got)
+        if fits and all(abs(a - b) < 0.012 for a, b in zip(got, numbers, strict=True)):
+            return hint
+    return ""
+
+
 def integers(generator: torch.Generator, low: int, high: int, count: int = 1) -> list[int]:
     """Draw `count` whole numbers from low to high, both included."""
     return torch.randint(low, high + 1, (count,), generator=generator).tolist()

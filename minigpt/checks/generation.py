@@ -8,7 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, integers, require, same_number, same_tensor
+from minigpt.checks.compare import (
+    call,
+    integers,
+    require,
+    same_number,
+    same_results,
+    same_tensor,
+    slip_hint,
+)
 
 HAND = {
     "cold": [0.533, 0.3, 0.133, 0.033], "top_p": [0.571, 0.429, 0.0, 0.0],
@@ -37,27 +45,11 @@ HAND_SLIPS = {
 )
 def by_hand(answer: Any, generator: Generator) -> None:
     """Expect the six results of the exercise text, to two decimals."""
-    require(
-        isinstance(answer, dict) and set(answer) == set(HAND), f"expected a dict of {sorted(HAND)}"
-    )
-    for key, expected in HAND.items():
-        got = answer[key]
-        if not isinstance(expected, list):
-            same_number(got, expected, key, HAND_HINTS[key], 0.01)
-            continue
-        fits = isinstance(got, tuple | list) and len(got) == 4
-        require(fits, f"{key} should be a list of four numbers, got {got!r}")
-        for place, (value, right) in enumerate(zip(got, expected, strict=True)):
-            same_number(value, right, f"{key}, token {place},", _hand_hint(key, got), 0.006)
+    same_results(answer, HAND, _hand_hint, each="token", first=0)
 
 
-def _hand_hint(key: str, got: Any) -> str:
-    numbers = [value for value in got if isinstance(value, int | float)]
-    for (name, slip), hint in HAND_SLIPS.items():
-        fits = name == key and len(numbers) == len(slip)
-        if fits and all(abs(a - b) < 0.012 for a, b in zip(numbers, slip, strict=True)):
-            return hint
-    return HAND_HINTS[key]
+def _hand_hint(name: str, got: Any) -> str:
+    return slip_hint(name, got, HAND_SLIPS) or HAND_HINTS[name]
 
 
 # No group of tokens twice

@@ -9,12 +9,19 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, require, same_number, same_tensor
+from minigpt.checks.compare import call, require, same_number, same_results, same_tensor, slip_hint
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPTConfig, count_parameters
 
 HAND = {"normalised": [0.2, 1.4], "stream": [8.0, 8.0], "logits": [1.0, 2.0, 0.0],
         "loss": 1.408, "turned": 0.5}  # fmt: skip
+HAND_HINTS = {
+    "normalised": "Square, mean, root; then divide both numbers by it.",
+    "stream": "Exchange the normalised numbers, multiply by 5, add to (1, 7).",
+    "logits": "Normalise the new stream, then one dot product with each row of the table.",
+    "loss": "ln of the softmax's denominator, minus the logit of the right token.",
+    "turned": "Only the angle between the two counts: one position apart is 60°; its cosine.",
+}
 HAND_SLIPS = {  # (key, what was written) -> what to look at
     ("normalised", (0.04, 0.28)): "You divided by the mean square; take its root.",
     ("normalised", (0.141, 0.99)): "You divided by the length; the MEAN of the squares is 25.",
@@ -28,39 +35,13 @@ HAND_SLIPS = {  # (key, what was written) -> what to look at
 @exercise("gpt.by_hand", "mean of the squares first, then its root; the box's result is ADDED.")
 def by_hand(answer: Any, generator: Generator) -> None:
     """Expect the five results of the exercise text, to two decimals."""
-    require(
-        isinstance(answer, dict) and set(answer) == set(HAND), f"expected a dict of {sorted(HAND)}"
-    )
-    for key, expected in HAND.items():
-        got = answer[key]
-        if not isinstance(expected, list):
-            same_number(got, expected, key, _number_hint(key, got), 0.011)
-            continue
-        fits = isinstance(got, tuple | list) and len(got) == len(expected)
-        require(fits, f"{key} should be a list of {len(expected)} numbers, got {got!r}")
-        for place, (value, right) in enumerate(zip(got, expected, strict=True)):
-            same_number(value, right, f"{key}, number {place + 1},", _list_hint(key, got), 0.011)
+    same_results(answer, HAND, _hand_hint, slack=0.011, list_slack=0.011)
 
 
-def _list_hint(key: str, got: Any) -> str:
-    for (name, slip), hint in HAND_SLIPS.items():
-        numbers = [value for value in got if isinstance(value, int | float)]
-        fits = name == key and len(numbers) == len(slip)
-        if fits and all(abs(a - b) < 0.02 for a, b in zip(numbers, slip, strict=True)):
-            return hint
-    return {
-        "normalised": "Square, mean, root; then divide both numbers by it.",
-        "stream": "Exchange the normalised numbers, multiply by 5, add to (1, 7).",
-        "logits": "Normalise the new stream, then one dot product with each row of the table.",
-    }[key]
-
-
-def _number_hint(key: str, got: Any) -> str:
-    if key == "turned":
-        return "Only the angle between the two counts: one position apart is 60°; its cosine."
-    if isinstance(got, int | float) and abs(got - 0.245) < 0.01:
+def _hand_hint(name: str, got: Any) -> str:
+    if name == "loss" and isinstance(got, int | float) and abs(got - 0.245) < 0.01:
         return "That is the probability; the loss is minus its natural logarithm."
-    return "ln of the softmax's denominator, minus the logit of the right token."
+    return slip_hint(name, got, HAND_SLIPS) or HAND_HINTS[name]
 
 
 # A blank file

@@ -10,10 +10,25 @@ from torch.nn import functional as F
 
 from minigpt.batches import IGNORE
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, integers, require, same_number, same_tensor
+from minigpt.checks.compare import (
+    call,
+    integers,
+    require,
+    same_number,
+    same_results,
+    same_tensor,
+    slip_hint,
+)
 
 HAND = {"gradient": [3.0, 4.0], "clipped": [1.5, 2.0], "rates": [0.1, 0.2, 0.15], "steps": 250,
         "lost": 49}  # fmt: skip
+HAND_HINTS = {
+    "gradient": "Four fifths of the first piece and one fifth of the second.",
+    "clipped": "Divide by the length, multiply by the limit.",
+    "rates": "Rise from 0.1 in two steps; then a straight line to 0 at step 10.",
+    "steps": "Tokens of one step first: rows times tokens.",
+    "lost": "Which step is the last with a checkpoint?",
+}
 HAND_SLIPS = {  # (key, what was written) -> what to look at
     ("gradient", (4.5, 2.5)): "That is the mean of the two; the first piece has 4 of 5 targets.",
     ("gradient", (15.0, 20.0)): "A mean over the targets divides by their number.",
@@ -26,40 +41,13 @@ HAND_SLIPS = {  # (key, what was written) -> what to look at
 @exercise("training.by_hand", "weigh by targets, then the length, then the schedule's two lines.")
 def by_hand(answer: Any, generator: Generator) -> None:
     """Expect the five results of the exercise text."""
-    require(
-        isinstance(answer, dict) and set(answer) == set(HAND), f"expected a dict of {sorted(HAND)}"
-    )
-    for key, expected in HAND.items():
-        got = answer[key]
-        if not isinstance(expected, list):
-            same_number(got, expected, key, _number_hint(key, got), 0.01)
-            continue
-        fits = isinstance(got, tuple | list) and len(got) == len(expected)
-        require(fits, f"{key} should be a list of {len(expected)} numbers, got {got!r}")
-        for place, (value, right) in enumerate(zip(got, expected, strict=True)):
-            same_number(value, right, f"{key}, number {place + 1},", _list_hint(key, got), 0.006)
+    same_results(answer, HAND, _hand_hint)
 
 
-def _list_hint(key: str, got: Any) -> str:
-    for (name, slip), hint in HAND_SLIPS.items():
-        numbers = [value for value in got if isinstance(value, int | float)]
-        fits = name == key and len(numbers) == len(slip)
-        if fits and all(abs(a - b) < 0.01 for a, b in zip(numbers, slip, strict=True)):
-            return hint
-    return {
-        "gradient": "Four fifths of the first piece and one fifth of the second.",
-        "clipped": "Divide by the length, multiply by the limit.",
-        "rates": "Rise from 0.1 in two steps; then a straight line to 0 at step 10.",
-    }[key]
-
-
-def _number_hint(key: str, got: Any) -> str:
-    if key == "lost" and got == 50:
+def _hand_hint(name: str, got: Any) -> str:
+    if name == "lost" and got == 50:
         return "The step that was saved is not lost."
-    return {
-        "steps": "Tokens of one step first: rows times tokens.",
-        "lost": "Which step is the last with a checkpoint?",
-    }[key]
+    return slip_hint(name, got, HAND_SLIPS) or HAND_HINTS[name]
 
 
 # Every row once

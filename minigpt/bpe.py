@@ -9,6 +9,7 @@ This module knows ids and pairs of ids, but no vocabularies, special tokens or f
 
 import functools
 import heapq
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -26,9 +27,17 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHUNK = regex.compile(PATTERN)
+CHUNK_ASCII = re.compile(  # the same for ASCII text: Python's own `re` is faster
+    PATTERN.replace(r"\p{L}\p{N}", "A-Za-z0-9")
+    .replace(r"\p{L}", "[A-Za-z]")
+    .replace(r"\p{N}", "[0-9]"),
+    re.ASCII,
+)
 CHUNK_LIBRARY = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
 
 Pair = tuple[int, int]
+NO_MERGE = 1 << 62  # above every id
+SHORT = 48  # bytes of a chunk up to which looking again is faster than a linked list
 
 
 # --- cutting text into chunks ---
@@ -41,7 +50,9 @@ def split_chunks(text: str) -> list[str]:
     are letters to one and symbols to the other. Both agree on every character of Unicode 3.2;
     a text with a later one is cut by the library, so that the ids are the same for everyone.
     """
-    if text.isascii() or all(_in_unicode_3(character) for character in set(text)):
+    if text.isascii():
+        return CHUNK_ASCII.findall(text)
+    if all(_in_unicode_3(character) for character in set(text)):
         return CHUNK.findall(text)
     return [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
 
@@ -178,10 +189,34 @@ def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list
 def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
     """Apply the merges to one chunk in the order in which they were learned.
 
-    An earlier merge has the smaller new id. Scanning the chunk once for each merge would be
-    quadratic, so the ids form a linked list, and each possible merge waits in the list of its
-    new id. A merge makes room only for later ones: each new id is dealt with once, in order,
-    and the time is linear in the chunk's length.
+    An earlier merge has the smaller new id. Both ways give the same ids.
+    """
+    return merge_short(ids, merges) if len(ids) <= SHORT else merge_long(ids, merges)
+
+
+def merge_short(ids: list[int], merges: dict[Pair, int]) -> list[int]:
+    """Apply the earliest merge that is there, and look again; the time is quadratic in the length.
+
+    `found` has the new id of each pair of neighbours; a merge changes only those beside it.
+    """
+    ids = list(ids)
+    found = [merges.get(pair, NO_MERGE) for pair in pairwise(ids)]
+    while found and (new_id := min(found)) != NO_MERGE:
+        left = found.index(new_id)
+        ids[left : left + 2] = [new_id]
+        del found[left]
+        if left > 0:
+            found[left - 1] = merges.get((ids[left - 1], new_id), NO_MERGE)
+        if left < len(found):
+            found[left] = merges.get((new_id, ids[left + 1]), NO_MERGE)
+    return ids
+
+
+def merge_long(ids: list[int], merges: dict[Pair, int]) -> list[int]:
+    """Apply the merges to a chunk of any length, in linear time.
+
+    The ids form a linked list, and each possible merge waits in the list of its new id. A merge
+    makes room only for later ones, so each new id is dealt with once, in order.
     """
     ids, end = list(ids), len(ids)
     before, after = list(range(-1, end - 1)), list(range(1, end + 1))

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from minigpt import tokenizer as module
-from minigpt.bpe import CHUNK, CHUNK_LIBRARY, PATTERN, merge_chunk, merge_pair, split_chunks
+from minigpt.bpe import (
+    CHUNK,
+    CHUNK_ASCII,
+    CHUNK_LIBRARY,
+    PATTERN,
+    merge_chunk,
+    merge_long,
+    merge_pair,
+    merge_short,
+    split_chunks,
+)
 from minigpt.errors import ConfigError, DataError
 from minigpt.tokenizer import (
     END_OF_TEXT,
@@ -171,11 +181,34 @@ def test_special_tokens_that_a_merge_could_produce_are_refused(names):
 
 @given(st.text(alphabet="ab c1!\n é中🙂'stT", max_size=80))
 @settings(max_examples=300, deadline=None)
-def test_merging_by_linked_list_equals_scanning(text):
+def test_both_ways_of_merging_equal_scanning(text):
     tokenizer = BPETokenizer.train([SAMPLE + "aaaaaaa aabaabaab\n\n\n\n"], 420)
     for data in (text.encode("utf-8"), *(chunk.encode("utf-8") for chunk in split_chunks(text))):
         ids = tokenizer.byte_tokens(data)
-        assert merge_chunk(ids, tokenizer.merges) == merge_by_scanning(ids, tokenizer.merges)
+        expected = merge_by_scanning(ids, tokenizer.merges)
+        for merge in (merge_chunk, merge_short, merge_long):
+            assert merge(list(ids), tokenizer.merges) == expected, merge
+
+
+def test_a_short_chunk_and_a_long_one_are_merged_in_their_own_ways(monkeypatch):
+    monkeypatch.setattr("minigpt.bpe.merge_short", lambda ids, merges: "short")
+    monkeypatch.setattr("minigpt.bpe.merge_long", lambda ids, merges: "long")
+    assert [merge_chunk([1] * length, {}) for length in (48, 49)] == ["short", "long"]
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_a_batch_has_the_same_ids_whoever_encodes_it(bpe, cores, monkeypatch):
+    """Words are encoded by us where cores are few, Chinese and all the rest by the library."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    texts = [*SAMPLE.split("\n"), "", "hello " * 50, "猫" * 50, END_OF_TEXT, "Où est l'été ?"]
+    ours = []
+    monkeypatch.setattr(
+        bpe, "encode", lambda text: ours.append(text) or Tokenizer.encode(bpe, text)
+    )
+    assert bpe.encode_batch(texts) == [Tokenizer.encode(bpe, text) for text in texts]
+    assert ("hello " * 50 in ours) == (cores == 1)
+    assert "猫" * 50 not in ours
+    assert bpe.encode_batch([]) == []
 
 
 @pytest.mark.parametrize("repeat", [1, 100])
@@ -268,6 +301,18 @@ def test_chunks_agree_with_the_library_on_every_scalar_value():
             text = shape.replace("{}", character)
             library = [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
             assert split_chunks(text) == library, hex(ord(character))
+
+
+def test_ascii_is_cut_by_python_as_by_regex():
+    """Every character in every company of two others, and long random rows."""
+    some = [" ", "\n", "\r", "'", "s", "L", "l", "7", "!", "\x1c", "\t", "\x00"]
+    ascii = [chr(code) for code in range(128)]
+    for text in (a + b + c + d for a in some for b in ascii for c in some for d in some[:9]):
+        assert CHUNK_ASCII.findall(text) == CHUNK.findall(text), repr(text)
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(rng.choices(ascii, k=200))
+        assert CHUNK_ASCII.findall(text) == CHUNK.findall(text), repr(text)
 
 
 def test_chunks_lose_nothing():
@@ -399,9 +444,9 @@ class CountingMerges(dict):
 
     looked_up = 0
 
-    def get(self, key):
+    def get(self, key, default=None):
         self.looked_up += 1
-        return super().get(key)
+        return super().get(key, default)
 
 
 @pytest.mark.slow

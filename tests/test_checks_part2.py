@@ -121,6 +121,33 @@ def test_wrong_spreads(change, words):
     fails("data.hashes", SPREADS | change, words)
 
 
+def sieve_of(rows, bands):
+    found, for_nothing = (1 - (1 - s**rows) ** bands for s in (0.7, 0.3))
+    return {"rows": rows, "bands": bands, "found": found, "for_nothing": for_nothing}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (sieve_of(5, 20), "over 2 %"),
+        (sieve_of(6, 23), "not 95 %"),
+        (sieve_of(8, 51), "over 400"),
+        (sieve_of(6, 24) | {"found": 0.7**6}, "s = 0.7"),
+        (sieve_of(6, 24) | {"for_nothing": 1 - (1 - 0.3**24) ** 6}, "s = 0.3"),
+        (sieve_of(6, 24) | {"bands": 25}, "s = 0.7"),
+        (sieve_of(6, 24) | {"rows": 6.0}, "whole numbers"),
+        (sieve_of(6, 24) | {"hashes": 144}, "expected a dict"),
+    ],
+)
+def test_wrong_sieve(answer, words):
+    fails("data.sieve", answer, words)
+
+
+@pytest.mark.parametrize(("rows", "bands"), [(6, 24), (6, 27), (7, 35), (7, 57)])
+def test_many_sieves_are_right(rows, bands):
+    assert judge("data.sieve", sieve_of(rows, bands)) == ("passed", "passed")
+
+
 # Tokenizer
 
 BY_HAND = {"merges": MERGES, "disease": DISEASE, "euro": EURO}

@@ -153,6 +153,26 @@ def test_exercise_is_its_solution_without_the_answers(path):
     ), found
 
 
+def kinds(text: str) -> list[str]:
+    """Return the kinds of a set's exercises, from the table at its top."""
+    return re.findall(r"(?m)^\| \d[^|]*\| ([^|]+?) \|", text)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_every_set_of_exercises_is_complete(path):
+    """One by hand, two or three to write, one to measure and explain, one open."""
+    found = kinds(nbformat.read(path, as_version=4).cells[0].source)
+    assert len(found) == len(exercises(path.stem.split("_", 1)[1]))
+    for kind in ("paper and pencil", "measure and explain", "open"):
+        assert found.count(kind) == 1, (kind, found)
+    assert 2 <= sum(found.count(kind) for kind in ("build", "repair")) <= 3, found
+
+
+def test_the_kinds_of_exercises_are_read_from_the_table():
+    table = "Two.\n\n| exercise | kind | time |\n|---|---|---|\n| 1 a | build | 9 min |\n"
+    assert kinds(table + "| 2 b | paper and pencil | 15 min |") == ["build", "paper and pencil"]
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
 def test_every_registered_check_is_asked_and_solved(path):
     topic = path.stem.split("_", 1)[1]

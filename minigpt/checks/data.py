@@ -245,3 +245,33 @@ def hashes(answer: Any, generator: Generator) -> None:
         "the explanation does not fit: each hash function shows 'same' or 'different' by itself. "
         "How does the mean of many such coins scatter?",
     )
+
+
+# A sieve
+
+SIEVE = {"rows", "bands", "found", "for_nothing"}
+
+
+@exercise("data.sieve", "print 1 - (1 - s**rows)**bands for both similarities, and search.")
+def sieve(answer: Any, generator: Generator) -> None:
+    """Expect rows and bands of a sieve that is fine enough, and what it lets through."""
+    require(isinstance(answer, dict) and set(answer) == SIEVE, f"expected a dict of {SIEVE}")
+    rows, bands = answer["rows"], answer["bands"]
+    whole = type(rows) is int and type(bands) is int and rows > 0 and bands > 0
+    require(whole, f"rows and bands should be whole numbers from 1 on, got {rows!r}, {bands!r}")
+    require(
+        rows * bands <= 400, f"{bands} bands of {rows} rows are {rows * bands} hashes, over 400"
+    )
+    found, for_nothing = (1 - (1 - s**rows) ** bands for s in (0.7, 0.3))
+    hint = "Put s = 0.7 into 1 - (1 - s^r)^b; s^r is the chance of one band."
+    same_number(answer["found"], found, "found", hint, 0.002)
+    hint = "Put s = 0.3 into 1 - (1 - s^r)^b."
+    same_number(answer["for_nothing"], for_nothing, "for_nothing", hint, 0.0005)
+    require(
+        found >= 0.95,
+        f"it finds {found:.1%} of the pairs of 0.7, not 95 %: more bands, or shorter ones",
+    )
+    require(
+        for_nothing <= 0.02,
+        f"it lets {for_nothing:.1%} of the pairs of 0.3 through, over 2 %: longer bands",
+    )

@@ -157,7 +157,8 @@ def training_memory(
     width = torch.finfo(dtype).bits // 8
     tokens = micro_batch_size * c.block_size
     block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
-    scores = 2 * c.n_head * c.block_size * width if c.block_size <= EXPLICIT_ON_CPU_UP_TO else 0
+    is_explicit = c.block_size <= EXPLICIT_ON_CPU_UP_TO.get(dtype, 0)
+    scores = 2 * c.n_head * c.block_size * width * is_explicit
     logits = 3 * c.vocab_size * 4
     held = 16 * count_parameters(c) // shards
     if shards > 1:

@@ -157,7 +157,7 @@ def test_logits_loss_and_gradients_equal_transformers(form, options, monkeypatch
     expected_loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters(remove_duplicate=False)}
     for limit in (0, 10**9):  # fused, explicit
-        monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", limit)
+        monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", {torch.float32: limit})
         model.zero_grad()
         _, loss = model(idx, targets)
         torch.testing.assert_close(model(idx)[0], expected, atol=1e-5, rtol=1e-5)
@@ -306,9 +306,13 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tie_embeddings": False}, FORMS["gpt2"], VARIANTS[-1]],
+    [
+        {}, FORMS["gpt2"],
+        *(pytest.param(each, marks=pytest.mark.slow)
+          for each in ({"tie_embeddings": False}, VARIANTS[-1])),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_one_batch_is_learned_by_heart(options):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**TINY, "n_kv_head": 2, **options}))
@@ -395,7 +399,7 @@ def test_count_parameters_is_exact_and_resolved_changes_nothing(config):
 )
 @pytest.mark.parametrize("T", [None, 5])
 def test_flops_are_those_that_torchs_counter_finds(options, T, monkeypatch):
-    monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", 10**9)
+    monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", {torch.float32: 10**9})
     model = random_model(**options)
     length = T or model.config.block_size
     with FlopCounterMode(display=False) as counter:

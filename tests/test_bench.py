@@ -180,6 +180,7 @@ def test_a_run_that_has_not_reached_the_loss_is_not_faster():
     assert rows["loss in nanoGPT's time"].met
 
 
+@pytest.mark.slow
 def test_transformers_decodes_the_same_tokens_from_our_weights():
     transformers = pytest.importorskip("transformers")
     ours = make_model(GPTConfig(17, 24, 2, 2, None, 16, **FORMS["gpt2"]))
@@ -212,6 +213,7 @@ def test_time_to_a_loss_leaves_the_first_step_out():
 # ---- the command
 
 
+@pytest.mark.slow
 def test_quick_measures_every_part_and_writes_both_files(capsys, tmp_path, nanogpt):
     text = tmp_path / "input.txt"
     text.write_text(TEXT, encoding="utf-8")

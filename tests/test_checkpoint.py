@@ -282,11 +282,18 @@ FORBIDDEN = {"pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "ev
              "builtins.eval", "builtins.exec", "torch.save", "torch.load"}  # fmt: skip
 
 
+def dotted(function: ast.expr) -> str:
+    """Return `name` or `module.name`; all that is forbidden is of this form."""
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return f"{function.value.id}.{function.attr}"
+    return function.id if isinstance(function, ast.Name) else ""
+
+
 def forbidden_calls(source: str) -> list[str]:
     """Return the calls in a module that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN:
+        if isinstance(node, ast.Call) and dotted(node.func) in FORBIDDEN:
             found.append(ast.unparse(node))
         if isinstance(node, ast.keyword) and node.arg == "weights_only":
             found.append(ast.unparse(node))

@@ -181,7 +181,7 @@ def by_gradient(probabilities):
     return scores.softmax(0).detach().numpy()
 
 
-@pytest.mark.parametrize("right", [credit, by_gradient])
+@pytest.mark.parametrize("right", [credit, pytest.param(by_gradient, marks=pytest.mark.slow)])
 def test_two_ways_to_the_best_mixture(right):
     assert judge(f"{TOPIC}.mixture", lambda p: right(p)) == ("passed", "passed")
 

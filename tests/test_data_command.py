@@ -125,7 +125,15 @@ def test_prepare_refuses_what_is_not_for_training(words, data_dir, tmp_path):
         data.main([*words, "--out", str(tmp_path / "out")])
 
 
-@pytest.mark.parametrize("name", ["sms-spam", "tang-poems", "instruction-1100", "the-verdict"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sms-spam",
+        pytest.param("tang-poems", marks=pytest.mark.slow),
+        "instruction-1100",
+        "the-verdict",
+    ],
+)
 def test_prepare_real_sets(name, data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "cache"))
     assert data.main(["prepare", name, "--out", str(tmp_path / "out")]) == 0

@@ -138,6 +138,7 @@ def test_a_model_arranged_for_decoding_is_the_same_model(tied):
 # Memory (fault C20)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS holds on Linux alone")
 def test_available_memory_counts_a_limit_on_the_process():
     script = (

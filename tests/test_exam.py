@@ -269,6 +269,8 @@ def test_the_whole_card(monkeypatch, tokenizer, model):
 
 def test_contamination_of_the_exam_is_seen(monkeypatch, tokenizer, model):
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 2)
+    answering(monkeypatch, lambda prompt: "")  # what the model writes does not matter here
+    telling(monkeypatch, tokenizer, [EN])
     known = {text_hash(item.source) for items in draw_items(1, 0).values() for item in items}
     report = examine(model, tokenizer, known, 1, 1)
     assert report["contamination"] == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ def loss_of(w, b, t):
     return (error**2).mean() * (1 + t % 7) + (error.relu()).sum() * (t % 3 == 0)
 
 
+@cache
 def trajectory(make, is_ours: bool, schedule=None) -> list[np.ndarray]:
-    """Return the parameters after every step."""
+    """Return the parameters after every step; the same arguments are run once."""
     numbers = np.random.default_rng(2)
     starts = [numbers.normal(size=(3, 2)), numbers.normal(size=2), np.ones(4)]
     make_tensor = Tensor if is_ours else lambda a: torch.tensor(a, requires_grad=True)

@@ -34,6 +34,11 @@ RECORDS = [{"step": 0, "loss": 5.0}, {"step": 9, "loss": 2.0}, {"step": 9, "val_
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>&lt;|`'
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report_page(REPORT)
+
+
 class Page(html.parser.HTMLParser):
     """Collects what a browser would see: tags with attributes, and text."""
 
@@ -137,15 +142,15 @@ def test_the_page_is_whole_and_needs_nothing_else():
     assert len(page) < 200_000
 
 
-def test_pictures_take_the_colour_of_the_text():
-    for svg in re.findall(r"<svg.*?</svg>", report_page(REPORT), re.DOTALL):
+def test_pictures_take_the_colour_of_the_text(page):
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         assert "currentColor" in svg
         assert "#000000" not in svg
         ElementTree.fromstring(svg)  # well-formed
 
 
-def test_equal_reports_make_equal_pages():
-    assert report_page(REPORT) == report_page(json.loads(json.dumps(REPORT)))
+def test_equal_reports_make_equal_pages(page):
+    assert page == report_page(json.loads(json.dumps(REPORT)))
 
 
 @pytest.mark.filterwarnings("error")

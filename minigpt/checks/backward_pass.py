@@ -9,7 +9,7 @@ from torch import Generator
 
 from minigpt.autograd import Tensor
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, numpy_rng, require, same_array, same_number
+from minigpt.checks.compare import array_slip, call, numpy_rng, require, same_array, same_number
 
 # By hand: u = a b, v = u + c, L = v a. From a two roads lead to L.
 HAND = {"L": 8.0, "a": -2.0, "b": 4.0, "c": 2.0}
@@ -82,16 +82,8 @@ def sigmoid(answer: Callable, generator: Generator) -> None:
             "Only half of the rate: it is s times (1 - s).": 1 + sent * (1 - s),
             "Nothing was passed back.": np.ones(shape),
         }
-        look_at = _slip(got, slips) or "Compare with numeric_gradient."
+        look_at = array_slip(got, slips) or "Compare with numeric_gradient."
         same_array(got, 1 + sent * s * (1 - s), f"gradient, {case}", look_at)
-
-
-def _slip(got: Any, slips: dict[str, np.ndarray]) -> str:
-    """Return the sentence of the wrong array that `got` equals, or nothing."""
-    for sentence, wrong in slips.items():
-        if np.shape(got) == np.shape(wrong) and np.allclose(got, wrong, rtol=1e-6, atol=1e-9):
-            return sentence
-    return ""
 
 
 @exercise(
@@ -114,7 +106,7 @@ def concatenate(answer: Callable, generator: Generator) -> None:
         for number, part in enumerate(np.split(sent, ends, axis)):
             slips = {"Nothing was passed back to it.": np.ones(part.shape), (
                 "Overwritten instead of added: use add_gradient."): part}  # fmt: skip
-            hint = _slip(got[number], slips) or "Which part of the gradient belongs to it?"
+            hint = array_slip(got[number], slips) or "Which part of the gradient belongs to it?"
             same_array(got[number], 1 + part, f"gradient of tensor {number}, {case}", hint)
     twice = Tensor(rng.normal(size=(2, 2)))
     call(answer, [twice, twice], 0, case="one tensor twice").sum().backward()
@@ -150,7 +142,7 @@ def repair(answer: Callable, generator: Generator) -> None:
         wrong = arriving * (1 - before**2)
         slips = [wrong @ w.T, x.T @ wrong, wrong.sum(0), x.T @ wrong / N, wrong.sum()]
         for (name, right), value in zip(expected.items(), got, strict=True):
-            through = any(_slip(value, {"same": slip}) for slip in slips)
+            through = any(array_slip(value, {"same": slip}) for slip in slips)
             hint = "The rate of tanh is 1 - tanh², of its RESULT." if through else hints[name]
             fits = np.shape(value) == right.shape
             require(fits, f"{name} has the shape {np.shape(value)}, not {right.shape}. {hint}")

@@ -116,6 +116,21 @@ def same_results(
             same_number(*pair, f"{name}, {each} {place},", hint(name, got), list_slack)
 
 
+def number_slip(got: Any, slips: dict[float, str], near: float = 0.006) -> str:
+    """Return the sentence of the wrong number that `got` equals, or nothing."""
+    if isinstance(got, int | float) and not isinstance(got, bool):
+        return next((s for wrong, s in slips.items() if abs(got - wrong) < near), "")
+    return ""
+
+
+def array_slip(got: Any, slips: dict[str, np.ndarray]) -> str:
+    """Return the sentence of the wrong array that `got` equals, or nothing."""
+    for sentence, wrong in slips.items():
+        if np.shape(got) == np.shape(wrong) and np.allclose(got, wrong, rtol=1e-6, atol=1e-9):
+            return sentence
+    return ""
+
+
 def slip_hint(name: str, got: Any, slips: dict[tuple[str, tuple], str]) -> str:
     """Return the hint of the slip (name, numbers) -> hint that a list shows; "" where none fits."""
     if not isinstance(got, tuple | list) or not all(isinstance(x, int | float) for x in got):

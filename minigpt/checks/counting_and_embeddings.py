@@ -10,7 +10,15 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, numpy_rng, require, same_array, same_number, same_tensor
+from minigpt.checks.compare import (
+    call,
+    number_slip,
+    numpy_rng,
+    require,
+    same_array,
+    same_number,
+    same_tensor,
+)
 
 # By hand: the numbers of the exercise text.
 TRUTH, BELIEF = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8]), np.array([1 / 8, 1 / 8, 1 / 4, 1 / 2])
@@ -51,16 +59,7 @@ def by_hand(answer: Any, generator: Generator) -> None:
         }, "Number of different words after 'up', times 0.5, over how often 'up' was followed."),
     ]  # fmt: skip
     for name, right, slips, otherwise in rows:
-        same_number(answer[name], right, name, _slip(answer[name], slips) or otherwise, 0.006)
-
-
-def _slip(got: Any, slips: dict[float, str]) -> str:
-    """Return the sentence of the wrong number that `got` equals, or nothing."""
-    if isinstance(got, int | float) and not isinstance(got, bool):
-        for wrong, sentence in slips.items():
-            if abs(got - wrong) < 0.006:
-                return sentence
-    return ""
+        same_number(answer[name], right, name, number_slip(answer[name], slips) or otherwise, 0.006)
 
 
 # Smoothing by variety
@@ -227,7 +226,7 @@ def small_samples(answer: Any, generator: Generator) -> None:
             math.log2(6): "That is the true entropy; asked is the mean of what the samples give.",
         }
         hint = "Count each sample's own frequencies, take their entropy, then the mean."
-        same_number(answer[name], right, name, _slip(answer[name], slips) or hint, slack)
+        same_number(answer[name], right, name, number_slip(answer[name], slips) or hint, slack)
     enough = "the mean must lie within 0.01 bits of log2 6, and for the smaller number it does not"
     same_number(answer["throws"], 1000, "throws", f"Try 10, 100, 1000, 10000: {enough}.", 0)
     require(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Generator
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, numpy_rng, require, same_array, same_number
+from minigpt.checks.compare import array_slip, call, numpy_rng, require, same_array, same_number
 
 HAND_RATE, HAND_MOMENTUM = 0.1, 0.5  # of the exercise text: L(w) = 2 (w - 1)², from w = 4
 
@@ -93,7 +93,7 @@ def lion_step(answer: Callable, generator: Generator) -> None:
             "It went uphill.": lion(p, g, mean, -rate, k, m, -decay)[0],
             "The weight decay is missing.": lion(p, g, mean, rate, k, m, 0)[0],
         }
-        hint = _slip(got[0], slips) or "Compute the direction for one number by hand."
+        hint = array_slip(got[0], slips) or "Compute the direction for one number by hand."
         same_array(got[0], new_p, f"parameters, {case}", hint)
         slips = {
             "The mean has a share of its own, keep_mean; keep_step is for the direction.": (
@@ -102,16 +102,8 @@ def lion_step(answer: Callable, generator: Generator) -> None:
             "This is a sum, not a mean: the gradient counts 1 - keep_mean.": m * mean + g,
             "The mean did not change.": mean,
         }
-        hint = _slip(got[1], slips) or "new = keep_mean · old + (1 - keep_mean) · gradient."
+        hint = array_slip(got[1], slips) or "new = keep_mean · old + (1 - keep_mean) · gradient."
         same_array(got[1], new_mean, f"mean, {case}", hint)
-
-
-def _slip(got: Any, slips: dict[str, np.ndarray]) -> str:
-    """Return the sentence of the wrong array that `got` equals, or nothing."""
-    for sentence, wrong in slips.items():
-        if np.shape(got) == np.shape(wrong) and np.allclose(got, wrong, rtol=1e-6, atol=1e-9):
-            return sentence
-    return ""
 
 
 # A schedule with three parts
@@ -187,7 +179,7 @@ def repair(answer: Callable, generator: Generator) -> None:
             "It went uphill.": {"sign": -1.0},
         }
         wrong = {sentence: one_pass(*data, **fault) for sentence, fault in slips.items()}
-        hint = _slip(got, wrong) or "More than one fault may be left; read it line by line."
+        hint = array_slip(got, wrong) or "More than one fault may be left; read it line by line."
         same_array(got, one_pass(*data), case, hint)
 
 

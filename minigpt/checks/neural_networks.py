@@ -8,7 +8,7 @@ import numpy as np
 from torch import Generator
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, numpy_rng, require, same_array, same_number
+from minigpt.checks.compare import call, number_slip, numpy_rng, require, same_array, same_number
 
 # By hand: scores 0, ln 2, ln 5 and the right class 1; then a confusion matrix, rows are truths.
 HAND_POWERS = np.array([1.0, 2.0, 5.0])
@@ -34,7 +34,7 @@ def by_hand(answer: Any, generator: Generator) -> None:
              -1.39: "The sign: a loss is not negative.",
              2.0: "That is the logarithm to base 2; take the natural one.",
              0.6: "That is the logarithm to base 10; take the natural one."}  # fmt: skip
-    hint = _slip(answer["loss"], slips) or "-ln(probability of class 1)."
+    hint = number_slip(answer["loss"], slips, near=0.0011) or "-ln(probability of class 1)."
     same_number(answer["loss"], math.log(4), "the loss", hint, 0.006)
     (_, alarms), (misses, right) = HAND_MATRIX
     scores = {"precision": right / (right + alarms), "recall": right / (right + misses)}
@@ -43,20 +43,14 @@ def by_hand(answer: Any, generator: Generator) -> None:
         other = scores[wrong_way[name]]
         slips = {other: f"That is the {wrong_way[name]}: precision looks down a column.",
                  0.85: "That is the accuracy; look at the second class alone."}  # fmt: skip
-        hint = _slip(answer[name], slips) or "Precision: of all CALLED class 1; recall: of all."
+        hint = (
+            number_slip(answer[name], slips, near=0.0011)
+            or "Precision: of all CALLED class 1; recall: of all."
+        )
         same_number(answer[name], value, name, hint, 0.006)
     slips = {sum(scores.values()) / 2: "That is the plain mean; F1 is the harmonic one."}
-    hint = _slip(answer["f1"], slips) or "2 · right / (called + are)."
+    hint = number_slip(answer["f1"], slips, near=0.0011) or "2 · right / (called + are)."
     same_number(answer["f1"], 2 * right / (2 * right + alarms + misses), "f1", hint, 0.0015)
-
-
-def _slip(got: Any, slips: dict[float, str]) -> str:
-    """Return the sentence of the wrong number that `got` equals, or nothing."""
-    if isinstance(got, int | float) and not isinstance(got, bool):
-        for wrong, sentence in slips.items():
-            if abs(got - wrong) < 0.0011:
-                return sentence
-    return ""
 
 
 # A loss with doubts

@@ -1,12 +1,14 @@
 """Training: exact accumulation and resume, schedules, and stopping before harm is done."""
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
 import threading
 import warnings
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import safetensors.torch
@@ -28,6 +30,7 @@ from minigpt.train import (
     Trainer,
     evaluate_loss,
     learning_rate_factor,
+    made_ahead,
     make_optimizers,
     seed_step,
     train,
@@ -318,6 +321,28 @@ def test_rows_after_the_checkpoint_and_torn_rows_are_dropped(tmp_path):
     assert rows(tmp_path) == before
 
 
+def test_the_next_batch_is_made_while_one_trains_and_no_more():
+    asked = Queue()
+
+    class Asked:
+        def batch(self, step):
+            asked.put(step)
+            if step == 6:
+                raise ValueError("no batch")
+            return torch.tensor([[step]]), torch.tensor([[step]])
+
+    batches = made_ahead(Asked(), range(3, 9), torch.device("cpu"))
+    assert next(batches)[0].item() == 3
+    assert [asked.get(timeout=5), asked.get(timeout=5)] == [3, 4]  # 4 before anybody wants it
+    for step in (4, 5):
+        assert next(batches)[0].item() == step
+        assert asked.get(timeout=5) == step + 1
+        assert asked.empty()
+    with pytest.raises(ValueError, match="no batch"):
+        next(batches)
+    assert list(made_ahead(Asked(), range(5, 5), torch.device("cpu"))) == []
+
+
 def test_fault_E32_the_step_says_which_batches_are_asked_for(tmp_path):
     first, second = Source(), Source()
     train(make_model(), first, make_config(max_steps=3, schedule="constant"), tmp_path)
@@ -443,16 +468,15 @@ def test_fault_D24_inf_in_a_weight_stops_before_the_update_and_keeps_the_batch(t
 @pytest.mark.parametrize("k", range(0, 6))
 @pytest.mark.parametrize("number", [math.inf, math.nan])
 def test_fault_D24_no_update_is_made_with_a_gradient_that_is_not_finite(tmp_path, k, number):
-    model, before, source = make_model(), {}, Source()
-    poisoned = source.batch
+    model, before, source, steps = make_model(), {}, Source(), itertools.count()
 
-    def batch(step):
-        if step == k:
-            before.update(weights(model))
-            model.head.register_forward_hook(lambda module, inputs, output: output * number)
-        return poisoned(step)
+    def poison(module, inputs, output):
+        if next(steps) < k:
+            return output
+        before.update(weights(model))
+        return output * number
 
-    source.batch = batch
+    model.head.register_forward_hook(poison)
     with pytest.raises(TrainingError, match=rf"step {k}, its batch is kept"):
         train(model, source, make_config(save_interval=2), tmp_path)
     assert same(before, weights(model))

@@ -22,9 +22,10 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Protocol
 
 import torch
@@ -173,17 +174,24 @@ def made_ahead(
     For a CUDA GPU they lie in pinned memory, from which copies are faster.
     """
 
-    def make(step: int) -> tuple[Tensor, Tensor]:
-        idx, targets = source.batch(step)
-        is_cuda = device.type == "cuda"
-        return (idx.pin_memory(), targets.pin_memory()) if is_cuda else (idx, targets)
+    def make(step: int, made: Future) -> None:
+        try:
+            idx, targets = source.batch(step)
+            is_cuda = device.type == "cuda"
+            made.set_result((idx.pin_memory(), targets.pin_memory()) if is_cuda else (idx, targets))
+        except BaseException as error:
+            made.set_exception(error)  # is raised where the batch is wanted
 
-    with ThreadPoolExecutor(max_workers=1) as maker:
-        futures = (maker.submit(make, step) for step in steps)
-        coming = next(futures, None)
-        while coming is not None:
-            batch, coming = coming.result(), next(futures, None)
-            yield batch
+    def begin(step: int) -> Future:
+        made = Future()
+        Thread(target=make, args=(step, made), daemon=True).start()  # nobody waits for it at exit
+        return made
+
+    futures = map(begin, steps)
+    coming = next(futures, None)
+    while coming is not None:
+        batch, coming = coming.result(), next(futures, None)
+        yield batch
 
 
 class Trainer:

@@ -81,7 +81,7 @@ IMPORT_ONLY = frozenset(
 IMPORT_ONLY_NAMES = frozenset({
     "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",
     "storyworld.tell.render", "storyworld.tell.sample", "storyworld.verify",
-    "sources.Source",
+    "sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO",
 })  # fmt: skip
 
 LONGEST_CELL = 45  # lines of one code cell

@@ -21,6 +21,16 @@ def data_dir() -> Path:
     return path
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let `pytest -m quick` use several cores, one thread each; all else runs in one process."""
+    alone = config.getoption("numprocesses", 0) is not None or config.option.usepdb
+    if config.option.markexpr == "quick" and not alone:
+        config.option.numprocesses = min(os.cpu_count() or 1, 8)
+        config.option.dist = "worksteal"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the worker processes
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as quick what is neither slow nor soak nor a notebook."""
     for item in items:

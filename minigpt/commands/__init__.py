@@ -5,6 +5,7 @@ An error that the user can mend is one line on stderr; `--debug` shows the trace
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
 
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return complain(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of what is printed, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        return 1
     except OSError as error:
         if debug:
             traceback.print_exc()

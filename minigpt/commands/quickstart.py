@@ -1,6 +1,6 @@
 """The main job in minutes, from nothing: `quickstart --out DIR`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minigpt.commands.arguments import parse
@@ -14,6 +14,8 @@ class QuickstartCommand:
 
     out: Path = Path("runs/quickstart")
     """Directory of the run; it is made if it is not there."""
+    max_steps: int | None = None
+    """Steps of training: more take longer and learn more. Left out: what the run or preset says."""
     resume: bool = False
     """Go on after a Ctrl-C or a crash."""
 
@@ -22,6 +24,8 @@ def main(words: list[str]) -> int:
     """Run the command, then say what to try next."""
     command = parse(QuickstartCommand, "quickstart", words)
     config = load_config(command.out) if command.resume else quickstart()
+    if command.max_steps is not None:
+        config = replace(config, training=replace(config.training, max_steps=command.max_steps))
     exit_code = run_pipeline(command.out, config, command.resume)
     if exit_code == 0:
         print(

@@ -207,15 +207,20 @@ def bars(
 ) -> Axes:  # fmt: skip
     """Draw one horizontal bar a name, first on top, with its value written at its end.
 
-    strong: bars whose name lacks these letters are drawn pale.
+    Counts (int) are written whole. strong: bars whose name lacks these letters are drawn pale.
     """
     import matplotlib.pyplot as plt
+
+    def written(value: float) -> str:
+        if percent:
+            return f"{100 * value:.0f} %"
+        return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 0.8 + 0.38 * len(values)))
     names, heights = list(values), list(values.values())
     drawn = ax.barh(names, heights, color=[BLUE if strong in name else PALE for name in names])
-    ax.bar_label(drawn, [f"{100 * h:.0f} %" if percent else f"{h:.2f}" for h in heights], padding=4)
+    ax.bar_label(drawn, [written(height) for height in heights], padding=4)
     ax.invert_yaxis()
     ax.margins(x=0.16)
     ax.grid(visible=False)

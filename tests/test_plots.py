@@ -124,6 +124,8 @@ def test_bars_write_their_values():
     assert [text.get_text() for text in ax.texts] == ["50 %", "100 %"]
     colors = [matplotlib.colors.to_hex(patch.get_facecolor()).upper() for patch in ax.patches]
     assert colors == [plots.PALE.upper(), plots.BLUE]
+    ax = plots.bars({"a count": 1200, "a loss": 1.0})
+    assert [text.get_text() for text in ax.texts] == ["1,200", "1.00"]
 
 
 def test_arcs_draw_one_arc_for_each_weight_that_counts():

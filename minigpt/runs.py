@@ -86,16 +86,15 @@ def quickstart() -> RunConfig:
             n_layer=3,
             n_head=1,
             n_embd=128,
-            init="copy",
             separator_id=0,  # <|endoftext|>
         ),
         training=TrainConfig(
-            max_steps=7000,
+            max_steps=5000,
             batch_size=2,
             learning_rate=2e-2,
             muon_learning_rate=0.01,
             beta2=0.99,
-            eval_interval=1400,
+            eval_interval=1000,
             save_interval=250,
         ),
     )

@@ -29,6 +29,8 @@ LAYOUTS = (
     ("{prompt}", "{completion}"),
     ("{question}", "{answer}"),
     ("{text}", "{label}"),
+    ("{text_a}", "{label}"),
+    ("{sentence}", "{label}"),
 )
 SPLIT_NAME = re.compile(r"(^|[_.-])(train(ing)?|test|dev|val(id(ation)?)?)$", re.IGNORECASE)
 COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # a doubled brace stands for itself

@@ -50,6 +50,8 @@ def pairs(conversations: list[list[dict]]) -> list[tuple[str, str]]:
         ({"prompt": "a", "answer": "b"}, ("a", "b")),
         ({"prompt": "a", "response": "b"}, ("a", "b")),
         ({"completion": "b", "prompt": "a", "id": 7}, ("a", "b")),
+        ({"label": "1", "text_a": "a"}, ("a", "1")),
+        ({"sentence": "a", "label": "b"}, ("a", "b")),
         ({"question": "a", "answer": "b"}, ("a", "b")),
         ({"text": "a", "label": 1}, ("a", "1")),
         ({"instruction": "Do", "input": "it", "output": "b"}, ("Do\n\nit", "b")),

@@ -77,9 +77,8 @@ class GPTConfig:
     """Add a learned constant after each matrix of the blocks and in each LayerNorm."""
     bigram_size: int | None = None
     """Rows of a table for pairs of tokens (None: no table); fewer than V * V rows are shared."""
-    init: Literal["identity", "copy", "gpt2"] = "identity"
-    """First weights: blocks that add nothing yet; the same, but attention already adds what it
-    looks at; or GPT-2's small random numbers."""
+    init: Literal["identity", "gpt2"] = "identity"
+    """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
     separator_id: int | None = None
     """In training no position sees what stands before the last such token (None: sees it)."""
 
@@ -217,30 +216,23 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the first weights by `config.init`; with each choice the loss begins near ln V.
+        """Draw the first weights by `config.init`; with either choice the loss begins near ln V.
 
-        identity: every block starts as "add nothing". copy: attention alone adds, as it is, what
-        it sees on average; so what was said before is likelier, and recall is learned sooner
-        (docs/experiments.md, 9; Trockman and Kolter 2023 start attention by what it becomes).
-        gpt2: what writes to the residual stream is the smaller, the more layers write, so that
-        the stream's size does not depend on their number. Source: Radford et al. 2019, 2.3.
+        identity: every block starts as "add nothing". gpt2: what writes to the residual stream is
+        the smaller, the more layers write, so that the stream's size does not depend on their
+        number. Source: Radford et al. 2019, section 2.3.
         """
-        c, ours = self.config, self.config.init != "gpt2"
+        c, identity = self.config, self.config.init == "identity"
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                module.weight.normal_(std=module.in_features**-0.5 if ours else 0.02)
+                module.weight.normal_(std=module.in_features**-0.5 if identity else 0.02)
                 if module.bias is not None:
                     module.bias.zero_()
         for block in self.blocks:
             for writer in (block.attention.output, block.mlp.down):
-                writer.weight.mul_(0.0 if ours else (2 * c.n_layer) ** -0.5)
-            if c.init == "copy":
-                a = block.attention
-                values = a.value.weight.unflatten(0, (c.n_kv_head, c.head_dim))  # (G, D, C)
-                shared = values.repeat_interleave(c.n_head // c.n_kv_head, dim=0)  # (H, D, C)
-                a.output.weight.copy_(shared.flatten(0, 1).T * c.n_kv_head / c.n_head)
-        head_std = 0.5 / c.n_embd if ours else 0.02
-        table_std = 1.0 if ours and not c.tie_embeddings else head_std
+                writer.weight.mul_(0.0 if identity else (2 * c.n_layer) ** -0.5)
+        head_std = 0.5 / c.n_embd if identity else 0.02
+        table_std = 1.0 if identity and not c.tie_embeddings else head_std
         self.embedding.weight.normal_(std=table_std)
         self.head.weight.normal_(std=head_std)
         if self.bigrams is not None:

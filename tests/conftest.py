@@ -25,7 +25,8 @@ def data_dir() -> Path:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Let `pytest -m quick` use several cores, one thread each; all else runs in one process."""
     alone = config.getoption("numprocesses", 0) is not None or config.option.usepdb
-    if config.option.markexpr == "quick" and not alone:
+    is_worker = hasattr(config, "workerinput")
+    if config.option.markexpr == "quick" and not alone and not is_worker:
         config.option.numprocesses = min(os.cpu_count() or 1, 8)
         config.option.dist = "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the worker processes

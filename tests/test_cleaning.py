@@ -266,6 +266,7 @@ def test_the_same_files_give_the_same_result(tmp_path):
     assert clean_files([path], config) == clean_files([path], config)
 
 
+@pytest.mark.slow
 def test_sms_spam_has_403_exact_repeats(data_dir):
     config = CleanConfig(columns=("label", "text"))
     cleaned = clean_files([data_dir / "sms-spam" / "sms.tsv"], config)

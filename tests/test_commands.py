@@ -518,6 +518,7 @@ def test_tiny_is_a_preset_that_the_help_names(capsys):
     assert "tiny|laptop|gpu|" in "".join(run(capsys, "train", "--help")[1:])
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error():
     command = [sys.executable, "-m", "minigpt", "finetune", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -239,6 +239,7 @@ def test_progress_counts_the_last_verdict_that_is_shown(course, capsys):
     assert "all passed" in out
 
 
+@pytest.mark.slow
 def test_progress_can_run_the_notebooks_again(course, capsys):
     """What a notebook shows may be old; --rerun is what a teacher would see."""
     run(capsys, "exercise", "attention")

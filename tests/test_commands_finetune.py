@@ -124,6 +124,7 @@ def test_the_context_is_as_long_as_the_examples_need(trained):
     assert len(run.tokenizer.special_tokens) == 5
 
 
+@pytest.mark.slow
 def test_epochs_bound_the_steps(capsys, reviews, tmp_path):
     words = ["finetune", "--data", reviews, "--out", tmp_path / "r", *SMALL, "--epochs", 0.2]
     code, _, err = run(capsys, *words, "--pretrain-epochs", 0.1)
@@ -134,6 +135,7 @@ def test_epochs_bound_the_steps(capsys, reviews, tmp_path):
     assert open_run(tmp_path / "r" / "pretrained", "cpu").step == math.ceil(0.1 * batches)
 
 
+@pytest.mark.slow
 def test_texts_as_answers_are_scored_as_texts(capsys, tmp_path):
     path = tmp_path / "a.jsonl"
     numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -149,6 +151,7 @@ def test_texts_as_answers_are_scored_as_texts(capsys, tmp_path):
     assert "copy" in report["tasks"]["bleu"]["shortcuts"]
 
 
+@pytest.mark.slow
 def test_parts_of_a_data_set_are_scored_apart(capsys, tmp_path):
     for name, place in (("qa1", "park"), ("qa2", "shop")):
         for side, stories in (("train", 40), ("test", 4)):
@@ -172,6 +175,7 @@ def test_parts_of_a_data_set_are_scored_apart(capsys, tmp_path):
 # --- from a checkpoint ---
 
 
+@pytest.mark.slow
 def test_a_checkpoint_learns_on(capsys, trained, reviews, tmp_path):
     out = tmp_path / "run"
     words = ["finetune", "--checkpoint", trained, "--data", reviews, "--out", out]
@@ -217,6 +221,7 @@ def weights(run_dir: Path) -> dict:
     return safetensors.torch.load_file(checkpoint_paths(run_dir)[-1] / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_crash_to_the_same_bits(capsys, trained, tmp_path):
     """Fault E32: the newest checkpoint is lost; the run is taken up at the one before."""
     out = shutil.copytree(trained, tmp_path / "run")

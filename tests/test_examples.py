@@ -332,6 +332,7 @@ def test_a_data_set_that_is_not_here_says_how_to_get_it(monkeypatch, tmp_path):
             load_examples("scitldr", ExampleConfig("{source}", "{target}"), split)
 
 
+@pytest.mark.slow
 def test_real_folders_of_labels_and_archives_are_read(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path))
     found = pairs(read_examples(data_dir / "rt-polarity"))

@@ -300,6 +300,7 @@ def test_validation_loss_does_not_depend_on_the_padding(width):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_train_and_learns_the_answers_alone(tmp_path):
     """The answer to prompt n is n + 20; the prompts are noise that nobody can learn."""
     rng = random.Random(0)

@@ -21,7 +21,7 @@ TINY = {"vocab_size": 37, "block_size": 11, "n_layer": 2, "n_head": 4, "n_embd":
 VARIANTS = [  # each option off its default at least once, alone and together
     {}, FORMS["llama"], FORMS["gpt2"], {"norm": "layer"}, {"mlp": "gelu"}, {"mlp": "relu2"},
     {"positions": "learned"}, {"positions": "none"}, {"qk_norm": False}, {"biases": True},
-    {"bigram_size": 37 * 37}, {"bigram_size": 50}, {"init": "gpt2"}, {"init": "copy"},
+    {"bigram_size": 37 * 37}, {"bigram_size": 50}, {"init": "gpt2"},
     {**FORMS["gpt2"], "tie_embeddings": False, "bigram_size": 7, "mlp": "relu2", "n_kv_head": 2},
 ]  # fmt: skip
 
@@ -304,16 +304,6 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
             torch.testing.assert_close(model(idx)[0], model.head(model.norm(x)))
 
 
-def test_copy_makes_attention_add_what_it_looks_at():
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "block_size": 8, "n_layer": 1, "n_embd": 256}
-    model = GPT(GPTConfig(**sizes, n_head=4, n_kv_head=2, init="copy"))
-    attention, x = model.blocks[0].attention, torch.randn(3, 1, 256)
-    added = attention(x)  # one token looks at itself
-    assert torch.cosine_similarity(added, x, dim=-1).min() > 0.5  # two of four quarters, and noise
-    assert torch.cosine_similarity(added, x.roll(1, 0), dim=-1).abs().max() < 0.2
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -459,7 +449,7 @@ def test_fault_C18_switches_are_true_or_false(name, value):
         ("norm", "rms, layer"),
         ("mlp", "swiglu, gelu, relu2"),
         ("positions", "rotary, learned, none"),
-        ("init", "identity, copy, gpt2"),
+        ("init", "identity, gpt2"),
     ],
 )
 @pytest.mark.parametrize("value", ["", "batch", None, 1, True, ["rms"]])

@@ -676,6 +676,7 @@ junk = st.recursive(
 
 @given(junk)
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_junk_is_refused_or_read_but_nothing_else(data):
     with contextlib.suppress(ValueError, TypeError):
         decode(data, lambda number: len)

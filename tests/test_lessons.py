@@ -115,6 +115,7 @@ def test_a_beginning_has_one_translation_and_a_sentence_alone_may_have_two():
         assert max(map(len, alone[side].values())) > 1
 
 
+@pytest.mark.slow
 def test_what_is_left_is_what_was_there_less_what_was_eaten():
     """An oracle of its own: reckon with the numbers that stand in the text."""
     numbers = {number.en: value for value, number in enumerate(lexicon.NUMBERS, start=2)}
@@ -148,6 +149,7 @@ def test_the_order_of_places_is_that_of_the_journey():
     assert min(seen.values()) > 100
 
 
+@pytest.mark.slow
 def test_changes_tell_one_fact_from_a_fact_that_changed():
     for lesson in of_task("question", "en"):
         if lesson.kind in ("colour", "where happened"):
@@ -244,7 +246,7 @@ def keeps_to_by_text(lesson: Lesson, told: Story) -> bool:
     return lesson.kind == "free" or endings[lesson.kind] == told.sentiment[0]
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh"])
 def test_obeys_accepts_exactly_the_stories_that_keep_to_the_constraint(language):
     kept, broken = Counter(), Counter()
     others = [story(seed) for seed in range(60_000, 60_012)]
@@ -293,6 +295,7 @@ def language_of(messages: list[dict]) -> str:
     return "zh" if CHINESE.search(messages[0]["content"]) else "en"
 
 
+@pytest.mark.slow
 def test_dialogues_follow_the_table_of_shares():
     forms, turns, sides = Counter(), Counter(), Counter()
     for seed in range(2000):
@@ -389,6 +392,7 @@ def test_a_beginning_is_asked_nothing_about_what_comes_later():
     assert one < whole
 
 
+@pytest.mark.slow
 def test_every_wording_occurs():
     stories_only = SHARES | {"dialogue": {"story": 1}}
     told = [dialogue(seed, shares=shares) for seed in range(1000) for shares in
@@ -482,6 +486,7 @@ def without(pattern: str, sentence: str) -> str:
     return re.sub(pattern, "_", sentence).replace("_'s", "_")
 
 
+@pytest.mark.slow
 def test_every_rejected_story_has_the_fault_that_is_named():
     for lesson, chosen, rejected, reason, index in some_pairs():
         language = lesson.language
@@ -515,6 +520,7 @@ def felt_in(sentence: str, language: str) -> str:
     return next(mood.en for mood in lexicon.MOODS if (mood.en, mood.zh)[side] in sentence)
 
 
+@pytest.mark.slow
 def test_the_verifier_refuses_exactly_the_spoiled_sentence():
     for pair in some_pairs():
         verdicts = [verify(pair.rejected, pair.lesson.language, s) for s in ("train", "held_out")]

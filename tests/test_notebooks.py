@@ -247,6 +247,7 @@ def test_an_import_inside_a_function_is_seen(tmp_path):
     assert imports(file) == {"gpt"}
 
 
+@pytest.mark.slow
 def test_imports_of_the_package_print_nothing():
     code = "import minigpt.gpt, minigpt.plots, minigpt.checks"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True)

@@ -78,6 +78,7 @@ def test_text_of_ten_thousand_stories_gives_back_its_probability_in_both_languag
     check_round_trip(range(10_000))
 
 
+@pytest.mark.slow
 def test_held_out_text_gives_back_its_probability_in_both_languages():
     check_round_trip(range(300), "held_out")
 

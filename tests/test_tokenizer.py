@@ -134,7 +134,7 @@ def test_merges_equal_the_librarys_on_random_text(letters):
         "unicode-lipsum/Chinese-Lipsum.utf8.txt",
         "sanguo/sanguo.txt",
         "multi30k/french",
-        "unicode-lipsum/Emoji-Lipsum.utf8.txt",
+        pytest.param("unicode-lipsum/Emoji-Lipsum.utf8.txt", marks=pytest.mark.slow),
         "emoji-test/unicode-emoji-test.txt",
     ],
 )
@@ -181,6 +181,7 @@ def test_special_tokens_that_a_merge_could_produce_are_refused(names):
 
 @given(st.text(alphabet="ab c1!\n é中🙂'stT", max_size=80))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_both_ways_of_merging_equal_scanning(text):
     tokenizer = BPETokenizer.train([SAMPLE + "aaaaaaa aabaabaab\n\n\n\n"], 420)
     for data in (text.encode("utf-8"), *(chunk.encode("utf-8") for chunk in split_chunks(text))):
@@ -289,6 +290,7 @@ def assert_chunks_agree(characters: list[str]) -> None:
                 assert split_chunks(alone) == library
 
 
+@pytest.mark.slow
 def test_chunks_agree_with_the_library_on_20_000_characters():
     assert_chunks_agree(random.Random(0).sample(SCALARS, 20_000))
     assert_chunks_agree([chr(code) for code in range(0x3000)])
@@ -372,6 +374,7 @@ def test_fault_B12_streaming_holds_back_every_partial_character(bpe):
 
 @given(st.lists(st.integers(0, 360), max_size=30))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_fault_B12_streaming_any_ids_equals_decoding_them(ids):
     tokenizer = BPETokenizer.train([SAMPLE], 400, SPECIAL)
     stream = TextStream(tokenizer)

@@ -256,6 +256,7 @@ def test_a_wrong_order_gives_wrong_gradients(monkeypatch):
 # Memory, shapes, safety
 
 
+@pytest.mark.slow
 def test_a_dropped_graph_is_freed_at_once_without_the_garbage_collector():
     """No function of an operator holds its own result, so there are no reference cycles."""
     gc.collect()

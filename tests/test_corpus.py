@@ -322,6 +322,7 @@ def split(texts: list[str], fraction: float) -> tuple[list[str], list[str]]:
     return train, [piece.text for piece, is_validation in marked if is_validation]
 
 
+@pytest.mark.slow
 def test_many_documents_are_split_whole_and_without_duplicates():
     texts = [f"document {n % 1500}" for n in range(3000)]  # each stands twice
     train, validation = split(texts, 0.1)

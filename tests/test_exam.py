@@ -61,6 +61,7 @@ def telling(monkeypatch, tokenizer, texts: list[str]) -> None:
 # --- tasks ---
 
 
+@pytest.mark.slow
 def test_an_oracle_passes_and_its_mistakes_cost_what_they_should(
     monkeypatch, tokenizer, items, taught
 ):

@@ -299,7 +299,8 @@ def test_nan_that_travels_fails():
 # Harm
 
 
-@pytest.mark.parametrize("where", [pytest.param("cell", marks=pytest.mark.slow), "function"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["cell", "function"])
 def test_an_endless_loop_is_stopped(where):
     loop = "while True:\n    pass"
     answer = function(loop) if where == "function" else function("return None", loop + "\n")

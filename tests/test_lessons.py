@@ -169,6 +169,7 @@ def test_changes_tell_one_fact_from_a_fact_that_changed():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.slow
 def test_no_shortcut_answers_any_kind_of_question(language):
     asked = defaultdict(list)
     for lesson in of_task("question", language):

@@ -279,6 +279,7 @@ def test_answers_by_hand(prediction, target, language, exact, f1):
 # --- intervals ---
 
 
+@pytest.mark.slow
 def test_interval_holds_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     trials, held = 200, 0

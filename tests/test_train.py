@@ -523,6 +523,7 @@ class Overflowing(torch.amp.GradScaler):
 
 
 @pytest.mark.parametrize(("overflows", "ends"), [(range(1, 51), False), (range(0, 99), True)])
+@pytest.mark.slow
 def test_fault_D26_float16_skips_steps_and_gives_up_after_50(
     tmp_path, monkeypatch, overflows, ends
 ):

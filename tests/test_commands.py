@@ -29,6 +29,7 @@ from minigpt.runs import (
     RunConfig,
     load_config,
     open_run,
+    quickstart,
     read_metrics,
     save_config,
     tiny,
@@ -524,3 +525,18 @@ def test_a_reader_that_stops_early_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()  # before a single line is there
         assert process.stderr.read() == b""
+
+
+def test_quickstart_takes_another_number_of_steps(monkeypatch, tmp_path, capsys):
+    taken = []
+
+    def pipeline(out, config, resume):
+        taken.append((out, config.training.max_steps, resume))
+        return 0
+
+    monkeypatch.setattr("minigpt.commands.quickstart.run_pipeline", pipeline)
+    code, out, _ = run(capsys, "quickstart", "--out", tmp_path, "--max-steps", 12)
+    assert code == 0
+    assert f"chat --checkpoint {tmp_path}" in out
+    run(capsys, "quickstart", "--out", tmp_path)
+    assert taken == [(tmp_path, 12, False), (tmp_path, quickstart().training.max_steps, False)]

@@ -81,13 +81,8 @@ def quickstart() -> RunConfig:
         dialogue_share=0.75,
         tuning_fraction=0.5,
         model=GPTConfig(
-            vocab_size=4096,
-            block_size=400,
-            n_layer=3,
-            n_head=1,
-            n_embd=128,
-            separator_id=0,  # <|endoftext|>
-        ),
+            vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128, separator_id=0
+        ),  # <|endoftext|>
         training=TrainConfig(
             max_steps=5000,
             batch_size=2,

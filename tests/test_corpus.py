@@ -212,8 +212,8 @@ print((peak() - before) / PIECE_BYTES)
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs the resource module")
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs the resource module")
 def test_fault_A5_a_line_of_200_MB_needs_three_pieces_of_memory(tmp_path):
     big = write(tmp_path / "big.txt", "x")
     with big.open("r+b") as file:

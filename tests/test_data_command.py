@@ -125,6 +125,7 @@ def test_prepare_refuses_what_is_not_for_training(words, data_dir, tmp_path):
         data.main([*words, "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -134,7 +135,6 @@ def test_prepare_refuses_what_is_not_for_training(words, data_dir, tmp_path):
         "the-verdict",
     ],
 )
-@pytest.mark.slow
 def test_prepare_real_sets(name, data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "cache"))
     assert data.main(["prepare", name, "--out", str(tmp_path / "out")]) == 0

@@ -256,10 +256,10 @@ def test_a_model_that_fits_returns_its_estimate():
     assert estimate == training_memory(config, 4, torch.float32) > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1),
        st.integers(1, 2**30 - 1), st.integers(1, 10**9))  # fmt: skip
-@pytest.mark.slow
 def test_fault_C20_no_size_makes_the_check_itself_fail(vocab, block, layers, half, batch):
     config = GPTConfig(vocab, block, layers, n_head=1, n_embd=2 * half)
     try:

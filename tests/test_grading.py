@@ -675,9 +675,9 @@ junk = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(junk)
 @settings(max_examples=300, deadline=None)
-@pytest.mark.slow
 def test_junk_is_refused_or_read_but_nothing_else(data):
     with contextlib.suppress(ValueError, TypeError):
         decode(data, lambda number: len)

@@ -168,8 +168,8 @@ def test_changes_tell_one_fact_from_a_fact_that_changed():
 # Nothing to be guessed.
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_no_shortcut_answers_any_kind_of_question(language):
     asked = defaultdict(list)
     for lesson in of_task("question", language):

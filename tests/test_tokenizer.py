@@ -179,9 +179,9 @@ def test_special_tokens_that_a_merge_could_produce_are_refused(names):
 # --- encoding ---
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="ab c1!\n é中🙂'stT", max_size=80))
 @settings(max_examples=300, deadline=None)
-@pytest.mark.slow
 def test_both_ways_of_merging_equal_scanning(text):
     tokenizer = BPETokenizer.train([SAMPLE + "aaaaaaa aabaabaab\n\n\n\n"], 420)
     for data in (text.encode("utf-8"), *(chunk.encode("utf-8") for chunk in split_chunks(text))):
@@ -372,9 +372,9 @@ def test_fault_B12_streaming_holds_back_every_partial_character(bpe):
             assert shown == text == bpe.decode(ids)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 360), max_size=30))
 @settings(max_examples=300, deadline=None)
-@pytest.mark.slow
 def test_fault_B12_streaming_any_ids_equals_decoding_them(ids):
     tokenizer = BPETokenizer.train([SAMPLE], 400, SPECIAL)
     stream = TextStream(tokenizer)

@@ -522,8 +522,8 @@ class Overflowing(torch.amp.GradScaler):
         return super().scale(loss) * (math.inf if self.calls - 1 in self.steps else 1)
 
 
-@pytest.mark.parametrize(("overflows", "ends"), [(range(1, 51), False), (range(0, 99), True)])
 @pytest.mark.slow
+@pytest.mark.parametrize(("overflows", "ends"), [(range(1, 51), False), (range(0, 99), True)])
 def test_fault_D26_float16_skips_steps_and_gives_up_after_50(
     tmp_path, monkeypatch, overflows, ends
 ):

@@ -1,6 +1,6 @@
 """Choose where and in which precision to compute, and tell beforehand how much memory it takes.
 
-Knows nothing of training; asks the machine, and guesses nothing that it can measure.
+Knows nothing of the training loop; asks the machine, and guesses nothing that it can measure.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ import psutil
 import torch
 
 from minigpt.attention import EXPLICIT_ON_CPU_UP_TO
-from minigpt.errors import ConfigError
-from minigpt.gpt import GPTConfig, count_parameters, flops_per_token, matrix_parameters
+from minigpt.counts import count_parameters, flops_per_token, matrix_parameters
+from minigpt.errors import ConfigError, MinigptError, TrainingError
+from minigpt.gpt import GPTConfig
 
 # Training reaches about this share of what large matrix products alone do; small models less.
 USUAL_SHARE = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
@@ -248,3 +249,29 @@ def training_seconds(
     return flops / (
         matmul_flops(device, dtype, None if device.type == "cuda" else 1024, 0.1) * share
     )
+
+
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Return what keeps float16 gradients from vanishing; for other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+@contextlib.contextmanager
+def memory_advice(step: int, rows: int, T: int) -> Iterator[None]:
+    """Turn the ways in which memory runs out into one error that says what to make smaller."""
+    try:
+        yield
+    except MinigptError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        signs = ("out of memory", "can't allocate memory", "not enough memory")
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
+            raise
+        if rows > 1:
+            advice = f"micro_batch_size {rows // 2} (same result, slower)"
+        else:
+            advice = f"block_size {max(T // 2, 1)} or a smaller model"
+        raise TrainingError(
+            f"out of memory with {rows} rows of {T} tokens", f"step {step}", f"try {advice}"
+        ) from error

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from minigpt import metrics
 from minigpt.chat import Message, encode_prompts, end_id
 from minigpt.errors import DataError, require
-from minigpt.generate import SampleConfig, evaluating, generate
+from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
+from minigpt.sampling import SampleConfig
 from minigpt.scoring import example_items, fitting_metrics, score_task
 from minigpt.tokenizer import UNKNOWN, Tokenizer
 

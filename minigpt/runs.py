@@ -15,9 +15,9 @@ from minigpt.device import arrange_for_decoding, choose_device
 from minigpt.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import FREE, TrainConfig
 from minigpt.resume import check_unchanged
 from minigpt.tokenizer import Tokenizer, load_tokenizer
-from minigpt.train import FREE, TrainConfig
 
 FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
 

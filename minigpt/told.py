@@ -15,9 +15,9 @@ import numpy as np
 
 from minigpt import metrics
 from minigpt.evaluate import Progress, room_for, token_losses, write
-from minigpt.generate import SampleConfig
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
+from minigpt.sampling import SampleConfig
 from minigpt.scoring import text_hash
 from minigpt.storyworld import documents, lexicon, verify
 from minigpt.storyworld.forms import FORMS

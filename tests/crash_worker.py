@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 import torch._dynamo  # the first optimizer would import it: once here, not in each child
 
-import minigpt.train as train_module
+import minigpt.trainer as trainer_module
 from minigpt import checkpoint
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.signals import stop_on_signals
-from minigpt.train import TrainConfig, train
+from minigpt.train import train
 
 CALLS = ("mkdir", "rename", "unlink", "rmdir", "fsync", "open")
 
@@ -133,7 +134,7 @@ def train_job(
     """Train, resuming by default; return the exit code."""
     faults = Faults(events, slow)
     faults.install()
-    crash_safe = train_module.save_checkpoint
+    crash_safe = trainer_module.save_checkpoint
 
     def watched(run_dir, step, *args):
         faults.note(b"(")
@@ -142,7 +143,7 @@ def train_job(
         faults.active = False
         faults.note(b")")
 
-    train_module.save_checkpoint = watched
+    trainer_module.save_checkpoint = watched
     steps = []
     with stop_on_signals() as stop:
         train(

@@ -17,7 +17,8 @@ from minigpt import distributed, muon
 from minigpt.distributed import connected
 from minigpt.errors import MinigptError
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.train import TrainConfig, train
+from minigpt.recipe import TrainConfig
+from minigpt.train import train
 
 # Muon iterates in bfloat16 where that is fast; the last bits of float32 are compared here.
 muon.choose_dtype = lambda device: torch.float32

@@ -23,8 +23,9 @@ from minigpt.benchmarks.training import (
     with_bigrams,
 )
 from minigpt.commands import main
+from minigpt.counts import count_parameters
 from minigpt.errors import ConfigError
-from minigpt.gpt import FORMS, GPT, GPTConfig, count_parameters
+from minigpt.gpt import FORMS, GPT, GPTConfig
 
 TEXT = "First Citizen: before we proceed any further, hear me speak.\n" * 60
 MODEL = '''

@@ -24,6 +24,7 @@ from minigpt.commands.generate import GenerateCommand
 from minigpt.commands.inputs import make_data, make_tokenizer
 from minigpt.commands.train import TrainCommand
 from minigpt.gpt import GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.runs import (
     PRESETS,
     RunConfig,
@@ -35,7 +36,6 @@ from minigpt.runs import (
     tiny,
 )
 from minigpt.tokenizer import BPETokenizer
-from minigpt.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--block-size", 32, "--n-layer", 1, "--n-head", 2, "--n-embd", 16]

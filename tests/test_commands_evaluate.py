@@ -13,9 +13,9 @@ from minigpt.commands.inputs import Data, Dialogues
 from minigpt.commands.pipeline import run_pipeline
 from minigpt.evaluate import text_score
 from minigpt.gpt import GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.runs import RunConfig, open_run
 from minigpt.tokenizer import BPETokenizer
-from minigpt.train import TrainConfig
 
 SMALL = GPTConfig(vocab_size=400, block_size=256, n_layer=1, n_head=1, n_embd=8)
 

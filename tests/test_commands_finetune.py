@@ -21,8 +21,8 @@ from minigpt.commands import main
 from minigpt.commands.chat import Chat, ChatCommand, talk
 from minigpt.commands.settings import load_command
 from minigpt.errors import ConfigError
-from minigpt.generate import SampleConfig
 from minigpt.runs import open_run, read_metrics
+from minigpt.sampling import SampleConfig
 from minigpt.tokenizer import BPETokenizer
 
 SMALL = ["--n-layer", 1, "--n-head", 1, "--n-embd", 16, "--vocab-size", 330, "--dropout", 0.0]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from minigpt import device
+from minigpt.counts import flops_per_token
 from minigpt.device import (
     arrange_for_decoding,
     autocast,
@@ -27,7 +28,7 @@ from minigpt.device import (
     training_seconds,
 )
 from minigpt.errors import ConfigError
-from minigpt.gpt import GPT, GPTConfig, flops_per_token
+from minigpt.gpt import GPT, GPTConfig
 
 CPU = torch.device("cpu")
 HUGE = GPTConfig(vocab_size=50_304, block_size=4096, n_layer=96, n_head=96, n_embd=12_288)

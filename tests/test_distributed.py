@@ -16,7 +16,8 @@ from minigpt.checkpoint import latest_checkpoint
 from minigpt.distributed import PeerError, World, connected, first_does, my_rows, world
 from minigpt.errors import ConfigError, DataError
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.train import TrainConfig, Trainer
+from minigpt.recipe import TrainConfig
+from minigpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = ROOT / "tests/ranks_worker.py"
@@ -214,7 +215,7 @@ def test_the_rows_of_all_processes_are_the_batch(rows, size, monkeypatch):
 
 
 def test_fault_F41_a_batch_that_cannot_be_divided_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.train.world", lambda: World(0, 3))
+    monkeypatch.setattr("minigpt.trainer.world", lambda: World(0, 3))
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
     with pytest.raises(ConfigError, match=r"batch_size = 8 .* a multiple of 3, the number of"):
         Trainer(model, TrainConfig(batch_size=8, device="cpu"), tmp_path, {})

@@ -24,11 +24,12 @@ from minigpt.evaluate import (
     token_losses,
     write,
 )
-from minigpt.generate import SampleConfig, generate
+from minigpt.generate import generate
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
+from minigpt.sampling import SampleConfig
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
-from minigpt.train import evaluate_loss
+from minigpt.validation import evaluate_loss
 
 TEXTS = [text for text, _ in storyworld.documents(30)]
 CONFIG = GPTConfig(vocab_size=400, block_size=24, n_layer=2, n_head=2, n_embd=16)

@@ -12,7 +12,9 @@ from minigpt.conversations import cut_middle
 from minigpt.errors import ConfigError, DataError
 from minigpt.finetune import DECK, Bucketed, EvalPacked, Mixed, Packed, Stages, best_fit
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.train import TrainConfig, evaluate_loss, train
+from minigpt.recipe import TrainConfig
+from minigpt.train import train
+from minigpt.validation import evaluate_loss
 
 EOT = 0
 

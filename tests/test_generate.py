@@ -11,21 +11,16 @@ from hypothesis import strategies as st
 
 from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
-    FEW,
     FILL_ROWS,
-    SampleConfig,
     StopStrings,
     beam_search,
-    draw,
     evaluating,
     generate,
-    keep_min_p,
-    keep_top_p,
-    next_probabilities,
     stream,
     window_start,
 )
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.sampling import FEW, SampleConfig, draw, keep_min_p, keep_top_p, next_probabilities
 
 GREEDY = {"temperature": 0.0}
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()  # probabilities to count with by hand

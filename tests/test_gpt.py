@@ -12,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minigpt import attention, gpt
 from minigpt.batches import IGNORE
+from minigpt.counts import count_parameters, flops_per_token
 from minigpt.errors import ConfigError
-from minigpt.gpt import FORMS, GPT, GPTConfig, count_parameters, flops_per_token
+from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.runs import build
-from minigpt.train import TrainConfig, train
+from minigpt.train import train
 
 TINY = {"vocab_size": 37, "block_size": 11, "n_layer": 2, "n_head": 4, "n_embd": 24}
 VARIANTS = [  # each option off its default at least once, alone and together

@@ -17,24 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt import recipe
-from minigpt import train as train_module
+from minigpt import trainer as trainer_module
+from minigpt.batches import IGNORE
 from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
 from minigpt.errors import CheckpointError, ConfigError, DataError, LockedError, TrainingError
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.lock import RunLock
 from minigpt.muon import Muon
+from minigpt.recipe import TrainConfig, learning_rate_factor, make_optimizers
 from minigpt.signals import stop_on_signals, uninterrupted
-from minigpt.train import (
-    IGNORE,
-    TrainConfig,
-    Trainer,
-    evaluate_loss,
-    learning_rate_factor,
-    made_ahead,
-    make_optimizers,
-    seed_step,
-    train,
-)
+from minigpt.train import made_ahead, train
+from minigpt.trainer import Trainer, seed_step
+from minigpt.validation import evaluate_loss
 
 V, T, B = 17, 7, 6
 
@@ -527,7 +521,7 @@ class Overflowing(torch.amp.GradScaler):
 def test_fault_D26_float16_skips_steps_and_gives_up_after_50(
     tmp_path, monkeypatch, overflows, ends
 ):
-    monkeypatch.setattr(train_module, "make_scaler", lambda device, dtype: Overflowing())
+    monkeypatch.setattr(trainer_module, "make_scaler", lambda device, dtype: Overflowing())
     monkeypatch.setattr(Overflowing, "steps", overflows)
     config = make_config(max_steps=60, save_interval=10)
     model = make_model()
@@ -613,7 +607,7 @@ def test_other_errors_are_not_taken_for_memory(tmp_path):
 
 @pytest.mark.parametrize("stop", [True, False])
 def test_fault_E34_a_failed_save_ends_the_run_or_not_by_choice(tmp_path, monkeypatch, stop):
-    real, calls = train_module.save_checkpoint, []
+    real, calls = trainer_module.save_checkpoint, []
 
     def full(run_dir, step, *rest):
         calls.append(step)
@@ -621,7 +615,7 @@ def test_fault_E34_a_failed_save_ends_the_run_or_not_by_choice(tmp_path, monkeyp
             raise CheckpointError("disk full: need 2 MB, have 1 MB", "here", "free some space")
         return real(run_dir, step, *rest)
 
-    monkeypatch.setattr(train_module, "save_checkpoint", full)
+    monkeypatch.setattr(trainer_module, "save_checkpoint", full)
     config = make_config(save_interval=2, stop_on_failed_save=stop)
     if stop:
         with pytest.raises(CheckpointError, match="disk full"):

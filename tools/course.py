@@ -34,6 +34,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "attention": (8, 9, 11),
     "layers": (9, 15),
     "gpt": (9, 15),
+    "counts": (9,),
     "vision": (25,),
     "device": (12,),
     "signals": (),
@@ -43,7 +44,10 @@ MODULES: dict[str, tuple[int, ...]] = {
     "lock": (10,),
     "checkpoint": (10,),
     "resume": (10,),
+    "validation": (10,),
+    "trainer": (10,),
     "train": (10,),
+    "sampling": (11,),
     "generate": (11,),
     "scaling": (14,),
     "pretrained": (16,),
@@ -70,7 +74,8 @@ MODULES: dict[str, tuple[int, ...]] = {
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
     "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "ngram", "embeddings",
-    "attention", "layers", "gpt", "batches", "recipe", "train", "generate", "muon",
+    "attention", "layers", "gpt", "batches", "recipe", "validation", "trainer", "train",
+    "sampling", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip
 

@@ -7,8 +7,9 @@ import torch
 from minigpt.benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
 from minigpt.benchmarks.timing import Row, take_turns
 from minigpt.device import arrange_for_decoding
-from minigpt.generate import SampleConfig, generate
+from minigpt.generate import generate
 from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.sampling import SampleConfig
 
 PART = "generation"
 GOALS = {1: {"nanoGPT": 10, "transformers": 3}, 16: {"nanoGPT": 24, "transformers": 2}}

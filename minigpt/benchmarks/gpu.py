@@ -15,10 +15,14 @@ import torch
 from minigpt.batches import EvalWindows, Windows
 from minigpt.benchmarks.timing import Row, clock, take_turns
 from minigpt.benchmarks.training import by_characters
+from minigpt.counts import flops_per_token
 from minigpt.device import choose_device, choose_dtype, matmul_flops
-from minigpt.generate import SampleConfig, generate
-from minigpt.gpt import FORMS, GPT, GPTConfig, flops_per_token
-from minigpt.train import TrainConfig, Trainer, train
+from minigpt.generate import generate
+from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.recipe import TrainConfig
+from minigpt.sampling import SampleConfig
+from minigpt.train import train
+from minigpt.trainer import Trainer
 
 PART = "gpu"
 H200_FLOPS = 790e12  # bfloat16 products, measured

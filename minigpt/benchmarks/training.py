@@ -19,9 +19,13 @@ import torch
 from minigpt.batches import EvalWindows, TokenFile, Windows, write_tokens
 from minigpt.benchmarks.peers import nanogpt_model, nanogpt_optimizer
 from minigpt.benchmarks.timing import Row, clock, take_turns
+from minigpt.counts import flops_per_token
 from minigpt.device import autocast, choose_device, choose_dtype, matmul_flops
-from minigpt.gpt import GPT, GPTConfig, flops_per_token
-from minigpt.train import TrainConfig, Trainer, evaluate_loss, train
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import TrainConfig
+from minigpt.train import train
+from minigpt.trainer import Trainer
+from minigpt.validation import evaluate_loss
 
 T = 64  # context of the recipe
 PART = "training"

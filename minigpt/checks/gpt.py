@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from minigpt.checks import exercise
 from minigpt.checks.compare import call, require, same_number, same_results, same_tensor, slip_hint
+from minigpt.counts import count_parameters
 from minigpt.errors import ConfigError
-from minigpt.gpt import GPTConfig, count_parameters
+from minigpt.gpt import GPTConfig
 
 HAND = {"normalised": [0.2, 1.4], "stream": [8.0, 8.0], "logits": [1.0, 2.0, 0.0],
         "loss": 1.408, "turned": 0.5}  # fmt: skip

@@ -7,13 +7,14 @@ from minigpt.commands.inputs import Data
 from minigpt.device import choose_device, choose_dtype
 from minigpt.evaluate import best_ngram, gap_closed, loss_scores
 from minigpt.exam import examine
-from minigpt.generate import SampleConfig, generate
+from minigpt.generate import generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.runs import RunConfig
+from minigpt.sampling import SampleConfig
 from minigpt.scoring import document_hashes
 from minigpt.tokenizer import Tokenizer
-from minigpt.train import evaluate_loss
+from minigpt.validation import evaluate_loss
 
 
 class Bars:

@@ -8,8 +8,9 @@ from pathlib import Path
 from minigpt.chat import Message, encode_prompt, end_id, fit_messages
 from minigpt.commands.arguments import parse
 from minigpt.errors import DataError, require
-from minigpt.generate import SampleConfig, stream
+from minigpt.generate import stream
 from minigpt.runs import Run, open_run
+from minigpt.sampling import SampleConfig
 from minigpt.tokenizer import TextStream
 
 HELP = "/reset forgets the conversation, /quit ends (as does Ctrl-D); Ctrl-C stops an answer"

@@ -13,10 +13,10 @@ from minigpt.commands.card import Bars, model_card
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
 from minigpt.corpus import read_documents
+from minigpt.counts import count_parameters
 from minigpt.errors import ConfigError, require
 from minigpt.evaluate import score_examples, text_score
 from minigpt.examples import ExampleConfig, load_examples
-from minigpt.gpt import count_parameters
 from minigpt.report import write_report
 from minigpt.runs import Run, open_run, read_metrics
 from minigpt.scoring import METRICS

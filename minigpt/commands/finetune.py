@@ -20,6 +20,7 @@ from minigpt.commands.settings import (
 )
 from minigpt.commands.teach import Phase, start
 from minigpt.conversations import fit_prompts
+from minigpt.counts import count_parameters
 from minigpt.errors import ConfigError, DataError
 from minigpt.evaluate import write
 from minigpt.examples import (
@@ -30,12 +31,12 @@ from minigpt.examples import (
     own_tests,
     split_examples,
 )
-from minigpt.generate import SampleConfig
-from minigpt.gpt import GPT, count_parameters
+from minigpt.gpt import GPT
 from minigpt.report import write_report
 from minigpt.runs import (
     read_metrics,
 )
+from minigpt.sampling import SampleConfig
 from minigpt.scoring import Item, example_items, fitting_metrics, score_task
 from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer

@@ -21,12 +21,13 @@ from minigpt.chat import Encoded
 from minigpt.checkpoint import RunLock, checkpoint_paths
 from minigpt.commands.card import model_card, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
+from minigpt.counts import count_parameters
 from minigpt.device import check_memory, choose_device, choose_dtype, training_seconds
 from minigpt.distributed import first_does, processes_here, world
 from minigpt.errors import ConfigError
 from minigpt.files import atomic_write
 from minigpt.finetune import Mixed, Packed, RowSource, Stages
-from minigpt.gpt import GPT, count_parameters
+from minigpt.gpt import GPT
 from minigpt.report import report_text, write_report
 from minigpt.runs import (
     RunConfig,

@@ -11,8 +11,8 @@ from minigpt.errors import CheckpointError, ConfigError, require
 from minigpt.examples import ExampleConfig
 from minigpt.files import atomic_write
 from minigpt.gpt import GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.runs import build
-from minigpt.train import TrainConfig
 
 
 @dataclass(frozen=True)

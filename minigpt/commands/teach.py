@@ -17,9 +17,11 @@ from minigpt.device import choose_device, choose_dtype
 from minigpt.examples import Example
 from minigpt.finetune import Bucketed, EvalPacked
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import TrainConfig
 from minigpt.runs import RunConfig, check_resumable, load_config, open_run, save_config
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
-from minigpt.train import TrainConfig, TrainResult, evaluate_loss, train
+from minigpt.train import TrainResult, train
+from minigpt.validation import evaluate_loss
 
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
 USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before

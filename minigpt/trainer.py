@@ -1,0 +1,298 @@
+"""Take one step of training, one validation, one save: what `train.py` does over and over.
+
+The batch of step s is a pure function of (seed, s), and so is every random number drawn in that
+step. Weights, optimizer state and the step are therefore all there is to save.
+
+Shapes: B batch, T time.
+
+Source: Micikevicius et al. 2018, "Mixed Precision Training" (loss scaling).
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from minigpt.batches import IGNORE, shard
+from minigpt.checkpoint import (
+    Checkpoint,
+    checkpoint_paths,
+    latest_checkpoint,
+    safetensors_pieces,
+    save_checkpoint,
+)
+from minigpt.device import autocast, choose_device, choose_dtype, make_scaler, memory_advice
+from minigpt.distributed import add_up, first_does, my_rows, share, synchronised, world
+from minigpt.errors import CheckpointError, ConfigError, DataError, TrainingError, require
+from minigpt.files import atomic_write
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import FREE, TrainConfig, learning_rate_factor, make_optimizers
+from minigpt.resume import (
+    check_unchanged,
+    collect_tensors,
+    environment,
+    fingerprint,
+    restore_tensors,
+    warn_if_inexact,
+)
+from minigpt.signals import uninterrupted
+from minigpt.validation import mean_loss, sum_losses
+
+MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
+
+
+@dataclass
+class Progress:
+    """Count what has been done; all of it goes into the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0  # targets predicted
+    seconds: float = 0.0
+    loss: float | None = None  # of the last step's batch, before its update
+    grad_norm: float | None = None
+    learning_rate: float = 0.0
+    val_loss: float | None = None
+    skipped: int = 0  # float16 steps that overflowed since the last one that did not
+
+    def row(self) -> dict:
+        """Return the step's row of metrics.jsonl."""
+        if self.skipped:
+            return {"step": self.step, "skipped": self.skipped}
+        names = ("step", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+class Trainer:
+    """Hold a model and its optimizers; take one step, one validation or one save at a time."""
+
+    def __init__(self, model: GPT, config: TrainConfig, run_dir: Path, facts: dict):
+        self.world = world()
+        self.device = choose_device(config.device)
+        self.dtype = choose_dtype(self.device, config.dtype)
+        check_processes(config, self.world.size, self.dtype)
+        self.model = model.to(self.device).train()
+        self.model.zero_grad(set_to_none=True)
+        self.forward = share(model, self.device, config.shard)
+        if config.compile:
+            self.forward = torch.compile(self.forward)
+        self.optimizers = make_optimizers(model, config)
+        self.scaler = make_scaler(self.device, self.dtype)
+        self.config, self.run_dir = config, run_dir
+        self.facts = {"model": dataclasses.asdict(model.config)} | facts
+        self.environment = environment(self.device, self.dtype, self.optimizers) | {
+            "micro_batch_size": config.micro_batch_size, "compile": config.compile,
+            "deterministic": config.deterministic, "processes": self.world.size,
+            "shard": config.shard and self.world.size > 1,
+            "max_steps": None if config.schedule == "constant" else config.max_steps,
+        }  # fmt: skip
+        self.progress, self.saved_step = Progress(), 0
+        self.clock = time.perf_counter()
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Compute the gradient of one batch (B, T), clip it, and update the weights."""
+        progress, config = self.progress, self.config
+        with memory_advice(progress.step, self.micro_rows(len(batch[0])), batch[0].shape[1]):
+            loss, tokens = self.accumulate(batch)
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+            parameters, limit = self.model.parameters(), config.grad_clip or math.inf
+            norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
+            loss, norm = torch.stack([loss, norm]).tolist()  # the step's only wait for the device
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if not finite:
+                self.refuse_update(loss, norm, batch)
+            factor = learning_rate_factor(progress.step, config)
+            with uninterrupted():  # weights and progress change together or not at all
+                self.update(factor, finite)
+                if finite:
+                    progress.loss, progress.grad_norm = loss, norm
+                progress.skipped = 0 if finite else progress.skipped + 1
+                progress.learning_rate = config.learning_rate * factor
+                progress.tokens += tokens
+                progress.seconds += self.lap()
+                progress.step += 1
+
+    def accumulate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        """Add up the gradients of the batch's pieces; return its mean loss and number of targets.
+
+        A piece weighs as much as its share of the targets, so the sum is the gradient of the whole
+        batch's mean loss, however the rows are cut, also among processes (which average gradients,
+        hence the factor), and wherever targets are ignored.
+        """
+        step, rank, size = self.progress.step, self.world.rank, self.world.size
+        total = int((batch[1] != IGNORE).sum())
+        if total == 0:
+            raise DataError(
+                f"all targets of rows 0 to {len(batch[1]) - 1} are {IGNORE} (ignored)",
+                f"batch of step {step}", "give every batch at least one target to predict",
+            )  # fmt: skip
+        self.model.zero_grad(set_to_none=True)
+        idx, targets = shard(batch, rank, size)  # (B / size, T) each
+        loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
+        for micro_step, start in enumerate(range(0, len(idx), rows)):
+            piece, wanted = idx[start : start + rows], targets[start : start + rows]
+            share = int((wanted != IGNORE).sum()) / total
+            if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
+                wanted = torch.zeros_like(wanted)
+            seed_step(self.config.seed, step, micro_step, rank)
+            with synchronised(self.forward, is_last=start + rows >= len(idx)):
+                with autocast(self.device, self.dtype):
+                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
+                self.scaler.scale(loss * (share * size)).backward()
+            loss_sum += loss.detach() * share
+        return add_up(loss_sum), total
+
+    def micro_rows(self, rows: int) -> int:
+        """Return how many of a batch's rows go through the model at once in one process."""
+        mine = rows // self.world.size
+        return min(self.config.micro_batch_size or mine, mine)
+
+    def update(self, factor: float, finite: bool) -> None:
+        """Let the optimizers take their step with `factor` times their highest learning rates."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            if finite:
+                optimizer.step()
+        self.scaler.update()
+
+    def refuse_update(self, loss: float, norm: float, batch: tuple[Tensor, Tensor]) -> None:
+        """End the run before weights take up NaN; float16 may overflow while it finds its scale."""
+        step, config, scaled = self.progress.step, self.config, self.scaler.is_enabled()
+        if scaled and self.progress.skipped < MAX_SKIPPED:
+            return
+        kept = self.run_dir / "bad_batch.safetensors"
+        numbers = {"step": torch.tensor(step), "seed": torch.tensor(config.seed)}
+        pieces = safetensors_pieces({"idx": batch[0], "targets": batch[1]} | numbers)
+        if self.world.is_first:
+            atomic_write(kept, b"".join(pieces))
+        dtype = str(self.dtype).removeprefix("torch.")
+        raise TrainingError(
+            f"loss {loss:.4g}, gradient norm {norm:.4g}"
+            + (f" after {MAX_SKIPPED} skipped steps" if scaled else ""),
+            f"step {step}, its batch is kept in {kept}",
+            "resume from the last checkpoint with a lower learning rate (now learning_rate "
+            f"{config.learning_rate:g}, muon_learning_rate {config.muon_learning_rate:g})"
+            + ("" if dtype == "float32" else f" or with dtype float32 (now {dtype})"),
+        )
+
+    def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure the validation loss; one that is not finite ends the run before it is saved."""
+        mine = map(my_rows, validation)
+        sums = sum_losses(self.model, mine, self.device, self.dtype)
+        loss_sum, count = add_up(torch.tensor(sums, dtype=torch.float64)).tolist()
+        loss = mean_loss(loss_sum, count)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"validation loss {loss}", f"step {self.progress.step}",
+                "resume from the last checkpoint with a lower learning rate",
+            )  # fmt: skip
+        self.progress.val_loss = loss
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        before, self.clock = self.clock, time.perf_counter()
+        return self.clock - before
+
+    def save(self, must_succeed: bool) -> None:
+        """Save a checkpoint of this step, unless it is saved already."""
+        if self.progress.step == self.saved_step:
+            return
+        tensors = collect_tensors(self.model, self.optimizers)
+        if first_does(lambda: self.write(*tensors, must_succeed)):
+            self.saved_step = self.progress.step
+
+    def write(self, model: dict, optimizer: dict, must_succeed: bool) -> bool:
+        """Write a checkpoint of these tensors; return whether that went well."""
+        state = {
+            "progress": dataclasses.asdict(self.progress), "scaler": self.scaler.state_dict(),
+            "config": dataclasses.asdict(self.config), "facts": self.facts,
+        }  # fmt: skip
+        about = {name: fact for name, fact in self.facts.items() if isinstance(fact, str)}
+        about |= {"config_sha256": fingerprint(state["config"]), "environment": self.environment}
+        try:
+            save_checkpoint(
+                self.run_dir, self.progress.step, model, optimizer, state,
+                self.config.keep_checkpoints, about,
+            )  # fmt: skip
+        except CheckpointError as error:
+            if must_succeed or self.config.stop_on_failed_save:
+                raise
+            warnings.warn(f"going on without a new checkpoint: {error}", stacklevel=3)
+            return False
+        return True
+
+    def restore(self, resume: bool) -> None:
+        """Take up the newest good checkpoint, or make sure that a new run overwrites none.
+
+        The first process reads it and sends it to the others.
+        """
+        found: list[Checkpoint] = []
+
+        def find() -> dict | None:
+            checkpoint = find_checkpoint(self.run_dir, resume)
+            if checkpoint is not None:
+                self.check(checkpoint)
+                found.append(checkpoint)
+            return checkpoint and checkpoint.state
+
+        state = first_does(find)
+        if state is None:
+            return
+        restore_tensors(found[0] if found else None, self.model, self.optimizers)
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.saved_step = self.progress.step
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint of a run with other settings, and say what may cost the last bits."""
+        now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
+        before = checkpoint.state["config"] | checkpoint.state["facts"]  # later settings: missing
+        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
+        check_unchanged(before, now, FREE, str(checkpoint.path))
+        warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
+
+
+def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:
+    """Return the newest good checkpoint, or None where there is none and a new run may begin."""
+    there = checkpoint_paths(run_dir)
+    if there and not resume:
+        raise ConfigError(
+            f"the run directory already has a checkpoint ({there[-1].name})", str(run_dir),
+            "resume it, or choose another directory",
+        )  # fmt: skip
+    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn)
+    if checkpoint is None and there:
+        raise CheckpointError(
+            f"none of {len(there)} checkpoints verifies", str(run_dir),
+            "copy one of them again, or start anew in another directory",
+        )  # fmt: skip
+    return checkpoint
+
+
+def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
+    """Refuse what several processes cannot do together."""
+    require(config.batch_size % size == 0, "batch_size", config.batch_size,
+            f"a multiple of {size}, the number of processes")  # fmt: skip
+    if config.shard and size > 1 and dtype == torch.float16:
+        raise ConfigError("float16 beside --shard", "--dtype", "choose bfloat16 or float32")
+
+
+def whole(value: Tensor) -> Tensor:
+    """Return a number of which each process may hold a part (FSDP2) in full."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def seed_step(seed: int, step: int, micro_step: int, rank: int = 0) -> None:
+    """Seed torch as a pure function of where in training we are, so that no state need be saved."""
+    digest = hashlib.sha256(f"{seed} {step} {micro_step} {rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,53 @@
+"""Measure the loss of a model on batches that training does not use.
+
+Shapes: B batch, T time.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from minigpt.batches import IGNORE
+from minigpt.device import autocast
+from minigpt.errors import DataError
+from minigpt.gpt import GPT
+
+
+def evaluate_loss(
+    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    dtype: torch.dtype,
+) -> float:  # fmt: skip
+    """Return the mean loss per predicted token (nats) over all batches (B, T), without dropout."""
+    return mean_loss(*sum_losses(model, validation, device, dtype))
+
+
+@torch.no_grad()
+def sum_losses(
+    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[float, int]:  # fmt: skip
+    """Return the sum of the losses of all targets (nats) and their number, without dropout."""
+    was_training, loss_sum, count = model.training, 0.0, 0
+    model.eval()
+    try:
+        for idx, targets in validation:
+            predicted = int((targets != IGNORE).sum())
+            if predicted == 0:  # other processes may wait: any targets, weighed with 0
+                targets = torch.zeros_like(targets)
+            with autocast(device, dtype):
+                _, loss = model(idx.to(device), targets.to(device))
+            loss_sum += loss.item() * predicted
+            count += predicted
+    finally:
+        model.train(was_training)
+    return loss_sum, count
+
+
+def mean_loss(loss_sum: float, count: float) -> float:
+    """Divide, or raise a DataError where there is nothing to divide by."""
+    if count == 0:
+        raise DataError(
+            "validation has no target to predict", "validation data", "give more validation text"
+        )
+    return loss_sum / count

@@ -89,7 +89,7 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (n_layer, B, G, S, D)
         self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.last = torch.zeros_like(self.positions)  # the newest token of each row, 0 at first
+        self.ids = torch.zeros(batch_size, block_size, dtype=torch.long, device=device)
         self.length, self.is_even = 0, True  # the longest row's length; whether all are so long
         self.places, self.mask = slice(0), None  # of the tokens that are being added
 
@@ -97,6 +97,12 @@ class KVCache:
     def block_size(self) -> int:
         """The number of positions that fit."""
         return self.keys.size(3)
+
+    @property
+    def last(self) -> Tensor:
+        """The newest token of each row (B,), 0 where there is none yet."""
+        rows = torch.arange(len(self.positions), device=self.positions.device)
+        return self.ids[rows, (self.positions - 1).clamp_min(0)] * (self.positions > 0)
 
     def begin(self, T: int) -> slice | Tensor:
         """Prepare for T new tokens a row; return their positions: a slice, or (B, T) if uneven.
@@ -115,6 +121,12 @@ class KVCache:
             seen = torch.arange(end, device=device)
             self.mask = (seen <= self.places[:, :, None])[:, None]  # (B, 1, T, S)
         return self.places
+
+    def remember(self, idx: Tensor) -> Tensor:
+        """Store the new tokens (B, T); return all tokens of each row, (B, S)."""
+        rows = torch.arange(len(idx), device=idx.device)[:, None]
+        self.ids[slice(None) if self.is_even else rows, self.places] = idx
+        return self.ids[:, : self.length + idx.size(1)]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
@@ -146,7 +158,7 @@ class KVCache:
         """Return a cache of some rows that shares this one's memory; `measure` this one later."""
         part = copy.copy(self)
         part.keys, part.values = self.keys[:, start:end], self.values[:, start:end]
-        part.positions, part.last = self.positions[start:end], self.last[start:end]
+        part.positions, part.ids = self.positions[start:end], self.ids[start:end]
         part.measure()
         return part
 
@@ -165,7 +177,7 @@ class KVCache:
                 setattr(self, name, stored)
             elif moved:
                 stored[:, moved, :, : self.length] = copied
-        self.positions, self.last = self.positions[rows], self.last[rows]
+        self.positions, self.ids = self.positions[rows], self.ids[rows]
         self.measure()
 
 

@@ -15,7 +15,9 @@ def count_parameters(config: GPTConfig) -> int:
         block += queries + 2 * keys + 2 * c.n_embd + c.n_hidden * (2 if c.mlp == "swiglu" else 1)
     rows = c.vocab_size * (1 if c.tie_embeddings else 2) + (c.bigram_size or 0)
     rows += c.block_size * (c.positions == "learned")
-    return rows * c.n_embd + c.n_layer * block + norm_parameters(c)
+    pointer = c.n_embd * (queries + keys + 1) + 2 * c.head_dim + 1
+    total = rows * c.n_embd + c.n_layer * block + norm_parameters(c)
+    return total + pointer * c.pointer
 
 
 def matrix_parameters(c: GPTConfig) -> int:
@@ -36,5 +38,7 @@ def flops_per_token(config: GPTConfig, T: int | None = None) -> int:
     4 * D a head for each of T keys (masked ones are computed as well). Tables are only read.
     """
     c = config.resolved()
-    attention = 2 * 2 * (T or c.block_size) * c.n_head * c.head_dim
-    return c.n_layer * (2 * matrix_parameters(c) + attention) + 2 * c.n_embd * c.vocab_size
+    scores = 2 * (T or c.block_size) * c.n_head * c.head_dim
+    block = 2 * matrix_parameters(c) + 2 * scores
+    pointer = 2 * c.n_embd * c.head_dim * (c.n_head + c.n_kv_head) + scores
+    return c.n_layer * block + pointer * c.pointer + 2 * c.n_embd * c.vocab_size

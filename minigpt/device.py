@@ -161,10 +161,11 @@ def training_memory(
     is_explicit = c.block_size <= EXPLICIT_ON_CPU_UP_TO.get(dtype, 0)
     scores = 2 * c.n_head * c.block_size * width * is_explicit
     logits = 3 * c.vocab_size * 4
+    pointed = c.pointer * (3 * c.n_head + 3) * c.block_size * 4
     held = 16 * count_parameters(c) // shards
     if shards > 1:
         held += 8 * (2 * matrix_parameters(c) + c.vocab_size * c.n_embd)
-    return held + tokens * (c.n_layer * (block + scores) + logits)
+    return held + tokens * (c.n_layer * (block + scores) + logits + pointed)
 
 
 def check_memory(

@@ -73,7 +73,8 @@ class Rows:
             fill(self.model, fresh, [self.windows[row] for row in rows])
         self.cache.keys[:, rows, :, :keep] = fresh.keys
         self.cache.values[:, rows, :, :keep] = fresh.values
-        self.cache.positions[rows], self.cache.last[rows] = keep, fresh.last
+        self.cache.positions[rows] = keep
+        self.cache.ids[rows, :keep] = fresh.ids
         self.cache.measure()  # some other row may now be the longest
 
 

@@ -32,6 +32,7 @@ from minigpt.layers import (
     gelu,
     squared_relu,
 )
+from minigpt.pointer import Pointed, Pointer
 
 # Logits are computed for so many positions at a time: on CPUs, what their own memory holds.
 ROWS_OF_LOGITS, ROWS_OF_LOGITS_ON_GPU = 256, 8192
@@ -81,6 +82,8 @@ class GPTConfig:
     """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
     separator_id: int | None = None
     """In training no position sees what stands before the last such token (None: sees it)."""
+    pointer: bool = False
+    """Also point to tokens of the context that come again: a small model recalls much sooner."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -212,6 +215,11 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
+        self.pointer = None
+        if config.pointer:
+            self.pointer = Pointer(
+                config.n_embd, config.n_head, config.n_kv_head, config.head_dim, config.norm_eps
+            )
         self.initialise()
 
     @torch.no_grad()
@@ -254,6 +262,7 @@ class GPT(nn.Module):
         B, T = idx.shape
         assert T <= self.config.block_size, (T, self.config.block_size)
         positions = slice(0, T) if cache is None else cache.begin(T)
+        seen = idx if cache is None else cache.remember(idx)  # (B, S)
         x = self.embedding(idx)  # (B, T, C)
         if self.bigrams is not None:
             x = x + self.bigrams(idx, idx.new_zeros(B) if cache is None else cache.last)
@@ -263,37 +272,48 @@ class GPT(nn.Module):
         mask = document_mask(idx, self.config.separator_id) if is_separated else None
         for block in self.blocks:
             x = block(x, rotary, cache, mask)  # (B, T, C)
-        rows, end = torch.arange(B, device=x.device), -1 if lengths is None else lengths - 1
+        pointed = None
+        if self.pointer is not None:
+            layer = self.config.n_layer
+            pointed = self.pointer(self.norm(x), seen, rotary, cache, layer, mask)
         if cache is not None:
             cache.advance(T if lengths is None else lengths)
-            cache.last.copy_(idx[rows, end])  # (B)
         if lengths is not None:
-            x = x[rows, end][:, None]  # (B, 1, C)
-        if targets is None:
-            return self.head(self.norm(x)), None  # (B, T, V)
-        return None, self.loss(x, targets)
+            rows = torch.arange(B, device=x.device)
+            x = x[rows, lengths - 1][:, None]  # (B, 1, C)
+            pointed = None if pointed is None else pointed.at(rows, lengths - 1)
+        if targets is not None:
+            return None, self.loss(x, targets, pointed)
+        logits = self.head(self.norm(x))  # (B, T, V)
+        return (logits if pointed is None else pointed.log_probabilities(logits)), None
 
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, x: Tensor, targets: Tensor, pointed: Pointed | None = None) -> Tensor:
         """Return the mean loss at the targets (B, T) that count, after the blocks gave x (B, T, C).
 
-        All logits together would be the largest tensor by far. So there are never more than some
-        rows of them, and on CPUs none where no target counts (a GPU would have to wait to know).
+        All logits together would be the largest tensor by far. So they are made some rows at a
+        time, and on CPUs none where no target counts (a GPU would have to wait to know).
         """
         counted = targets != IGNORE
         if x.is_cpu:
-            x, targets = x[counted], targets[counted]  # (N, C), (N)
+            kept, wanted = x[counted], targets[counted]  # (N, C), (N)
+        else:
+            kept, wanted = x.flatten(0, 1), targets.flatten()
         rows = ROWS_OF_LOGITS if x.is_cpu else ROWS_OF_LOGITS_ON_GPU
-        pieces = x.flatten(0, -2).split(rows), targets.flatten().split(rows)
-        losses = [
-            F.cross_entropy(self.head(self.norm(some)).float(), wanted, reduction="sum")
-            for some, wanted in zip(*pieces, strict=True)
-        ]
-        return torch.stack(losses).sum() / counted.sum()
+        losses = torch.cat([
+            F.cross_entropy(self.head(self.norm(some)).float(), ids, reduction="none")
+            for some, ids in zip(kept.split(rows), wanted.split(rows), strict=True)
+        ])  # (N)  # fmt: skip
+        if pointed is not None:
+            if x.is_cpu:
+                losses = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
+            losses = pointed.losses(losses.view_as(targets), targets).masked_fill(~counted, 0.0)
+        return losses.sum() / counted.sum()
 
     def new_cache(self, batch_size: int, length: int | None = None) -> KVCache:
         """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""
         c, weight = self.config, self.embedding.weight
         length = c.block_size if length is None else min(length, c.block_size)
         return KVCache(
-            c.n_layer, batch_size, c.n_kv_head, length, c.head_dim, weight.device, weight.dtype
-        )
+            c.n_layer + c.pointer, batch_size, c.n_kv_head, length, c.head_dim, weight.device,
+            weight.dtype,
+        )  # fmt: skip

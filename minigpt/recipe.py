@@ -124,12 +124,13 @@ RULES = (
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
-    """Return Muon for the matrices inside the blocks, if it is chosen, and AdamW for the rest.
+    """Return Muon, if it is chosen, for matrices of blocks and pointer, and AdamW for the rest.
 
     Norms are not decayed: pulling a scale towards 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
+    parts = [part for part in (model.blocks, model.pointer) if part is not None]
+    inside = {p for part in parts for p in part.parameters() if config.optimizer == "muon"}
     matrices = [p for p in parameters if p in inside and p.ndim == 2]
     rest = [p for p in parameters if p not in inside or p.ndim != 2]
     groups = [

@@ -30,6 +30,8 @@ class RunConfig:
     """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
     tokenizer: str = "bpe"
     """bpe or char (trained on the data), or the path of a tokenizer.json."""
+    word_cohesion: float = 0.0
+    """Above 0, bpe learns Chinese words and no phrases: how closely their characters cohere."""
     field: str = "text"
     """Where the text stands in each object of a .jsonl or .json file."""
     errors: Literal["strict", "replace"] = "strict"
@@ -47,7 +49,7 @@ class RunConfig:
         share = self.validation_fraction
         holds = type(share) is float and 0 < share < 1
         require(holds, "validation_fraction", share, "a number between 0 and 1")
-        for name in ("dialogue_share", "tuning_fraction"):
+        for name in ("dialogue_share", "tuning_fraction", "word_cohesion"):
             value = getattr(self, name)
             holds = type(value) in (int, float) and 0 <= value < 1
             require(holds, name, value, "a number from 0 to below 1")
@@ -78,11 +80,18 @@ def quickstart() -> RunConfig:
     holds a story and its translation. What was tried stands in docs/experiments.md.
     """
     return RunConfig(
+        word_cohesion=0.3,
         dialogue_share=0.75,
         tuning_fraction=0.5,
         model=GPTConfig(
-            vocab_size=4096, block_size=400, n_layer=3, n_head=1, n_embd=128, separator_id=0
-        ),  # <|endoftext|>
+            vocab_size=4096,
+            block_size=400,
+            n_layer=3,
+            n_head=1,
+            n_embd=128,
+            separator_id=0,  # <|endoftext|>
+            pointer=True,
+        ),
         training=TrainConfig(
             max_steps=5000,
             batch_size=2,

@@ -35,6 +35,7 @@ from minigpt.bpe import (
 )
 from minigpt.errors import ConfigError, DataError
 from minigpt.files import atomic_write
+from minigpt.words import cut_words
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -185,11 +186,13 @@ class BPETokenizer(Tokenizer):
         texts: Iterable[str],
         vocab_size: int,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
+        word_cohesion: float = 0.0,
     ) -> "BPETokenizer":
         """Learn merges until the vocabulary has `vocab_size` tokens, or no pair is left.
 
         Ids: special tokens, the 256 bytes, then the merges in the order learned; the same as
-        those of the library's BpeTrainer.
+        those of the library's BpeTrainer. With a `word_cohesion` above 0 Chinese is cut into words
+        first (see `words.py`), and no token is learned that reaches beyond one.
         """
         special = number_special(special_tokens)
         first_new = len(special) + 256
@@ -202,6 +205,8 @@ class BPETokenizer(Tokenizer):
         chunks = count_chunks(texts)
         if not chunks:
             raise DataError("no text", "tokenizer training", "give at least one text")
+        if word_cohesion:
+            chunks = cut_words(chunks, word_cohesion)
         tokenizer = cls({}, special)
         words = [tokenizer.byte_tokens(chunk.encode("utf-8")) for chunk in chunks]
         merges = learn_merges(words, list(chunks.values()), range(first_new, vocab_size))

@@ -244,7 +244,7 @@ def numbered_cache(lengths: list[int]) -> KVCache:
     cache = KVCache(2, len(lengths), G, 5, 1)
     numbers = torch.arange(cache.keys.numel()).view_as(cache.keys)
     cache.keys, cache.values = numbers.clone(), -numbers
-    cache.last = 100 + torch.arange(len(lengths))
+    cache.ids = 100 + torch.arange(len(lengths))[:, None].expand(-1, 5)
     cache.advance(torch.tensor(lengths))
     return cache
 

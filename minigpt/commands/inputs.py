@@ -68,7 +68,9 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts, SPECIAL)
         else:
-            tokenizer = BPETokenizer.train(texts, config.model.vocab_size, SPECIAL)
+            tokenizer = BPETokenizer.train(
+                texts, config.model.vocab_size, SPECIAL, config.word_cohesion
+            )
     tokenizer.save(path)
     return tokenizer
 

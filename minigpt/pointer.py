@@ -40,9 +40,10 @@ class Pointed(NamedTuple):
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Mix the head's logits (B, T, V) with what is pointed to; return log p (B, T, V)."""
+        log_p = logits.float().log_softmax(dim=-1)
         ids = self.ids[:, None].expand_as(self.weights)  # (B, T, S)
-        pointed = torch.zeros_like(logits).scatter_add(2, ids, self.weights.to(logits.dtype))
-        return self.mix(logits.log_softmax(dim=-1), pointed, self.gate[:, :, None])
+        pointed = torch.zeros_like(log_p).scatter_add(2, ids, self.weights)
+        return self.mix(log_p, pointed, self.gate[:, :, None])
 
     def losses(self, losses: Tensor, targets: Tensor) -> Tensor:
         """Turn the head's losses at the targets, both (B, T), into those of the mixture."""

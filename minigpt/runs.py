@@ -94,12 +94,12 @@ def quickstart() -> RunConfig:
             pointer=True,
         ),
         training=TrainConfig(
-            max_steps=4000,
+            max_steps=2800,
             batch_size=2,
             learning_rate=2e-2,
             muon_learning_rate=0.01,
             beta2=0.99,
-            eval_interval=1000,
+            eval_interval=700,
             save_interval=250,
         ),
     )

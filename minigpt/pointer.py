@@ -33,7 +33,7 @@ class Pointed(NamedTuple):
     ids: Tensor  # (B, S), the tokens that stand there
     gate: Tensor  # (B, T), a logit
 
-    def at(self, rows: Tensor, places: Tensor | int) -> "Pointed":
+    def at(self, rows: Tensor, places: Tensor) -> "Pointed":
         """Return one position of each row, (B, 1, ...)."""
         return Pointed(self.weights[rows, places][:, None], self.ids,
                        self.gate[rows, places][:, None])  # fmt: skip

@@ -3,7 +3,7 @@
 Plain byte-pair encoding joins what is frequent. In a Chinese text that is soon a verb with its
 object, or a full stop with the name after it, and one thing then has many tokens: 雨伞 (umbrella)
 is also part of 把雨伞 and of 带着雨伞. A model learns each of them by itself. Here two pieces are
-joined only where the rarer one nearly always has the other beside it, as 雨 and 伞 do.
+joined only where the rarer one has the other beside it in a good part of its places, as 伞 has 雨.
 
 Knows nothing of ids or files: counted chunks go in, counted pieces of them come out.
 

@@ -160,10 +160,11 @@ def test_window_keeps_the_newest_half_whenever_it_is_full(block_size):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])  # greedy texts soon repeat, drawn ones do not
 @pytest.mark.parametrize("block_size", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("options", [{}, {"pointer": True, "bigram_size": 169}], ids=str)
 def test_cached_equals_uncached_past_the_window_where_rows_hop_at_different_times(
-    block_size, temperature
+    options, block_size, temperature
 ):
-    model = tiny_model(block_size)
+    model = tiny_model(block_size, **options)
     prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 5, 8, 9, 2) if n <= block_size]
     config = SampleConfig(max_new_tokens=3 * block_size + 5, temperature=temperature)
     expected = [without_cache(model, prompt, config, row) for row, prompt in enumerate(prompts)]

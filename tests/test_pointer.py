@@ -56,7 +56,7 @@ def test_it_points_to_the_past_and_to_its_own_document_alone(documents):
 @pytest.mark.parametrize(
     "options", [{}, {"separator_id": 3}, {"n_kv_head": 2, "n_head": 4, "head_dim": 6}]
 )
-def test_training_loss_is_the_cross_entropy_of_the_predicted_probabilities(options):
+def test_training_loss_is_the_cross_entropy_of_the_predicted_probabilities(options, monkeypatch):
     torch.manual_seed(1)
     model = GPT(GPTConfig(**{"vocab_size": V, "block_size": T, "n_layer": 1, "n_head": 2,
                              "n_embd": C, "pointer": True} | options))  # fmt: skip
@@ -66,8 +66,8 @@ def test_training_loss_is_the_cross_entropy_of_the_predicted_probabilities(optio
     targets = torch.tensor([[5, 1, IGNORE, 1, 5], [7, 7, 2, IGNORE, 9]])
     expected = F.cross_entropy(model(idx)[0].transpose(1, 2), targets, ignore_index=IGNORE)
     torch.testing.assert_close(model(idx, targets)[1], expected)
-    model.to("meta")  # the form for GPUs, whose logits are not picked by whether they count
-    assert model(idx.to("meta"), targets.to("meta"))[1].shape == ()
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)  # logits for all, as on GPUs
+    torch.testing.assert_close(model(idx, targets)[1], expected)
 
 
 def test_a_target_that_is_nowhere_in_the_context_has_finite_loss_and_gradient():

@@ -12,7 +12,7 @@ import heapq
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import regex
@@ -101,12 +101,15 @@ def count_chunks(texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
-def learn_merges(words: list[list[int]], counts: list[int], new_ids: range) -> dict[Pair, int]:
+def learn_merges(
+    words: list[list[int]], counts: list[int], new_ids: range,
+    may_join: Callable[[Pair, int, int], bool] | None = None,
+) -> dict[Pair, int]:  # fmt: skip
     """Join the most frequent pair of neighbours again and again; one merge for each new id.
 
     `words[i]` are the ids of a distinct chunk that occurs `counts[i]` times; the words are merged
     in place. Between equally frequent pairs the smaller pair of ids wins. Where no pair is left,
-    fewer merges than `new_ids` come back.
+    fewer merges than `new_ids` come back. `may_join(pair, count, new_id)` can turn a pair down.
     """
     pair_counts, pair_words = index_pairs(words, counts)
     heap = [(-count, pair) for pair, count in pair_counts.items()]
@@ -116,6 +119,8 @@ def learn_merges(words: list[list[int]], counts: list[int], new_ids: range) -> d
         pair = pop_most_frequent(heap, pair_counts)
         if pair is None:
             break
+        if may_join is not None and not may_join(pair, pair_counts[pair], new_id):
+            continue
         merges[pair] = new_id
         touched = set()
         for word in pair_words.pop(pair):

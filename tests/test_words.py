@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minigpt import storyworld
 from minigpt.tokenizer import BPETokenizer, load_tokenizer
-from minigpt.words import cut_words, is_spaceless
+from minigpt.words import cut_words
 
 STORIES = [text for text, _ in storyworld.documents(600, seed=1_000_000)]
 
@@ -56,7 +56,15 @@ def test_no_character_is_lost_and_no_piece_joins_letters_with_others(cohesion):
         return total
 
     assert characters(pieces) == characters(chunks)
-    assert all(len(p) == 1 or p.isascii() or is_spaceless(p) for p in pieces)
+    assert all(
+        len(p) == 1 or set(p) <= set("把雨伞") or not set(p) & set("把雨伞，") for p in pieces
+    )
+
+
+def test_words_of_scripts_with_spaces_stay_whole_also_beside_chinese():
+    chunks = Counter({" été": 2, " привет": 1, "用iPhone拍": 3, " naïve": 1})
+    assert cut_words(chunks, 0.3) == {" été": 2, " привет": 1, "用": 3, "iPhone": 3, "拍": 3,
+                                      " naïve": 1}  # fmt: skip
 
 
 @given(st.dictionaries(st.text("雨伞把，a", min_size=1, max_size=6), st.integers(1, 9)),

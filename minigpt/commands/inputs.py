@@ -25,10 +25,10 @@ FIRST_TRAINING_SEED = 1_000_000  # stories below it validate, stories from it on
 FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
 TOKENIZER_STORIES = 3000
 TOKENIZER_DIALOGUES = 1000
-DIALOGUE_TOKENS = 200  # of one conversation, about
+DIALOGUE_TOKENS = 300  # of one conversation, about, in the two times that it is read
 MOST_DIALOGUES = 20_000  # a longer run has conversations again
 SHORT_DIALOGUES = 0.4  # the share of them that is about beginnings of stories
-LONG = storyworld.SHARES | {"turns": {6: 1, 7: 1, 8: 1, 9: 1}}  # many questions a story
+LONG = storyworld.SHARES | {"turns": dict.fromkeys(range(6, 13), 1)}  # many questions a story
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
@@ -150,10 +150,8 @@ def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) 
     else:
         texts = [text for text, _ in held]
         validation = write_tokens(out / "val.bin", document_ids(texts, tokenizer), *facts)
-        training = config.training
-        wanted = training.max_steps * training.batch_size * config.model.block_size
-        tuned = config.tuning_fraction * config.dialogue_share
-        wanted = max(int(wanted * (1 - tuned)), 4 * config.model.block_size)
+        training = config.training  # n-grams, the baseline, read as much as the model in all
+        wanted = max(training.max_steps * training.batch_size, 4) * config.model.block_size
         ids = until(document_ids(story_texts(), tokenizer), min(wanted, MOST_STORY_TOKENS))
         train = write_tokens(out / "train.bin", ids, *facts)
     n_bytes = sum(len(text.encode("utf-8")) for text, _ in held)
@@ -165,8 +163,7 @@ def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) 
 def make_dialogues(config: RunConfig, tokenizer: Tokenizer) -> Dialogues:
     """Talk about stories: as many conversations as the run has room for."""
     training = config.training
-    rows = config.dialogue_share * config.tuning_fraction * training.max_steps
-    rows *= training.batch_size
+    rows = config.dialogue_share * training.max_steps * training.batch_size
     wanted = int(rows * config.model.block_size / DIALOGUE_TOKENS)
     count = min(max(wanted, 100), MOST_DIALOGUES)
     middle, end = (FIRST_DIALOGUE_SEED + n for n in (round(count * SHORT_DIALOGUES), count))

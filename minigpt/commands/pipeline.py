@@ -41,8 +41,6 @@ from minigpt.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult, train
 
-SHORT_FIRST = 0.4  # of the steps that tune, the share about beginnings of stories alone
-
 
 def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
     """Train by `config` in the directory `out` and write its report; return the exit code.
@@ -192,9 +190,9 @@ def train_with_bar(
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:
     """Return where the batches come from: windows of plain text, whole stories, or both kinds.
 
-    With conversations, stories are learned first (pre-training). Then, always with some stories
-    among them, come the answers in conversations (instruction tuning): at first about the
-    beginnings of stories, because what to look back for is found much sooner in a short text.
+    With conversations, some rows are stories throughout. Of the others, pre-training learns half
+    from all of their text, as from any other; short ones are among them, because what to look back
+    for is found much sooner in a short text. Instruction tuning learns from the answers alone.
     """
     training = config.training
     sizes = training.batch_size, config.model.block_size
@@ -204,18 +202,23 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     if data.dialogues is None:
         return stories
 
-    def mixed(conversations: Sequence[Encoded], seed: int) -> Mixed:
-        packed = Packed(conversations, *sizes, seed, "drop", tokenizer.eot_id)
+    def mixed(seed: int, *parts: tuple[Sequence[Encoded], float]) -> Mixed:
+        """Return rows of stories and, by their weights, of conversations."""
+        packed = [
+            Packed(conversations, *sizes, seed + number, "drop", tokenizer.eot_id)
+            for number, (conversations, _) in enumerate(parts)
+        ]
         share = config.dialogue_share
-        return Mixed([stories, packed], [1 - share, share], seed)
+        return Mixed([stories, *packed], [1 - share, *(share * part for _, part in parts)], seed)
 
-    short, all_lengths = data.dialogues.beginnings, data.dialogues.encoded
-    tuning = config.tuning_fraction * training.max_steps
-    first, second = round(training.max_steps - tuning), round(tuning * SHORT_FIRST)
+    short, whole = data.dialogues.beginnings, data.dialogues.encoded
+    all_text = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in whole]
+    tuning = round(config.tuning_fraction * training.max_steps)
     return Stages(
-        [(stories, first), (mixed(short, training.seed), second)],
-        mixed([*all_lengths, *short], training.seed + 1),
-    )
+        [(mixed(training.seed, (all_text, 0.5), (short, 0.3), (whole, 0.2)),
+          training.max_steps - tuning)],
+        mixed(training.seed + 1, (whole, 0.8), (short, 0.2)),
+    )  # fmt: skip
 
 
 def floor(data: Data, config: RunConfig) -> float | None:

@@ -381,7 +381,7 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_batches_hold_stories_then_short_conversations_then_all_and_only_answers_count(tmp_path):
+def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path):
     training = TrainConfig(max_steps=60, batch_size=4)
     model = GPTConfig(vocab_size=1024, block_size=500)
     config = RunConfig(dialogue_share=0.5, tuning_fraction=0.5, model=model, training=training)
@@ -389,22 +389,23 @@ def test_batches_hold_stories_then_short_conversations_then_all_and_only_answers
     data = make_data(tmp_path, config, tokenizer, False)
     source = pipeline.make_source(data, config, tokenizer)
     user, assistant = (tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant"))
-    long = max(len(ids) for ids, _ in data.dialogues.beginnings)
-    assert max(len(ids) for ids, _ in data.dialogues.encoded) > long
-    talked, longest = [], []
+    short = max(len(ids) for ids, _ in data.dialogues.beginnings) + 1  # with its separator
+    n_talks, whole, lengths = 0, ([], []), ([], [])
     for step in range(60):
         idx, targets = source.batch(step)
         talks = (idx == user).any(dim=1)
         assert (targets[~talks] != -100).all(), "stories are always learned whole"
-        assert not (targets[talks] == assistant).any(), "only answers count"
         assert (targets[talks] != -100).any() or not talks.any()
         assert not (targets == user)[idx == tokenizer.eot_id].any(), "a story may begin here"
-        talked.append(int(talks.sum()))
+        n_talks += int(talks.sum())
+        half = step // 30
+        whole[half].append(int((targets == assistant).sum()))
         ends = [(row == tokenizer.eot_id).nonzero().flatten().tolist() for row in idx[talks]]
-        longest.append(max((b - a for row in ends for a, b in pairwise(row)), default=0))
-    assert talked[:30] == [0] * 30
-    assert sum(talked[30:42]) > 0
-    assert max(longest[30:42]) <= long + 1 < max(longest[42:])  # with its separator
+        lengths[half].extend(b - a for row in ends for a, b in pairwise(row))
+    assert n_talks / 240 == pytest.approx(0.5, abs=0.1)
+    assert sum(whole[0]) > 0 == sum(whole[1]), "tuning learns from answers alone"
+    for found in lengths:
+        assert min(found) <= short < max(found), "short ones and whole ones"
 
 
 def test_conversations_about_a_file_of_ones_own_are_refused(capsys, text, tmp_path):

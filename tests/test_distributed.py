@@ -92,12 +92,15 @@ def runs(tmp_path_factory) -> Path:
     def order(name: str, config: dict = CONFIG, **more) -> dict:
         return {"run_dir": str(folder / name), "config": config, **more}
 
-    alone([order("one"), order("one, then split", stop_after=7)])
+    alone([order("one"), order("one, pointer", pointer=True),
+           order("one, then split", stop_after=7)])  # fmt: skip
     both = [
         order("copies"),
         order("split", SPLIT),
         order("copies, adamw", CONFIG | {"optimizer": "adamw"}),
         order("split, adamw", SPLIT | {"optimizer": "adamw"}),
+        order("copies, pointer", pointer=True),
+        order("split, pointer", SPLIT, pointer=True),
         order("copies, then one", stop_after=7),
         order("split, then one", SPLIT, stop_after=7),
         order("one, then split", SPLIT, resume=True),
@@ -114,13 +117,13 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["", ", adamw"])
+@pytest.mark.parametrize("change", ["", ", adamw", ", pointer"])
 @pytest.mark.parametrize("form", ["copies", "split"])
-def test_two_processes_equal_one(runs, form, optimizer):
-    one, two = losses(runs / f"one{optimizer}"), losses(runs / f"{form}{optimizer}")
+def test_two_processes_equal_one(runs, form, change):
+    one, two = losses(runs / f"one{change}"), losses(runs / f"{form}{change}")
     assert len(one) == len(two) == 22
     assert two == pytest.approx(one, rel=1e-6, abs=0)  # float32 has seven digits
-    assert losses(runs / f"{form}{optimizer}", rank=1) == two
+    assert losses(runs / f"{form}{change}", rank=1) == two
     assert max(one) - min(one) > 1e-3  # something was learned
 
 

@@ -85,9 +85,9 @@ def test_loss_is_the_formula_pair_by_pair():
     total = 0.0
     for b in range(B):
         v = model.centres.weight[centres[b]]
-        total -= math.log(torch.sigmoid(v @ model.contexts.weight[contexts[b]]))
+        total -= math.log(torch.sigmoid(v @ model.contexts.weight[contexts[b]]).item())
         for k in range(K):
-            total -= math.log(torch.sigmoid(-v @ model.contexts.weight[noise[b, k]]))
+            total -= math.log(torch.sigmoid(-v @ model.contexts.weight[noise[b, k]]).item())
     assert model(centres, contexts, noise).item() == pytest.approx(total / B, rel=1e-5)
 
 

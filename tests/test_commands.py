@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -389,8 +390,9 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
     data = make_data(tmp_path, config, tokenizer, False)
     source = pipeline.make_source(data, config, tokenizer)
     user, assistant = (tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant"))
-    short = max(len(ids) for ids, _ in data.dialogues.beginnings) + 1  # with its separator
-    n_talks, whole, lengths = 0, ([], []), ([], [])
+    short, whole = ({tuple(ids) for ids, _ in some}
+                    for some in (data.dialogues.beginnings, data.dialogues.encoded))  # fmt: skip
+    n_talks, all_text = 0, defaultdict(set)  # by half of the steps and kind: is all text learned?
     for step in range(60):
         idx, targets = source.batch(step)
         talks = (idx == user).any(dim=1)
@@ -398,14 +400,15 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
         assert (targets[talks] != -100).any() or not talks.any()
         assert not (targets == user)[idx == tokenizer.eot_id].any(), "a story may begin here"
         n_talks += int(talks.sum())
-        half = step // 30
-        whole[half].append(int((targets == assistant).sum()))
-        ends = [(row == tokenizer.eot_id).nonzero().flatten().tolist() for row in idx[talks]]
-        lengths[half].extend(b - a for row in ends for a, b in pairwise(row))
+        for row, wanted in zip(idx, targets, strict=True):
+            for a, b in pairwise((row == tokenizer.eot_id).nonzero().flatten().tolist()):
+                ids = tuple(row[a + 1 : b].tolist())
+                kind = "short" if ids in short else "whole" if ids in whole else "story"
+                all_text[step // 30, kind].add(bool((wanted[a:b] == assistant).any()))
     assert n_talks / 240 == pytest.approx(0.5, abs=0.1)
-    assert sum(whole[0]) > 0 == sum(whole[1]), "tuning learns from answers alone"
-    for found in lengths:
-        assert min(found) <= short < max(found), "short ones and whole ones"
+    assert all_text[0, "whole"] == {True, False}
+    assert all_text[1, "whole"] == {False}, "tuning learns from answers alone"
+    assert all_text[0, "short"] == all_text[1, "short"] == {False}
 
 
 def test_conversations_about_a_file_of_ones_own_are_refused(capsys, text, tmp_path):

@@ -208,16 +208,18 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None, layer: int = 0, mask: Tensor | None = None,
+        source: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Map x (B, T, C) to (B, T, C); position t depends on positions up to t alone.
 
         rotary: cosine and sine of these positions, (T, D) or (B, 1, T, D).
         cache: read the past from it and add these tokens to it, as layer number `layer`.
         mask: without a cache, which keys (B, 1, T, T) each query sees (None: all up to its own).
+        source: what the values are made from, (B, T, C) (None: x, as queries and keys are).
         """
         q = self.split_heads(self.query(x))  # (B, H, T, D)
         k = self.split_heads(self.key(x))  # (B, G, T, D)
-        v = self.split_heads(self.value(x))  # (B, G, T, D)
+        v = self.split_heads(self.value(x if source is None else source))  # (B, G, T, D)
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)

@@ -28,6 +28,7 @@ from minigpt.layers import (
     Learned,
     NoPositions,
     Rotary,
+    RotaryBySentence,
     SwiGLU,
     gelu,
     squared_relu,
@@ -70,8 +71,13 @@ class GPTConfig:
     """What evens out the size of vectors: RMSNorm or LayerNorm."""
     mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
     """Gated units, or a plain hidden layer of GELU or squared ReLU units."""
-    positions: Literal["rotary", "learned", "none"] = "rotary"
-    """Turn queries and keys, add a learned vector, or let the causal mask alone tell the order."""
+    positions: Literal["rotary", "learned", "none", "sentences"] = "rotary"
+    """Turn queries and keys, add a learned vector, let the causal mask alone tell the order, or
+    turn half of each query and key by sentences instead of tokens."""
+    sentence_ends: tuple[int, ...] = ()
+    """For positions by sentences: ids of the tokens that end one."""
+    section_starts: tuple[int, ...] = ()
+    """For positions by sentences: ids of the tokens from which on they are counted anew."""
     qk_norm: bool = True
     """Normalise queries and keys in each head: attention cannot grow too sharp in training."""
     biases: bool = False
@@ -82,6 +88,8 @@ class GPTConfig:
     """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
     separator_id: int | None = None
     """In training no position sees what stands before the last such token (None: sees it)."""
+    values: Literal["stream", "tokens"] = "stream"
+    """What attention gathers: what the block before made of tokens, or the tokens themselves."""
     pointer: bool = False
     """Also point to tokens of the context that come again: a small model recalls much sooner."""
 
@@ -96,6 +104,11 @@ class GPTConfig:
                 choices = get_args(field.type)
                 holds = type(value) is str and value in choices
                 require(holds, field.name, value, f"one of {', '.join(choices)}")
+            elif get_origin(field.type) is tuple:
+                holds = type(value) in (tuple, list) and all(type(v) is int for v in value)
+                holds = holds and all(0 <= v < self.vocab_size for v in value)
+                require(holds, field.name, value, "a list of ids below vocab_size")
+                object.__setattr__(self, field.name, tuple(value))  # JSON knows lists alone
             elif value is not None or field.default is not None:
                 least = 0 if field.name == "separator_id" else 1  # the first id is 0
                 require(type(value) is int and least <= value < 2**31, field.name, value,
@@ -107,7 +120,7 @@ class GPTConfig:
             require(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
                   f"a multiple of n_head ({self.n_head}), or head_dim set")  # fmt: skip
         head_dim = self.head_dim or self.n_embd // self.n_head
-        is_even = head_dim % 2 == 0 or self.positions != "rotary"
+        is_even = head_dim % 2 == 0 or self.positions not in ("rotary", "sentences")
         require(is_even, "head_dim", head_dim, "an even number: rotary positions turn pairs")
         n_kv_head = self.n_kv_head or self.n_head
         require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head,
@@ -150,6 +163,9 @@ POSITIONS = {
     "rotary": lambda c: Rotary(c.block_size, c.head_dim, c.rope_theta),
     "learned": lambda c: Learned(c.block_size, c.n_embd),
     "none": lambda c: NoPositions(),
+    "sentences": lambda c: RotaryBySentence(
+        c.vocab_size, c.head_dim, c.rope_theta, c.sentence_ends, c.section_starts
+    ),
 }
 
 
@@ -171,10 +187,10 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | None = None, source: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Map (B, T, C) to (B, T, C)."""
-        gathered = self.attention(self.attention_norm(x), rotary, cache, self.layer, mask)
+        """Map (B, T, C) to (B, T, C); all but x is as in `Attention.forward`."""
+        gathered = self.attention(self.attention_norm(x), rotary, cache, self.layer, mask, source)
         x = x + self.dropout(gathered)
         x = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return x
@@ -266,12 +282,15 @@ class GPT(nn.Module):
         x = self.embedding(idx)  # (B, T, C)
         if self.bigrams is not None:
             x = x + self.bigrams(idx, idx.new_zeros(B) if cache is None else cache.last)
-        x, rotary = self.positions(x, positions)
+        x, rotary = self.positions(x, positions, seen)
         x = self.dropout(x)
+        source = None
+        if self.config.values == "tokens":
+            source = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)  # (B, T, C)
         is_separated = targets is not None and self.config.separator_id is not None
         mask = document_mask(idx, self.config.separator_id) if is_separated else None
         for block in self.blocks:
-            x = block(x, rotary, cache, mask)  # (B, T, C)
+            x = block(x, rotary, cache, mask, source)  # (B, T, C)
         pointed = None
         if self.pointer is not None:
             layer = self.config.n_layer

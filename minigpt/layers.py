@@ -1,21 +1,24 @@
 """Layers: what a GPT has besides attention: MLPs, positions, and a table for pairs of tokens.
 
-The three kinds of positions share one call, so that a model reads the same with any of them. Knows
+The four kinds of positions share one call, so that a model reads the same with any of them. Knows
 nothing of configs or of the model that it is part of.
 
-Shapes: B batch, T time, C n_embd, D head_dim.
+Shapes: B batch, T time, S tokens seen, C n_embd, D head_dim.
 
 Sources: Shazeer 2020, "GLU Variants Improve Transformer"; Hendrycks and Gimpel 2016, "Gaussian
-Error Linear Units"; So et al. 2021, "Primer" (squared ReLU); Su et al. 2021, "RoFormer".
+Error Linear Units"; So et al. 2021, "Primer" (squared ReLU); Su et al. 2021, "RoFormer"; Bai et
+al. 2021, "Segatron" (positions among sentences).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.attention import rotary_table
+
+SENTENCE_THETA = 30.0  # base of the wavelengths in sentences, of which a text has few
 
 
 class SwiGLU(nn.Module):
@@ -68,9 +71,65 @@ class Rotary(nn.Module):
         self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, positions: slice | Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
         """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
         return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
+
+
+class RotaryBySentence(nn.Module):
+    """Turn one half of the pairs by which token it is, the other half by which sentence.
+
+    Sentences are counted anew in each section, such as a message of a conversation. So from a
+    sentence of a translation, the one that it translates lies at the same turn in every text,
+    however far it is in tokens.
+    """
+
+    def __init__(
+        self, vocab_size: int, head_dim: int, theta: float, ends: Sequence[int],
+        sections: Sequence[int],
+    ):  # fmt: skip
+        super().__init__()
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim  # (D/2)
+        by_sentence = torch.arange(head_dim // 2) % 2 == 0
+        by_token = theta**-exponents * ~by_sentence
+        self.register_buffer("by_token", by_token, persistent=False)
+        by_sentence = SENTENCE_THETA**-exponents * by_sentence
+        self.register_buffer("by_sentence", by_sentence, persistent=False)
+        for name, ids in (("ends", ends), ("sections", sections)):
+            table = torch.zeros(vocab_size, dtype=torch.bool)  # (V), whether a token is one
+            table[list(ids)] = True
+            self.register_buffer(name, table, persistent=False)
+
+    def forward(
+        self, x: Tensor, positions: slice | Tensor, seen: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return x and the cosines and sines, (B, 1, T, D), of these positions.
+
+        seen: all tokens up to the last of these positions, (B, S), from the text's first on.
+        """
+        sentences = sentence_numbers(self.ends[seen], self.sections[seen])  # (B, S)
+        tokens = torch.arange(seen.size(1), device=seen.device).expand_as(seen)  # (B, S)
+        if isinstance(positions, slice):
+            tokens, sentences = tokens[:, positions], sentences[:, positions]  # (B, T)
+        else:
+            tokens, sentences = positions, sentences.gather(1, positions)  # (B, T)
+        angles = tokens[..., None] * self.by_token + sentences[..., None] * self.by_sentence
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # (B, 1, T, D/2)
+        return x, (torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+
+def sentence_numbers(is_end: Tensor, is_section: Tensor) -> Tensor:
+    """Count for each token the sentences that ended before it in its section; all are (B, S).
+
+    >>> ends = torch.tensor([[False, True, False, True, False, False, True, False]])
+    >>> section = torch.tensor([[False, False, False, False, True, False, False, False]])
+    >>> sentence_numbers(ends, section).tolist()
+    [[0, 0, 1, 1, 0, 0, 0, 1]]
+    """
+    ended = is_end.long().cumsum(dim=1) - is_end.long()  # sentences before this token, in all
+    return ended - (ended * is_section).cummax(dim=1).values
 
 
 class Learned(nn.Module):
@@ -80,7 +139,9 @@ class Learned(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(block_size, n_embd))
 
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, positions: slice | Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """Add the vectors of these positions, a slice of length T or a tensor (B, T), to x."""
         return x + self.weight[positions], None
 
@@ -88,7 +149,9 @@ class Learned(nn.Module):
 class NoPositions(nn.Module):
     """Tell no positions: a token knows only what comes before it, not how far away."""
 
-    def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, positions: slice | Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         """Return x as it is."""
         return x, None
 

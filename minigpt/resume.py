@@ -109,7 +109,7 @@ def flatten(value: dict, prefix: str = "") -> dict:
         if isinstance(item, dict):
             flat |= flatten(item, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = item
+            flat[prefix + key] = list(item) if isinstance(item, tuple) else item  # as JSON does
     return flat
 
 

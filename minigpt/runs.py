@@ -6,6 +6,7 @@ loss.png, checkpoints/, report.json and report.md. Knows nothing of the command 
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from minigpt.recipe import FREE, TrainConfig
 from minigpt.resume import check_unchanged
 from minigpt.tokenizer import Tokenizer, load_tokenizer
 
+SENTENCE_END = re.compile(r"[.!?\n。！？]")
 FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
 
 
@@ -91,6 +93,8 @@ def quickstart() -> RunConfig:
             n_head=1,
             n_embd=128,
             separator_id=0,  # <|endoftext|>
+            positions="sentences",
+            values="tokens",
             pointer=True,
         ),
         training=TrainConfig(
@@ -195,6 +199,18 @@ def load_config(run_dir: Path) -> RunConfig:
         raise CheckpointError(
             error.what, str(path), f"{error.remedy}, or restore the file"
         ) from None
+
+
+def fit_to_tokenizer(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """Return a model's settings with what the tokenizer decides: how many ids there are and, for
+    positions by sentences, which of them end a sentence and which begin a section."""
+    marks = {}
+    if model.positions == "sentences":
+        texts = ((token, tokenizer.decode([token])) for token in range(tokenizer.vocab_size))
+        ends = tuple(token for token, text in texts if SENTENCE_END.search(text))
+        sections = tuple(tokenizer.special_tokens.values())
+        marks = {"sentence_ends": ends, "section_starts": sections}
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, **marks)
 
 
 def check_resumable(stored: RunConfig, config: RunConfig, run_dir: Path) -> None:

@@ -130,7 +130,8 @@ def test_a_model_arranged_for_decoding_is_the_same_model(tied):
     idx = torch.randint(17, (3, 11))
     before, logits = {k: v.clone() for k, v in model.state_dict().items()}, model(idx)[0]
     arrange_for_decoding(model)
-    assert model.blocks[0].mlp.up.weight.stride(0) == 1
+    assert model.blocks[0].mlp.up.weight.stride(0) == 1  # by columns
+    assert model.blocks[0].mlp.down.weight.stride(1) == 1  # by rows
     assert (model.head.weight is model.embedding.weight) is tied
     assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
     torch.testing.assert_close(model(idx)[0], logits)

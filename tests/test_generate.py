@@ -160,7 +160,15 @@ def test_window_keeps_the_newest_half_whenever_it_is_full(block_size):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])  # greedy texts soon repeat, drawn ones do not
 @pytest.mark.parametrize("block_size", [1, 2, 3, 8, 9])
-@pytest.mark.parametrize("options", [{}, {"pointer": True, "bigram_size": 169}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"pointer": True, "bigram_size": 169},
+        {"positions": "sentences", "sentence_ends": (3, 4, 5), "section_starts": (0, 1),
+         "values": "tokens"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_cached_equals_uncached_past_the_window_where_rows_hop_at_different_times(
     options, block_size, temperature
 ):

@@ -24,7 +24,9 @@ VARIANTS = [  # each option off its default at least once, alone and together
     {}, FORMS["llama"], FORMS["gpt2"], {"norm": "layer"}, {"mlp": "gelu"}, {"mlp": "relu2"},
     {"positions": "learned"}, {"positions": "none"}, {"qk_norm": False}, {"biases": True},
     {"bigram_size": 37 * 37}, {"bigram_size": 50}, {"init": "gpt2"}, {"pointer": True},
-    {"pointer": True, "n_kv_head": 2, "bigram_size": 50, "separator_id": 3},
+    {"values": "tokens"},
+    {"positions": "sentences", "sentence_ends": (1, *range(20, 30)), "section_starts": (2, 5, 6)},
+    {"pointer": True, "values": "tokens", "n_kv_head": 2, "bigram_size": 50, "separator_id": 3},
     {**FORMS["gpt2"], "tie_embeddings": False, "bigram_size": 7, "mlp": "relu2", "n_kv_head": 2},
 ]  # fmt: skip
 
@@ -223,6 +225,23 @@ def test_a_change_changes_nothing_before_it(options):
         assert (difference[t:] > 0).all()
 
 
+@pytest.mark.parametrize("values", ["stream", "tokens"])
+def test_values_are_made_from_the_stream_or_from_the_tokens_alone(values):
+    model, idx = random_model(values=values), torch.randint(37, (2, 11))
+    sources, streams = [], []
+    for block in model.blocks:
+        block.attention.value.register_forward_hook(lambda _, x, __: sources.append(x[0]))
+        block.attention.key.register_forward_hook(lambda _, x, __: streams.append(x[0]))
+    model(idx)
+    table = model.embedding.weight
+    alone = (table / table.square().mean(dim=-1, keepdim=True).sqrt())[idx]
+    for source, stream in zip(sources, streams, strict=True):
+        expected = alone if values == "tokens" else stream
+        torch.testing.assert_close(source, expected, atol=1e-4, rtol=1e-4)
+    assert len(sources) == 2
+    assert not torch.allclose(streams[1], alone, atol=1e-2)
+
+
 def test_longer_than_the_context_is_an_assertion_with_both_numbers():
     with pytest.raises(AssertionError, match=r"\(12, 11\)"):
         random_model()(torch.zeros(1, 12, dtype=torch.long))
@@ -303,7 +322,7 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
     for options in VARIANTS:
         if options.get("init", "identity") == "identity" and not options.get("pointer"):
             model = GPT(GPTConfig(**TINY, **options))
-            x, _ = model.positions(model.embedding(idx), slice(0, 11))
+            x, _ = model.positions(model.embedding(idx), slice(0, 11), idx)
             torch.testing.assert_close(model(idx)[0], model.head(model.norm(x)))
 
 

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from minigpt.attention import rotary_table
+from minigpt.attention import rotary_table, rotate
 from minigpt.layers import (
     MLP,
     Bigrams,
     Learned,
     NoPositions,
     Rotary,
+    RotaryBySentence,
     SwiGLU,
     gelu,
     squared_relu,
@@ -62,6 +63,50 @@ def test_positions_add_a_vector_or_turn_or_do_nothing(positions):
         assert torch.broadcast_shapes(rows.shape, (B, 4, shape[1], 6)) == (B, 4, shape[1], 6)
     assert NoPositions()(x, positions) == (x, None)
     assert not rotary.state_dict()  # tables are computed, not saved
+
+
+# Tokens: 0 begins a section, 1 ends a sentence, others are words.
+SECTIONS = [0, 5, 6, 1, 7, 1, 0, 8, 1, 9, 5, 1, 6]
+NUMBERS = [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 2]
+INSIDE = torch.tensor(SECTIONS)[None]
+
+
+def test_half_of_the_pairs_turn_by_sentences_which_each_section_counts_anew():
+    D, theta = 8, 100.0
+    rotary = RotaryBySentence(10, D, theta, ends=[1], sections=[0])
+    x = torch.randn(1, len(SECTIONS), C)
+    same, (cos, sin) = rotary(x, slice(0, len(SECTIONS)), INSIDE)
+    assert same is x
+    for t, number in enumerate(NUMBERS):
+        turns = [number, t / theta**0.25, number / 30**0.5, t / theta**0.75]
+        for table, function, sign in ((cos, math.cos, 1), (sin, math.sin, -1)):
+            expected = [function(turn) for turn in turns]
+            expected = torch.tensor([sign * value for value in expected] + expected)
+            torch.testing.assert_close(table[0, 0, t], expected)
+    assert not rotary.state_dict()
+
+
+def test_the_same_sentence_of_two_sections_matches_alike_however_far_apart():
+    rotary, scores = RotaryBySentence(10, 8, 100.0, ends=[1], sections=[0]), []
+    q, k = torch.randn(2, 8)
+    by_sentence = torch.tensor([1.0, 0.0, 1.0, 0.0] * 2)  # look at these dimensions alone
+    for ids, asking, asked in ((SECTIONS, 9, 4), (SECTIONS, 7, 2), ([0, 5, 1, 0, 6], 4, 1)):
+        _, (cos, sin) = rotary(q, slice(0, len(ids)), torch.tensor(ids)[None])
+        turned = rotate(q, cos[0, 0, asking], sin[0, 0, asking]) * by_sentence
+        scores.append(turned @ rotate(k, cos[0, 0, asked], sin[0, 0, asked]))
+    torch.testing.assert_close(scores, [(q * by_sentence) @ k] * 3)
+
+
+def test_places_of_rows_of_unequal_length_turn_as_in_each_row_alone():
+    rotary = RotaryBySentence(10, 8, 100.0, ends=[1], sections=[0])
+    seen = torch.cat((INSIDE, INSIDE.roll(5, dims=1)))  # (2, S)
+    places = torch.tensor([[3, 4], [11, 12]])
+    _, uneven = rotary(seen, places, seen)
+    for row in range(2):
+        _, alone = rotary(seen, slice(*(places[row, [0, 1]] + torch.tensor([0, 1])).tolist()),
+                          seen[row : row + 1])  # fmt: skip
+        for table, expected in zip(uneven, alone, strict=True):
+            assert torch.equal(table[row], expected[0])
 
 
 def test_bigrams_look_up_each_pair_of_neighbours():

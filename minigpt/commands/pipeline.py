@@ -32,6 +32,7 @@ from minigpt.report import report_text, write_report
 from minigpt.runs import (
     RunConfig,
     check_resumable,
+    fit_to_tokenizer,
     load_config,
     open_run,
     read_metrics,
@@ -54,7 +55,7 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
     with RunLock(out), stop_on_signals() as stop, plain_warnings():
         with stage("tokenizer", seconds):
             tokenizer = make_tokenizer(out, config, resume)
-        model_config = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
+        model_config = fit_to_tokenizer(config.model, tokenizer)
         config = dataclasses.replace(config, model=model_config)
         if resume:
             check_resumable(load_config(out), config, out)
@@ -215,9 +216,9 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     all_text = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in whole]
     tuning = round(config.tuning_fraction * training.max_steps)
     return Stages(
-        [(mixed(training.seed, (all_text, 0.5), (short, 0.3), (whole, 0.2)),
+        [(mixed(training.seed, (all_text, 0.5), (short, 0.35), (whole, 0.15)),
           training.max_steps - tuning)],
-        mixed(training.seed + 1, (whole, 0.8), (short, 0.2)),
+        mixed(training.seed + 1, (whole, 0.75), (short, 0.25)),
     )  # fmt: skip
 
 

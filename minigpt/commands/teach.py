@@ -18,7 +18,14 @@ from minigpt.examples import Example
 from minigpt.finetune import Bucketed, EvalPacked
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.runs import RunConfig, check_resumable, load_config, open_run, save_config
+from minigpt.runs import (
+    RunConfig,
+    check_resumable,
+    fit_to_tokenizer,
+    load_config,
+    open_run,
+    save_config,
+)
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from minigpt.train import TrainResult, train
 from minigpt.validation import evaluate_loss
@@ -71,7 +78,7 @@ def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Enco
     """
     needed = -(-max(len(ids) for ids, _ in encoded) // CONTEXT_STEP) * CONTEXT_STEP
     block_size = min(model.block_size, needed)
-    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, block_size=block_size)
+    return dataclasses.replace(fit_to_tokenizer(model, tokenizer), block_size=block_size)
 
 
 class Phase:

@@ -1,9 +1,10 @@
 """What storyworld teaches: tasks with one right answer, and conversations made of them.
 
 All answers follow from the derivation of a story (`tasks.py`): translations of the whole story or
-of its beginning (a sentence alone may have two: "they" is 他们 or 她们), questions, a summary, a
-title, the mood of the ending, the topic; and stories told under a constraint, which `obeys`
-verifies. A seed gives the same lessons everywhere: only `random.Random(seed).random()` is drawn.
+of its beginning (a sentence alone, as in an excerpt, may have two: "they" is 他们 or 她们),
+questions, a summary, a title, the mood of the ending, the topic; and stories told under a
+constraint, which `obeys` verifies. A seed gives the same lessons everywhere: only
+`random.Random(seed).random()` is drawn.
 """
 
 import re
@@ -32,10 +33,11 @@ SHARES = {  # what a dialogue consists of, by weight
 }  # fmt: skip
 
 BEGINNINGS = SHARES | {  # short ones, to learn from first what to look back for
-    "dialogue": {"beginning": 1, "translation": 1},
-    "translation": {"opening": 1},
+    "dialogue": {"beginning": 1, "translation": 2},
+    "translation": {"excerpt": 1},
 }
-EARLY = 4  # sentences of a beginning, at most; an opening has half as many
+EARLY = 4  # sentences of a beginning, at most
+EXCERPT = 3  # sentences of an excerpt, at most
 
 LABELS = {
     "summary": labels.summary, "title": labels.title,
@@ -82,10 +84,15 @@ def lessons(seed: int, language: Language, split: Split = "train") -> list[Lesso
 
 
 def translation(steps: list[Step], side: int, kind: str, random: Draw) -> Lesson:
-    """Return the translation of a story, of a passage from its start, or of its opening."""
-    longest = EARLY // 2 if kind == "opening" else len(steps) - 1
-    length = len(steps) if kind == "whole" else 1 + int(random() * longest)
-    texts = [join(render(steps[:length], language), language) for language in LANGUAGES]
+    """Return the translation of a story, of a passage from its start, or of a short excerpt."""
+    first, last = 0, len(steps)
+    if kind == "passage":
+        last = 1 + int(random() * (len(steps) - 1))
+    elif kind == "excerpt":
+        length = 1 + int(random() * EXCERPT)
+        first = int(random() * (len(steps) - length + 1))
+        last = first + length
+    texts = [join(render(steps[:last], language)[first:], language) for language in LANGUAGES]
     task = f"translation_{LANGUAGES[side]}_{LANGUAGES[1 - side]}"
     source, prompt = texts[side], asked("translation", texts[side], side, random)
     return Lesson(

@@ -73,11 +73,11 @@ class GPTConfig:
     """Gated units, or a plain hidden layer of GELU or squared ReLU units."""
     positions: Literal["rotary", "learned", "none", "sentences"] = "rotary"
     """Turn queries and keys, add a learned vector, let the causal mask alone tell the order, or
-    turn half of each query and key by sentences instead of tokens."""
+    turn half of each query and key by the number of its sentence."""
     sentence_ends: tuple[int, ...] = ()
-    """For positions by sentences: ids of the tokens that end one."""
+    """Ids of tokens that end a sentence; commands fill them in, as their tokenizer has them."""
     section_starts: tuple[int, ...] = ()
-    """For positions by sentences: ids of the tokens from which on they are counted anew."""
+    """Ids of tokens from which on sentences are counted anew; commands fill them in, too."""
     qk_norm: bool = True
     """Normalise queries and keys in each head: attention cannot grow too sharp in training."""
     biases: bool = False
@@ -89,7 +89,7 @@ class GPTConfig:
     separator_id: int | None = None
     """In training no position sees what stands before the last such token (None: sees it)."""
     values: Literal["stream", "tokens"] = "stream"
-    """What attention gathers: what the block before made of tokens, or the tokens themselves."""
+    """What attention gathers: what the blocks before made of tokens, or the tokens themselves."""
     pointer: bool = False
     """Also point to tokens of the context that come again: a small model recalls much sooner."""
 

@@ -41,24 +41,28 @@ class Source:
         return ids[:, :-1], targets
 
 
-def make_model(dropout: float = 0.0, pointer: bool = False) -> GPT:
+RECALL = {"pointer": True, "values": "tokens", "positions": "sentences",
+          "sentence_ends": (3, 4, 5), "section_starts": (0,)}  # as in the main job  # fmt: skip
+
+
+def make_model(dropout: float = 0.0, recall: bool = False) -> GPT:
     torch.manual_seed(5 + distributed.world().rank)  # the first one's weights must win
     return GPT(
         GPTConfig(
             vocab_size=13, block_size=9, n_layer=2, n_head=2, n_kv_head=1, n_embd=12,
-            dropout=dropout, pointer=pointer,
+            dropout=dropout, **(RECALL if recall else {}),
         )
     )  # fmt: skip
 
 
 def run(
     run_dir: str, config: dict, resume: bool = False, dropout: float = 0.0,
-    pointer: bool = False, kill: list | None = None, stop_after: int | None = None,
+    recall: bool = False, kill: list | None = None, stop_after: int | None = None,
 ) -> None:  # fmt: skip
     """Train, and write down what was logged."""
     rows: list[dict] = []
     train(
-        make_model(dropout, pointer), Source(kill), TrainConfig(**config), Path(run_dir),
+        make_model(dropout, recall), Source(kill), TrainConfig(**config), Path(run_dir),
         resume=resume,
         validation=[Source().batch(99), tuple(part[:1] for part in Source().batch(98))],
         on_log=rows.append, should_stop=lambda: len(rows) == stop_after,

@@ -211,6 +211,22 @@ def test_fault_C22_resume_may_train_longer(capsys, copied):
     assert open_run(copied).step == 40
 
 
+def test_positions_by_sentences_learn_from_the_tokenizer_where_sentences_end(
+    capsys, text, tmp_path
+):
+    out, words = tmp_path / "run", ["--positions", "sentences", "--values", "tokens", *SMALL]
+    assert run(capsys, "train", "--data", text, "--out", out, "--max-steps", 10, *words)[0] == 0
+    opened = open_run(out)
+    ends = {opened.tokenizer.decode([token]) for token in opened.config.model.sentence_ends}
+    assert {".", "!", "?", "\n"} <= ends
+    assert all(set(end) & set(".!?\n。！？") for end in ends)
+    sections = opened.config.model.section_starts
+    assert sections == tuple(opened.tokenizer.special_tokens.values())
+    assert run(capsys, "train", "--out", out, "--resume", "--max-steps", 12)[0] == 0
+    assert open_run(out).step == 12
+    assert run(capsys, "generate", "--checkpoint", out, "--max-new-tokens", 50)[0] == 0
+
+
 def test_a_run_is_never_overwritten(capsys, copied, text):
     before = (copied / "tokenizer.json").read_bytes()
     line = refused(capsys, "train", "--data", text, "--out", copied)

@@ -92,15 +92,15 @@ def runs(tmp_path_factory) -> Path:
     def order(name: str, config: dict = CONFIG, **more) -> dict:
         return {"run_dir": str(folder / name), "config": config, **more}
 
-    alone([order("one"), order("one, pointer", pointer=True),
+    alone([order("one"), order("one, recall", recall=True),
            order("one, then split", stop_after=7)])  # fmt: skip
     both = [
         order("copies"),
         order("split", SPLIT),
         order("copies, adamw", CONFIG | {"optimizer": "adamw"}),
         order("split, adamw", SPLIT | {"optimizer": "adamw"}),
-        order("copies, pointer", pointer=True),
-        order("split, pointer", SPLIT, pointer=True),
+        order("copies, recall", recall=True),
+        order("split, recall", SPLIT, recall=True),
         order("copies, then one", stop_after=7),
         order("split, then one", SPLIT, stop_after=7),
         order("one, then split", SPLIT, resume=True),
@@ -117,7 +117,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["", ", adamw", ", pointer"])
+@pytest.mark.parametrize("change", ["", ", adamw", ", recall"])
 @pytest.mark.parametrize("form", ["copies", "split"])
 def test_two_processes_equal_one(runs, form, change):
     one, two = losses(runs / f"one{change}"), losses(runs / f"{form}{change}")

@@ -465,13 +465,22 @@ def test_fault_C18_switches_are_true_or_false(name, value):
         GPTConfig(**TINY, **{name: value})
 
 
+@pytest.mark.parametrize("name", ["sentence_ends", "section_starts"])
+@pytest.mark.parametrize("value", [None, 3, "3", [37], (-1,), (1.0,), [True], ["a"]])
+def test_fault_C18_ids_are_a_list_within_the_vocabulary(name, value):
+    with pytest.raises(ConfigError, match=rf"{name} = .* give a list of ids below vocab_size"):
+        GPTConfig(**TINY, **{name: value})
+    assert getattr(GPTConfig(**TINY, **{name: [0, 36]}), name) == (0, 36)
+
+
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
         ("norm", "rms, layer"),
         ("mlp", "swiglu, gelu, relu2"),
-        ("positions", "rotary, learned, none"),
+        ("positions", "rotary, learned, none, sentences"),
         ("init", "identity, gpt2"),
+        ("values", "stream, tokens"),
     ],
 )
 @pytest.mark.parametrize("value", ["", "batch", None, 1, True, ["rms"]])

@@ -98,12 +98,12 @@ def quickstart() -> RunConfig:
             pointer=True,
         ),
         training=TrainConfig(
-            max_steps=1100,
+            max_steps=1000,
             batch_size=8,
             learning_rate=4e-2,
             muon_learning_rate=0.02,
             beta2=0.99,
-            eval_interval=275,
+            eval_interval=250,
             save_interval=100,
         ),
     )

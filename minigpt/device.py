@@ -86,8 +86,8 @@ def arrange_for_decoding(model: torch.nn.Module) -> None:
     """Store the matrices of linear layers as a CPU reads them fastest: values and shapes stay.
 
     One vector times a matrix reads memory in long stretches where its longer side lies in one
-    piece: by columns if there are at least as many outputs as inputs, else by rows as usual (1.6
-    to 1.9 times as fast as the other way, 384 x 1,536, AVX2). Meant for models that only predict:
+    piece: by columns if there are at least as many outputs as inputs, else by rows as usual (1.5
+    to 1.8 times as fast as the other way, 384 x 1,536, AVX2). Meant for models that only predict:
     training is no faster by it, and rounds otherwise.
     """
     for module in model.modules():

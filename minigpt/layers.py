@@ -92,10 +92,9 @@ class RotaryBySentence(nn.Module):
     ):  # fmt: skip
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim  # (D/2)
-        by_sentence = torch.arange(head_dim // 2) % 2 == 0
-        by_token = theta**-exponents * ~by_sentence
-        self.register_buffer("by_token", by_token, persistent=False)
-        by_sentence = SENTENCE_THETA**-exponents * by_sentence
+        is_odd = torch.arange(head_dim // 2) % 2
+        self.register_buffer("by_token", theta**-exponents * is_odd, persistent=False)
+        by_sentence = SENTENCE_THETA**-exponents * (1 - is_odd)
         self.register_buffer("by_sentence", by_sentence, persistent=False)
         for name, ids in (("ends", ends), ("sections", sections)):
             table = torch.zeros(vocab_size, dtype=torch.bool)  # (V), whether a token is one
@@ -109,13 +108,11 @@ class RotaryBySentence(nn.Module):
 
         seen: all tokens up to the last of these positions, (B, S), from the text's first on.
         """
-        sentences = sentence_numbers(self.ends[seen], self.sections[seen])  # (B, S)
-        tokens = torch.arange(seen.size(1), device=seen.device).expand_as(seen)  # (B, S)
         if isinstance(positions, slice):
-            tokens, sentences = tokens[:, positions], sentences[:, positions]  # (B, T)
-        else:
-            tokens, sentences = positions, sentences.gather(1, positions)  # (B, T)
-        angles = tokens[..., None] * self.by_token + sentences[..., None] * self.by_sentence
+            tokens = torch.arange(seen.size(1), device=seen.device)
+            positions = tokens[positions].expand(len(seen), -1)  # (B, T)
+        sentences = sentence_numbers(self.ends[seen], self.sections[seen]).gather(1, positions)
+        angles = positions[..., None] * self.by_token + sentences[..., None] * self.by_sentence
         cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # (B, 1, T, D/2)
         return x, (torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 

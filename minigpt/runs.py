@@ -202,8 +202,11 @@ def load_config(run_dir: Path) -> RunConfig:
 
 
 def fit_to_tokenizer(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """Return a model's settings with what the tokenizer decides: how many ids there are and, for
-    positions by sentences, which of them end a sentence and which begin a section."""
+    """Return a model's settings with what its tokenizer decides.
+
+    That is the number of ids and, for positions by sentences, which of them end a sentence and
+    which begin a section: the special tokens, such as those before a message.
+    """
     marks = {}
     if model.positions == "sentences":
         texts = ((token, tokenizer.decode([token])) for token in range(tokenizer.vocab_size))

@@ -103,8 +103,8 @@ def test_places_of_rows_of_unequal_length_turn_as_in_each_row_alone():
     places = torch.tensor([[3, 4], [11, 12]])
     _, uneven = rotary(seen, places, seen)
     for row in range(2):
-        _, alone = rotary(seen, slice(*(places[row, [0, 1]] + torch.tensor([0, 1])).tolist()),
-                          seen[row : row + 1])  # fmt: skip
+        first, last = places[row].tolist()
+        _, alone = rotary(seen, slice(first, last + 1), seen[row : row + 1])
         for table, expected in zip(uneven, alone, strict=True):
             assert torch.equal(table[row], expected[0])
 

@@ -90,7 +90,7 @@ def quickstart() -> RunConfig:
             vocab_size=4096,
             block_size=400,
             n_layer=3,
-            n_head=1,
+            n_head=2,
             n_embd=128,
             separator_id=0,  # <|endoftext|>
             positions="sentences",
@@ -98,7 +98,7 @@ def quickstart() -> RunConfig:
             pointer=True,
         ),
         training=TrainConfig(
-            max_steps=1000,
+            max_steps=950,
             batch_size=8,
             learning_rate=4e-2,
             muon_learning_rate=0.02,

@@ -78,7 +78,7 @@ def laptop() -> RunConfig:
 def quickstart() -> RunConfig:
     """The main job: stories and conversations in two languages, in minutes on two CPU cores.
 
-    Few layers, wide heads, a pointer, and tokens that are words learn soonest to recall who has
+    Few layers and heads, a pointer, and tokens that are words learn soonest to recall who has
     what; the context holds a story and its translation. What was tried stands in
     docs/experiments.md.
     """
@@ -98,7 +98,7 @@ def quickstart() -> RunConfig:
             pointer=True,
         ),
         training=TrainConfig(
-            max_steps=950,
+            max_steps=1050,
             batch_size=8,
             learning_rate=4e-2,
             muon_learning_rate=0.02,

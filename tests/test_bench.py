@@ -172,6 +172,7 @@ def test_the_full_loss_predicts_each_token_once(tmp_path):
 def test_a_run_that_has_not_reached_the_loss_is_not_faster():
     found = {"nanogpt": [(60, 1.9)] * 3, "same": [(5, 1.95), (5, 1.91), (9, 1.8)],
              "any": [(4, 1.8)], "long": [(60, 1.5)]}  # fmt: skip
+    found |= {f"{name}, in time": found[name] for name in ("same", "any")}
     rows = {row.what: row for row in shakespeare_rows(found)}
     same = rows["nanoGPT's loss sooner, same size"]
     assert (same.value, same.met) == (0, False)
@@ -179,6 +180,16 @@ def test_a_run_that_has_not_reached_the_loss_is_not_faster():
     other = rows["nanoGPT's loss sooner, any architecture"]
     assert (other.value, other.met) == (15, True)
     assert rows["loss in nanoGPT's time"].met
+
+
+def test_a_run_that_comes_later_than_its_goal_says_how_far_it_was_in_time():
+    found = {"nanogpt": [(60, 1.9)], "same, in time": [(6, 2.2)], "same": [(12, 1.88)],
+             "any, in time": [(4, 1.8)], "any": [(4, 1.8)], "long": [(60, 1.5)]}  # fmt: skip
+    rows = {row.what: row for row in shakespeare_rows(found)}
+    same = rows["nanoGPT's loss sooner, same size"]
+    assert (same.value, same.met) == (5, False)
+    assert same.note == "12.00 s, loss 1.880; 2.200 after 6.00 s"
+    assert rows["nanoGPT's loss sooner, any architecture"].note == "4.00 s, loss 1.800"
 
 
 @pytest.mark.slow

@@ -167,9 +167,7 @@ def run_within(
     return taken, full_loss(model, data.validation)
 
 
-def steps_within(
-    recipe_of: Callable[[int, int], Recipe], tokens: TokenFile, seconds: float
-) -> int:
+def steps_within(recipe_of: Callable[[int, int], Recipe], tokens: TokenFile, seconds: float) -> int:
     """Return how many steps of a recipe take so long here, from a short trial."""
     trial = recipe_of(tokens.vocab_size, 10)
     times = [clock(lambda: train_ours(trial, tokens, 0))[0] for _ in range(3)]

@@ -400,7 +400,7 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path):
     training = TrainConfig(max_steps=60, batch_size=4)
-    model = GPTConfig(vocab_size=1024, block_size=500)
+    model = GPTConfig(vocab_size=1024, block_size=1000)
     config = RunConfig(dialogue_share=0.5, tuning_fraction=0.5, model=model, training=training)
     tokenizer = make_tokenizer(tmp_path, config, resume=False)
     data = make_data(tmp_path, config, tokenizer, False)

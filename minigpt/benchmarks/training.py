@@ -168,10 +168,13 @@ def run_within(
 
 
 def steps_within(recipe_of: Callable[[int, int], Recipe], tokens: TokenFile, seconds: float) -> int:
-    """Return how many steps of a recipe take so long here, from a short trial."""
-    trial = recipe_of(tokens.vocab_size, 10)
-    times = [clock(lambda: train_ours(trial, tokens, 0))[0] for _ in range(3)]
-    return max(int(seconds / statistics.median(times) * 10), 1)
+    """Return how many steps of a recipe take so long here: start and steps, from short trials."""
+    few, many = (
+        statistics.median(clock(lambda r=recipe: train_ours(r, tokens, 0))[0] for _ in range(3))
+        for recipe in (recipe_of(tokens.vocab_size, steps) for steps in (10, 60))
+    )
+    each = max(many - few, 1e-6) / 50
+    return max(int((seconds - few) / each) + 10, 1)
 
 
 def shakespeare_rows(found: dict[str, list[tuple[float, float]]]) -> list[Row]:

@@ -18,6 +18,7 @@ from minigpt.benchmarks.training import (
     T,
     by_characters,
     full_loss,
+    race,
     same_size,
     shakespeare_rows,
     with_bigrams,
@@ -190,6 +191,23 @@ def test_a_run_that_comes_later_than_its_goal_says_how_far_it_was_in_time():
     assert (same.value, same.met) == (5, False)
     assert same.note == "12.00 s, loss 1.880; 2.200 after 6.00 s"
     assert rows["nanoGPT's loss sooner, any architecture"].note == "4.00 s, loss 1.800"
+
+
+@pytest.mark.parametrize(("losses", "most", "given"), [
+    ([1.8], 100, [4]),  # there at once
+    ([2.2, 2.0, 1.9], 100, [4, 9, 13.5]),  # a run may take longer than it was given
+    ([2.2, 2.1], 10, [4, 9]),  # a third would come too late
+    ([2.2], 0, [4]),
+])  # fmt: skip
+def test_a_race_goes_on_until_the_loss_is_there_or_the_time_is_up(losses, most, given):
+    taken, told = [6, 9, 13.5], []
+
+    def run(seconds: float) -> tuple[float, float]:
+        told.append(seconds)
+        return taken[len(told) - 1], losses[len(told) - 1]
+
+    assert race(run, 4, 1.9, most) == list(zip(taken, losses, strict=False))
+    assert told == given
 
 
 @pytest.mark.slow

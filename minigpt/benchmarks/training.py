@@ -68,6 +68,7 @@ def train_config(steps: int, learning_rate: float) -> TrainConfig:
 # The recipes that race nanoGPT, and how many times sooner each is to be there: just over its goal.
 RACES = {"same": (same_size, 10.5), "any": (with_bigrams, 16.0)}
 GROWTH = 1.5  # what a run that was not there gets next, in times of its time
+TRIAL = 60  # steps of a trial: so many that making the model hardly counts
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,28 @@ def measure_shakespeare(peer: ModuleType, text: str, quick: bool) -> list[Row]:
             aim = full_loss(model, data.validation)
             found["nanogpt"].append((taken, aim))
             for name, (recipe_of, times) in RACES.items():
-                run = run_within(recipe_of, data, taken / times, seed, quick)
-                found[f"{name}, in time"].append(run)
-                while run[1] > aim and run[0] * GROWTH < taken and not quick:
-                    run = run_within(recipe_of, data, run[0] * GROWTH, seed, quick)
-                found[name].append(run)
+                runs = race(
+                    lambda seconds, of=recipe_of, s=seed: run_within(of, data, seconds, s, quick),
+                    taken / times, aim, 0 if quick else taken,
+                )  # fmt: skip
+                found[f"{name}, in time"].append(runs[0])
+                found[name].append(runs[-1])
             found["long"].append(run_within(with_bigrams, data, 0.95 * taken, seed, quick))
     return shakespeare_rows(found)
+
+
+def race(
+    run: Callable[[float], tuple[float, float]], seconds: float, aim: float, most: float
+) -> list[tuple[float, float]]:
+    """Run again and again, each time longer, until the loss is there or would come too late.
+
+    run: is told how many seconds it has; returns those it took, and its loss.
+    most: seconds that no further run may be given.
+    """
+    runs = [run(seconds)]
+    while runs[-1][1] > aim and runs[-1][0] * GROWTH < most:
+        runs.append(run(runs[-1][0] * GROWTH))
+    return runs
 
 
 def run_within(
@@ -168,13 +184,10 @@ def run_within(
 
 
 def steps_within(recipe_of: Callable[[int, int], Recipe], tokens: TokenFile, seconds: float) -> int:
-    """Return how many steps of a recipe take so long here: start and steps, from short trials."""
-    few, many = (
-        statistics.median(clock(lambda r=recipe: train_ours(r, tokens, 0))[0] for _ in range(3))
-        for recipe in (recipe_of(tokens.vocab_size, steps) for steps in (10, 60))
-    )
-    each = max(many - few, 1e-6) / 50
-    return max(int((seconds - few) / each) + 10, 1)
+    """Return how many steps of a recipe take so long here, from a short trial."""
+    trial = recipe_of(tokens.vocab_size, TRIAL)
+    times = [clock(lambda: train_ours(trial, tokens, 0))[0] for _ in range(3)]
+    return max(int(seconds / statistics.median(times) * TRIAL), 1)
 
 
 def shakespeare_rows(found: dict[str, list[tuple[float, float]]]) -> list[Row]:

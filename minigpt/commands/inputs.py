@@ -28,8 +28,8 @@ TOKENIZER_DIALOGUES = 1000
 DIALOGUE_TOKENS = 200  # of a run for each conversation, which is read once or twice
 MOST_DIALOGUES = 30_000  # a longer run has conversations again
 SHORT_DIALOGUES = 0.5  # the share of them that is about beginnings of stories
-# Answers are learned token by token, so a few long translations drown all short answers; and no
-# translation is right in the steps that a processor has time for (docs/experiments.md, section 5).
+# Answers are learned token by token, so a few long translations drown all short answers, and in
+# the minutes of the main job none of them is right anyway (docs/experiments.md, section 5).
 SHORT = storyworld.BEGINNINGS | {"dialogue": {"beginning": 1}}
 LONG = storyworld.SHARES | {
     "dialogue": {"conversation": 90, "translation": 5, "story": 5},

@@ -33,7 +33,7 @@ SHORT_DIALOGUES = 0.5  # the share of them that is about beginnings of stories
 SHORT = storyworld.BEGINNINGS | {"dialogue": {"beginning": 1}}
 LONG = storyworld.SHARES | {
     "dialogue": {"conversation": 90, "translation": 5, "story": 5},
-    "turns": dict.fromkeys(range(6, 13), 1),  # many questions a story
+    "turns": dict.fromkeys(range(9, 13), 1),  # nearly all that there is to ask about a story
 }
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much

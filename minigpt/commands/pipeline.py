@@ -191,9 +191,10 @@ def train_with_bar(
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:
     """Return where the batches come from: windows of plain text, whole stories, or both kinds.
 
-    With conversations, some rows are stories throughout. Of the others, pre-training learns half
+    With conversations, some rows are stories throughout. Of the others, pre-training learns most
     from all of their text, as from any other; short ones are among them, because what to look back
     for is found much sooner in a short text. Instruction tuning learns from the answers alone.
+    Short ones also fill the room that whole ones leave in their rows.
     """
     training = config.training
     sizes = training.batch_size, config.model.block_size
@@ -214,12 +215,12 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
 
     short, whole = data.dialogues.beginnings, data.dialogues.encoded
     all_text = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in whole]
+    read, answered = [*all_text, *short], [*whole, *short]
     tuning = round(config.tuning_fraction * training.max_steps)
+    pretraining = mixed(training.seed, (read, 0.65), (short, 0.2), (answered, 0.15))
     return Stages(
-        [(mixed(training.seed, (all_text, 0.5), (short, 0.35), (whole, 0.15)),
-          training.max_steps - tuning)],
-        mixed(training.seed + 1, (whole, 0.75), (short, 0.25)),
-    )  # fmt: skip
+        [(pretraining, training.max_steps - tuning)], mixed(training.seed + 1, (answered, 1))
+    )
 
 
 def floor(data: Data, config: RunConfig) -> float | None:

@@ -70,6 +70,7 @@ class Pointer(nn.Module):
         self.gate = nn.Parameter(torch.zeros(n_embd))
         self.gate_bias = nn.Parameter(torch.full((1,), FIRST_GATE))
 
+    @torch.autocast("cpu", enabled=False)  # see `Attention.mix`
     def forward(
         self, x: Tensor, ids: Tensor, rotary: tuple[Tensor, Tensor] | None,
         cache: KVCache | None, layer: int, mask: Tensor | None,

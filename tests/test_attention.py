@@ -286,3 +286,15 @@ def test_a_part_of_a_cache_shares_its_memory():
     assert torch.equal(cache.keys[0, 1:3, :, :3], k)
     assert torch.equal(cache.values[0, 1:3, :, :3], -k)
     assert cache.keys[:, [0, 3]].count_nonzero() == 0
+
+
+def test_within_documents_a_processor_attends_in_float32_under_autocast():
+    torch.manual_seed(0)
+    q, k, v = (3 * torch.randn(2, 2, 40, 32).bfloat16() for _ in range(3))
+    mask = causal_mask(40)
+    expected = attend(q.float(), k.float(), v.float(), mask).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Attention(64, 2).mix(q, k, v, mask)
+        coarse = attend(q, k, v, mask)
+    assert (found == expected).float().mean() > 0.99
+    assert (coarse == expected).float().mean() < 0.9

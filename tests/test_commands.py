@@ -409,6 +409,7 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
     short, whole = ({tuple(ids) for ids, _ in some}
                     for some in (data.dialogues.beginnings, data.dialogues.encoded))  # fmt: skip
     n_talks, all_text = 0, defaultdict(set)  # by half of the steps and kind: is all text learned?
+    met = set()  # the kinds that a row holds
     for step in range(60):
         idx, targets = source.batch(step)
         talks = (idx == user).any(dim=1)
@@ -417,14 +418,20 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
         assert not (targets == user)[idx == tokenizer.eot_id].any(), "a story may begin here"
         n_talks += int(talks.sum())
         for row, wanted in zip(idx, targets, strict=True):
+            kinds = set()
             for a, b in pairwise((row == tokenizer.eot_id).nonzero().flatten().tolist()):
                 ids = tuple(row[a + 1 : b].tolist())
                 kind = "short" if ids in short else "whole" if ids in whole else "story"
                 all_text[step // 30, kind].add(bool((wanted[a:b] == assistant).any()))
+                if ids:  # not padding
+                    kinds.add(kind)
+            met.add(frozenset(kinds))
     assert n_talks / 240 == pytest.approx(0.5, abs=0.1)
     assert all_text[0, "whole"] == {True, False}
     assert all_text[1, "whole"] == {False}, "tuning learns from answers alone"
     assert all_text[0, "short"] == all_text[1, "short"] == {False}
+    assert {"short", "whole"} in met, "short ones fill the room that whole ones leave"
+    assert not any("story" in kinds and len(kinds) > 1 for kinds in met)
 
 
 def test_conversations_about_a_file_of_ones_own_are_refused(capsys, text, tmp_path):

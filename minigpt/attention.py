@@ -238,7 +238,8 @@ class Attention(nn.Module):
         """Attend by `mask`, or causally, in whichever form is faster here.
 
         Without a mask, fewer queries than keys (one new token) see everything. Within documents a
-        CPU attends in float32: in bfloat16 looking things up is learned worse, and hardly faster.
+        CPU attends in float32: in bfloat16 it is hardly faster, and in the main job looking things
+        up was learned worse (docs/experiments.md, section 5).
         """
         if mask is not None and q.is_cpu and q.dtype == torch.bfloat16:
             with torch.autocast("cpu", enabled=False):

@@ -102,3 +102,15 @@ def test_what_recurs_is_learned_for_tokens_that_training_never_showed():
         right[has_pointer] = (model(idx)[0][:, 6].argmax(-1) == idx[:, 0]).float().mean().item()
     assert right[True] > 0.5, right
     assert right[False] < 0.1, right
+
+
+def test_a_processor_points_in_float32_under_autocast():
+    torch.manual_seed(0)
+    pointer, x, ids = Pointer(C, H, G, D, 1e-6), torch.randn(B, T, C), torch.randint(V, (B, T))
+    for part in (pointer.query, pointer.key):
+        torch.nn.init.normal_(part.weight)
+    expected = pointer(x, ids, None, None, 0, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pointer(x, ids, None, None, 0, None)
+    assert torch.equal(found.weights, expected.weights)
+    assert torch.equal(found.gate, expected.gate)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minigpt import kernels
+
 # On CPUs the explicit form trains short sequences of bfloat16 faster: the fused backward is slow
 # there. In float32 the fused form was up to twice as fast, from 64 tokens on.
 EXPLICIT_ON_CPU_UP_TO = {torch.bfloat16: 512}  # tokens
@@ -36,7 +38,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
     """
     scores = q / math.sqrt(q.size(-1)) @ k.transpose(-2, -1)  # (..., T, S)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores.masked_fill_(~mask, -math.inf)
     weights = F.dropout(scores.softmax(dim=-1), dropout)  # each row sums to 1
     return weights @ v  # (..., T, D)
 
@@ -55,8 +57,7 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
-    partners = x.roll(x.size(-1) // 2, dims=-1)  # dimension i + D/2 at place i, and back
-    return (x * cos + partners * sin).to(x.dtype)
+    return kernels.turn(x.float(), cos, sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -68,8 +69,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., size) to itself: x / sqrt(mean(x^2) + eps) * weight, computed in float32."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        """Map (..., size) to itself: x / sqrt(mean(x^2) + eps) * weight, computed in float32.
+
+        The result has the weight's precision: under autocast it stays in float32.
+        """
+        return kernels.rms_norm(x.float(), self.weight.float(), self.eps).to(self.weight.dtype)
 
 
 class KVCache:
@@ -241,15 +245,16 @@ class Attention(nn.Module):
         CPU attends in float32: in bfloat16 it is hardly faster, and in the main job looking things
         up was learned worse (docs/experiments.md, section 5).
         """
-        if mask is not None and q.is_cpu and q.dtype == torch.bfloat16:
+        if mask is not None and q.is_cpu and v.dtype == torch.bfloat16:
             with torch.autocast("cpu", enabled=False):
-                return self.mix(q.float(), k.float(), v.float(), mask).to(q.dtype)
+                return self.mix(q.float(), k.float(), v.float(), mask).to(v.dtype)
         T, dropout = q.size(2), self.dropout if self.training else 0.0
         is_causal = mask is None and T == k.size(2)
-        is_short = T == k.size(2) and T <= EXPLICIT_ON_CPU_UP_TO.get(q.dtype, 0)
+        is_short = T == k.size(2) and T <= EXPLICIT_ON_CPU_UP_TO.get(v.dtype, 0)
         if q.is_cpu and q.requires_grad and is_short:
             mask = causal_mask(T, q.device) if mask is None else mask
-            k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
+            if self.n_kv_head < self.n_head:
+                k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
             return attend(q, k, v, mask, dropout)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal,

@@ -35,8 +35,8 @@ from minigpt.layers import (
 )
 from minigpt.pointer import Pointed, Pointer
 
-# Logits are computed for so many positions at a time: on CPUs, what their own memory holds.
-ROWS_OF_LOGITS, ROWS_OF_LOGITS_ON_GPU = 256, 8192
+# So many logits are computed at a time: on CPUs, what their own memory holds (4 MB).
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU = 2**20, 2**28
 
 
 @dataclass(frozen=True)
@@ -313,11 +313,12 @@ class GPT(nn.Module):
         time, and on CPUs none where no target counts (a GPU would have to wait to know).
         """
         counted = targets != IGNORE
-        if x.is_cpu:
+        if x.is_cpu and not counted.all():
             kept, wanted = x[counted], targets[counted]  # (N, C), (N)
         else:
             kept, wanted = x.flatten(0, 1), targets.flatten()
-        rows = ROWS_OF_LOGITS if x.is_cpu else ROWS_OF_LOGITS_ON_GPU
+        logits = LOGITS_AT_ONCE if x.is_cpu else LOGITS_AT_ONCE_ON_GPU
+        rows = max(logits // self.config.vocab_size, 1)
         losses = torch.cat([
             F.cross_entropy(self.head(self.norm(some)).float(), ids, reduction="none")
             for some, ids in zip(kept.split(rows), wanted.split(rows), strict=True)

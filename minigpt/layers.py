@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minigpt import kernels
 from minigpt.attention import rotary_table
 
 SENTENCE_THETA = 30.0  # base of the wavelengths in sentences, of which a text has few
@@ -59,7 +60,7 @@ def gelu(x: Tensor) -> Tensor:
 
 def squared_relu(x: Tensor) -> Tensor:
     """Cut negative numbers off, and square the rest. Source: So et al. 2021, section 4.1."""
-    return F.relu(x).square()
+    return kernels.squared_relu(x)
 
 
 class Rotary(nn.Module):

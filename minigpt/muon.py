@@ -28,14 +28,15 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     Newton-Schulz iteration: only matrix products, which are precise enough in bfloat16.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.to(choose_dtype(matrices.device))
+    x = matrices.to(choose_dtype(matrices.device)).reshape(-1, *matrices.shape[-2:])
     wide = x.size(-2) <= x.size(-1)
     x = x if wide else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # now no singular value is above 1
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+        terms = torch.baddbmm(square, square, square, beta=b, alpha=c)  # b square + c square^2
+        x = torch.baddbmm(x, terms, x, beta=a)  # a x + terms x
+    return (x if wide else x.mT).to(matrices.dtype).reshape(matrices.shape)
 
 
 def orthogonalise_shards(stack: Tensor, steps: int) -> Tensor:
@@ -86,15 +87,15 @@ class Muon(torch.optim.Optimizer):
 
     def update(self, parameters: list[Tensor], group: dict) -> None:
         """Take one step for parameters of one shape (n, m)."""
-        momentum, gradients = group["momentum"], []
-        for p in parameters:
-            state = self.state[p]
+        states = [self.state[p] for p in parameters]
+        for p, state in zip(parameters, states, strict=True):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
-            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            gradients.append(p.grad.lerp(buffer, momentum))  # Nesterov: look one step ahead
-        updates = orthogonalise_shards(torch.stack(gradients), group["steps"])
+        buffers = [state["momentum_buffer"] for state in states]
+        gradients = [p.grad for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov: one step on
+        updates = orthogonalise_shards(torch.stack(ahead), group["steps"])
         scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
-        for p, update in zip(parameters, updates, strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update, alpha=-group["lr"] * scale)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

@@ -30,7 +30,14 @@ from minigpt.checkpoint import (
     safetensors_pieces,
     save_checkpoint,
 )
-from minigpt.device import autocast, choose_device, choose_dtype, make_scaler, memory_advice
+from minigpt.device import (
+    autocast,
+    choose_device,
+    choose_dtype,
+    keep_freed_memory,
+    make_scaler,
+    memory_advice,
+)
 from minigpt.distributed import add_up, first_does, my_rows, share, synchronised, world
 from minigpt.errors import CheckpointError, ConfigError, DataError, TrainingError, require
 from minigpt.files import atomic_write
@@ -79,6 +86,8 @@ class Trainer:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(self.device, config.dtype)
         check_processes(config, self.world.size, self.dtype)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
         self.forward = share(model, self.device, config.shard)

@@ -153,20 +153,20 @@ def test_rotary_keeps_lengths_leaves_position_0_and_equals_complex_multiplicatio
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rms_norm_equals_its_formula_and_keeps_the_dtype(dtype):
-    norm = RMSNorm(C, eps=1e-3)
+def test_rms_norm_equals_its_formula_in_the_precision_of_its_weight(dtype):
+    norm = RMSNorm(C, eps=1e-3).to(dtype)
     torch.nn.init.normal_(norm.weight)
     x = torch.randn(B, T, C).to(dtype)
     assert norm(x).dtype == dtype
     mean_square = x.float().square().mean(dim=-1, keepdim=True)
-    expected = x.float() / (mean_square + 1e-3).sqrt() * norm.weight
+    expected = x.float() / (mean_square + 1e-3).sqrt() * norm.weight.float()
     rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
     torch.testing.assert_close(norm(x).float(), expected, atol=0, rtol=rounding)
 
 
 def test_rms_norm_computes_in_float32_where_half_precision_would_overflow():
     x = torch.full((1, C), 60_000.0, dtype=torch.float16)  # its square is infinite in float16
-    torch.testing.assert_close(RMSNorm(C)(x), torch.ones(1, C, dtype=torch.float16))
+    torch.testing.assert_close(RMSNorm(C).half()(x), torch.ones(1, C, dtype=torch.float16))
 
 
 # The cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import platform
 import re
 import subprocess
 import sys
@@ -303,3 +304,26 @@ def test_estimated_memory_is_within_a_factor_of_2_of_the_measured_peak(sizes, ba
     config = GPTConfig(*sizes)
     estimated = training_memory(config, batch_size, dtype)
     assert 0.5 < estimated / measured_peak(config, batch_size, dtype) < 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    script = """
+import resource
+import torch
+from minigpt.device import keep_freed_memory
+
+def faults(n):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(n):
+        pieces = [torch.ones(2**22) for _ in range(4)]  # 16 MB each
+        del pieces
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+faults(1)
+print(faults(10))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4 * 2**12  # given back, 10 x 64 MB would be 160,000 pages

@@ -195,7 +195,7 @@ def test_shapes_and_the_loss_of_marked_targets_alone():
 @pytest.mark.parametrize("rows", [1, 3, 7, 21, 100])
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_loss_in_pieces_equals_the_loss_of_all_logits_with_gradients(rows, share, monkeypatch):
-    monkeypatch.setattr(gpt, "ROWS_OF_LOGITS", rows)
+    monkeypatch.setattr(gpt, "LOGITS_AT_ONCE", 37 * rows + 36)
     model, idx = random_model(tie_embeddings=False), torch.randint(37, (3, 7))
     targets = torch.randint(37, (3, 7)).masked_fill(torch.rand(3, 7) < share, IGNORE)
     logits = model(idx)[0]

@@ -89,18 +89,20 @@ class KVCache:
         self, n_layer: int, batch_size: int, n_kv_head: int, block_size: int, head_dim: int,
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
-        shape = (n_layer, batch_size, n_kv_head, block_size, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (n_layer, B, G, S, D)
-        self.values = torch.zeros_like(self.keys)
+        shape = (batch_size, n_kv_head, block_size, head_dim)  # (B, G, S, D), for each layer
+        self.keys, self.values = (
+            [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+            for _ in range(2)
+        )
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.ids = torch.zeros(batch_size, block_size, dtype=torch.long, device=device)
-        self.length, self.is_even = 0, True  # the longest row's length; whether all are so long
         self.places, self.mask = slice(0), None  # of the tokens that are being added
+        self.measure()
 
     @property
     def block_size(self) -> int:
         """The number of positions that fit."""
-        return self.keys.size(3)
+        return self.ids.size(1)
 
     @property
     def last(self) -> Tensor:
@@ -108,13 +110,17 @@ class KVCache:
         rows = torch.arange(len(self.positions), device=self.positions.device)
         return self.ids[rows, (self.positions - 1).clamp_min(0)] * (self.positions > 0)
 
+    def reach(self, T: int) -> int:
+        """Return how many positions T new tokens look at."""
+        return self.length + T
+
     def begin(self, T: int) -> slice | Tensor:
         """Prepare for T new tokens a row; return their positions: a slice, or (B, T) if uneven.
 
         Sets `mask`, for all layers: which of the S positions each new token sees, (T, S), or
         (B, 1, T, S) if uneven; None where plain rules do: all (one token), or causal (no past).
         """
-        end, device = self.length + T, self.positions.device
+        end, device = self.reach(T), self.positions.device
         assert end <= self.block_size, (self.length, T, self.block_size)
         if self.is_even:
             self.places, self.mask = slice(self.length, end), None
@@ -130,19 +136,19 @@ class KVCache:
         """Store the new tokens (B, T); return all tokens of each row, (B, S)."""
         rows = torch.arange(len(idx), device=idx.device)[:, None]
         self.ids[slice(None) if self.is_even else rows, self.places] = idx
-        return self.ids[:, : self.length + idx.size(1)]
+        return self.ids[:, : self.reach(idx.size(1))]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
         B, _, T, _ = k.shape
         both = []
-        for new, stored in ((k, self.keys[layer, :B]), (v, self.values[layer, :B])):
+        for new, stored in ((k, self.keys[layer][:B]), (v, self.values[layer][:B])):
             if self.is_even:
                 stored[:, :, self.places] = new
             else:
                 rows = torch.arange(B, device=k.device)[:, None]  # (B, 1), meets places (B, T)
                 stored[rows, :, self.places] = new.transpose(1, 2).to(stored.dtype)
-            both.append(stored[:, :, : self.length + T])
+            both.append(stored[:, :, : self.reach(T)])
         return both[0], both[1]
 
     def advance(self, counts: int | Tensor) -> None:
@@ -154,14 +160,15 @@ class KVCache:
             self.measure()
 
     def measure(self) -> None:
-        """Find the longest row, and whether all are as long."""
+        """Find the longest row's length, and whether all are so long."""
         shortest, longest = self.positions.aminmax()
         self.length, self.is_even = int(longest), bool(shortest == longest)
 
     def part(self, start: int, end: int) -> "KVCache":
         """Return a cache of some rows that shares this one's memory; `measure` this one later."""
         part = copy.copy(self)
-        part.keys, part.values = self.keys[:, start:end], self.values[:, start:end]
+        part.keys = [stored[start:end] for stored in self.keys]
+        part.values = [stored[start:end] for stored in self.values]
         part.positions, part.ids = self.positions[start:end], self.ids[start:end]
         part.measure()
         return part
@@ -173,16 +180,41 @@ class KVCache:
         """
         moved = [place for place, row in enumerate(rows) if place != row]
         sources = [rows[place] for place in moved]
-        for name in ("keys", "values"):
-            stored = getattr(self, name)
-            copied = stored[:, sources, :, : self.length]
-            if len(rows) > stored.size(1):
-                stored = stored[:, rows]
-                setattr(self, name, stored)
-            elif moved:
-                stored[:, moved, :, : self.length] = copied
+        for both in (self.keys, self.values):
+            for layer, stored in enumerate(both):
+                copied = stored[sources, :, : self.length]
+                if len(rows) > len(stored):
+                    both[layer] = stored[rows]
+                elif moved:
+                    stored[moved, :, : self.length] = copied
         self.positions, self.ids = self.positions[rows], self.ids[rows]
         self.measure()
+
+
+class StaticCache(KVCache):
+    """A cache whose shapes are the same at every step, so that one compiled program does all.
+
+    New tokens look at all positions, those that hold nothing yet being masked: reading them costs
+    less than starting each operation by itself, above all on a GPU.
+    """
+
+    def __init__(self, *sizes, **where):
+        super().__init__(*sizes, **where)
+        for tensor in (*self.keys, *self.values, self.positions, self.ids):
+            if tensor.is_cuda:  # a recorded step may write to it where it lies
+                torch._dynamo.mark_static_address(tensor, guard=False)
+
+    def reach(self, T: int) -> int:
+        """Return how many positions T new tokens look at: all."""
+        return self.block_size
+
+    def advance(self, counts: int | Tensor) -> None:
+        """Count tokens as seen; no number outside of tensors changes."""
+        self.positions += counts
+
+    def measure(self) -> None:
+        """Treat rows as uneven, whatever their lengths."""
+        self.length, self.is_even = self.block_size, False
 
 
 class Attention(nn.Module):

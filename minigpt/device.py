@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -81,6 +82,16 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise a ConfigError where torch.compile cannot work: on CPUs it needs a C++ compiler."""
+    names = [os.environ.get("CXX", "c++"), "g++", "clang++", "cl"]
+    if device.type == "cpu" and not any(map(shutil.which, names)):
+        raise ConfigError(
+            "compiling for a CPU needs a C++ compiler, and none is found", "--compile",
+            "install g++ or clang, or leave --compile out",
+        )  # fmt: skip
 
 
 def arrange_for_decoding(model: torch.nn.Module) -> None:

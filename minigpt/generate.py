@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from minigpt.attention import KVCache
+from minigpt.device import require_compiler
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPT
 from minigpt.sampling import SampleConfig, draw, next_probabilities, relative_logits
@@ -40,14 +41,21 @@ def window_start(length: int, block_size: int) -> int:
 class Rows:
     """Token rows that grow together, with the logits (B, V) of each row's next token."""
 
-    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int):
+    def __init__(
+        self, model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+        compile: bool = False,
+    ):  # fmt: skip
         self.model, self.block_size = model, model.config.block_size
+        self.step = next_logits
+        if compile:
+            require_compiler(model.embedding.weight.device)
+            self.step = compiled_step
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
         longest = max(len(window) for window in self.windows)
-        self.cache = model.new_cache(len(prompts), longest + max_new_tokens)
+        self.cache = model.new_cache(len(prompts), longest + max_new_tokens, static=compile)
         self.logits = fill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
@@ -61,7 +69,7 @@ class Rows:
         for window, token in zip(self.windows, tokens, strict=True):
             window.append(token)
         idx = torch.tensor(tokens, device=self.logits.device)[:, None]  # (B, 1)
-        self.logits = self.model(idx, cache=self.cache)[0][:, -1]
+        self.logits = self.step(self.model, idx, self.cache)
 
     def hop(self, rows: list[int]) -> None:
         """Let full rows forget their older half, so that the next token completes the half kept."""
@@ -71,11 +79,21 @@ class Rows:
         fresh = self.model.new_cache(len(rows), keep)
         if keep:
             fill(self.model, fresh, [self.windows[row] for row in rows])
-        self.cache.keys[:, rows, :, :keep] = fresh.keys
-        self.cache.values[:, rows, :, :keep] = fresh.values
+        for layer in range(len(fresh.keys)):
+            self.cache.keys[layer][rows, :, :keep] = fresh.keys[layer]
+            self.cache.values[layer][rows, :, :keep] = fresh.values[layer]
         self.cache.positions[rows] = keep
         self.cache.ids[rows, :keep] = fresh.ids
         self.cache.measure()  # some other row may now be the longest
+
+
+def next_logits(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
+    """Store one new token of each row (B, 1); return the logits (B, V) of the next."""
+    return model(idx, cache=cache)[0][:, -1]
+
+
+# A GPU records the whole step once and plays it again: see `StaticCache` for what may not change.
+compiled_step = torch.compile(next_logits, mode="reduce-overhead")
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
@@ -148,7 +166,8 @@ def decode(
     generators = [random.Random(f"{config.seed} {row}") for row in range(len(prompts))]
     growing = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # behind the rows
     with evaluating(model):
-        rows = Rows(model, [prompts[row] for row in growing], config.max_new_tokens)
+        chosen = [prompts[row] for row in growing]
+        rows = Rows(model, chosen, config.max_new_tokens, config.compile)
         for left in reversed(range(config.max_new_tokens)):
             # 24 bits fit a float32 exactly: none is rounded up to 1, beyond the last token.
             uniforms = [generators[row].getrandbits(24) / 2**24 for row in growing]

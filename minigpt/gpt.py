@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, KVCache, RMSNorm, causal_mask
+from minigpt.attention import Attention, KVCache, RMSNorm, StaticCache, causal_mask
 from minigpt.batches import IGNORE
 from minigpt.errors import require
 from minigpt.layers import (
@@ -329,11 +329,13 @@ class GPT(nn.Module):
             losses = pointed.losses(losses.view_as(targets), targets).masked_fill(~counted, 0.0)
         return losses.sum() / counted.sum()
 
-    def new_cache(self, batch_size: int, length: int | None = None) -> KVCache:
+    def new_cache(
+        self, batch_size: int, length: int | None = None, static: bool = False
+    ) -> KVCache:
         """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""
         c, weight = self.config, self.embedding.weight
         length = c.block_size if length is None else min(length, c.block_size)
-        return KVCache(
-            c.n_layer + c.pointer, batch_size, c.n_kv_head, length, c.head_dim, weight.device,
-            weight.dtype,
+        return (StaticCache if static else KVCache)(
+            c.n_layer + c.pointer, batch_size, c.n_kv_head, length, c.head_dim,
+            device=weight.device, dtype=weight.dtype,
         )  # fmt: skip

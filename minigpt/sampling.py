@@ -40,6 +40,8 @@ class SampleConfig:
     """The same seed gives the same text; each row of a batch has its own random numbers."""
     truncate: Literal["no", "left"] = "no"
     """Prompts longer than the context: "no" refuses them, "left" forgets their beginning."""
+    compile: bool = False
+    """Compile the step from token to token: a slow start, then faster, above all on a GPU."""
 
     def __post_init__(self):
         whole, real = (int,), (int, float)
@@ -51,6 +53,7 @@ class SampleConfig:
         self.check("top_p", real, lambda value: 0 < value <= 1, "a number above 0, up to 1")
         self.check("min_p", real, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         self.check("seed", whole, lambda value: value >= 0, "a whole number >= 0")
+        self.check("compile", (bool,), lambda value: True, "True or False")
         self.check("truncate", (str,), lambda value: value in ("no", "left"), '"no" or "left"')
 
     def check(self, name: str, types: tuple[type, ...], holds, wanted: str) -> None:

@@ -37,6 +37,7 @@ from minigpt.device import (
     keep_freed_memory,
     make_scaler,
     memory_advice,
+    require_compiler,
 )
 from minigpt.distributed import add_up, first_does, my_rows, share, synchronised, world
 from minigpt.errors import CheckpointError, ConfigError, DataError, TrainingError, require
@@ -92,6 +93,7 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.forward = share(model, self.device, config.shard)
         if config.compile:
+            require_compiler(self.device)
             self.forward = torch.compile(self.forward)
         self.optimizers = make_optimizers(model, config)
         self.scaler = make_scaler(self.device, self.dtype)

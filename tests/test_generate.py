@@ -1,14 +1,17 @@
 """Generation: every sampler against its distribution, the cache against no cache, bad input."""
 
+import dataclasses
 import itertools
 import math
 import random
+import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minigpt import generate as generation
 from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
     FILL_ROWS,
@@ -482,3 +485,59 @@ def test_a_token_banned_by_minus_infinity_is_never_drawn():
 def test_fault_G42_impossible_beams_are_refused(n_beam):
     with pytest.raises(ConfigError, match="give 1 or more"):
         beam_search(tiny_model(), [1], n_beam, 3)
+
+
+# ---- compiled
+
+
+@pytest.fixture
+def quickly_compiled(monkeypatch):
+    """Trace and record the step as torch.compile does, but run it without a C++ compiler."""
+    torch._dynamo.reset()
+    step = torch.compile(generation.next_logits, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(generation, "compiled_step", step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"pointer": True, "bigram_size": 169, "n_kv_head": 1},
+        {"positions": "sentences", "sentence_ends": (3, 4, 5), "section_starts": (0, 1),
+         "values": "tokens"},
+        {"positions": "learned", "norm": "layer"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_compiled_steps_give_the_same_past_the_window_and_as_rows_end(options, quickly_compiled):
+    model = tiny_model(9, **options)
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 9, 2)]
+    config = SampleConfig(max_new_tokens=30, seed=3)
+    compiled = dataclasses.replace(config, compile=True)
+    for stop_ids in ((), (5,)):
+        expected = generate(model, prompts, config, stop_ids)
+        assert generate(model, prompts, compiled, stop_ids) == expected
+    assert len({len(row) for row in expected}) > 1  # they ended one after the other
+
+
+def test_one_program_makes_all_tokens(quickly_compiled):
+    model = tiny_model(40)
+    torch._dynamo.utils.counters.clear()
+    for seed in range(3):
+        generate(model, [[1, 2, 3]], SampleConfig(max_new_tokens=30, seed=seed, compile=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_truly_compiled_steps_give_the_same():
+    model = tiny_model(9)
+    config = SampleConfig(max_new_tokens=20, temperature=0)
+    expected = generate(model, [[1, 2, 3]], config)
+    assert generate(model, [[1, 2, 3]], dataclasses.replace(config, compile=True)) == expected
+
+
+def test_without_a_compiler_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    config = SampleConfig(compile=True)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler.*leave --compile out"):
+        generate(tiny_model(), [[1]], config)

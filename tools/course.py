@@ -32,6 +32,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "ngram": (7,),
     "embeddings": (7,),
     "batches": (10,),
+    "kernels": (12,),
     "attention": (8, 9, 11),
     "layers": (9, 15),
     "pointer": (15,),
@@ -83,7 +84,7 @@ SHOWN_ONCE = {
 
 # Modules, and single names, that any chapter may import before (or without) explaining them.
 IMPORT_ONLY = frozenset(
-    {"errors", "files", "plots", "storyworld", "signals", "runs", "checks", "device"}
+    {"errors", "files", "plots", "storyworld", "signals", "runs", "checks", "device", "kernels"}
 )
 IMPORT_ONLY_NAMES = frozenset({
     "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",

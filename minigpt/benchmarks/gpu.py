@@ -77,7 +77,7 @@ def measure_decoding(device: torch.device, quick: bool) -> list[Row]:
     torch.manual_seed(0)
     model = GPT(config).to(device, dtype).eval()
     count = config.block_size - 8
-    sampling = SampleConfig(max_new_tokens=count, temperature=0)
+    sampling = SampleConfig(max_new_tokens=count, temperature=0, compile=not quick)
     ways = {
         "decode": lambda: generate(model, [list(range(8))], sampling),
         "copy": lambda: copied.copy_(source),

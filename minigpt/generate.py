@@ -46,10 +46,10 @@ class Rows:
         compile: bool = False,
     ):  # fmt: skip
         self.model, self.block_size = model, model.config.block_size
-        self.step = next_logits
+        self.step = decode_step
         if compile:
             require_compiler(model.embedding.weight.device)
-            self.step = compiled_step
+            self.step = compiled_decode_step
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
@@ -87,13 +87,13 @@ class Rows:
         self.cache.measure()  # some other row may now be the longest
 
 
-def next_logits(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
+def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
     """Store one new token of each row (B, 1); return the logits (B, V) of the next."""
     return model(idx, cache=cache)[0][:, -1]
 
 
 # A GPU records the whole step once and plays it again: see `StaticCache` for what may not change.
-compiled_step = torch.compile(next_logits, mode="reduce-overhead")
+compiled_decode_step = torch.compile(decode_step, mode="reduce-overhead")
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:

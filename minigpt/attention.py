@@ -90,10 +90,8 @@ class KVCache:
         device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         shape = (batch_size, n_kv_head, block_size, head_dim)  # (B, G, S, D), for each layer
-        self.keys, self.values = (
-            [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-            for _ in range(2)
-        )
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.ids = torch.zeros(batch_size, block_size, dtype=torch.long, device=device)
         self.places, self.mask = slice(0), None  # of the tokens that are being added

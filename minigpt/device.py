@@ -111,8 +111,9 @@ def arrange_for_decoding(model: torch.nn.Module) -> None:
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, up to 32 MB a piece: a training step needs it again.
 
-    Else the C library gives it back to the system, which hands out each page anew, cleared: up to
-    a seventh of a step's time. Linux with glibc alone; elsewhere nothing happens.
+    Else the C library gives it back to the system, which hands out each page anew, cleared: an
+    eighth of a step's time where tensors are large. Linux with glibc alone; elsewhere nothing
+    happens.
     """
     trim_threshold, mmap_threshold = -1, -3  # the names of mallopt(3)
     with contextlib.suppress(OSError, AttributeError, TypeError):

@@ -330,8 +330,8 @@ class GPT(nn.Module):
         return losses.sum() / counted.sum()
 
     def new_cache(
-        self, batch_size: int, length: int | None = None, static: bool = False
-    ) -> KVCache:
+        self, batch_size: int, length: int | None = None, static: bool = False,
+    ) -> KVCache:  # fmt: skip
         """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""
         c, weight = self.config, self.embedding.weight
         length = c.block_size if length is None else min(length, c.block_size)

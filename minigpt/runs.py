@@ -102,6 +102,7 @@ def quickstart() -> RunConfig:
             batch_size=8,
             learning_rate=4e-2,
             muon_learning_rate=0.02,
+            muon_momentum=0.85,
             beta2=0.99,
             eval_interval=250,
             save_interval=100,

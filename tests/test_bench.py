@@ -195,8 +195,8 @@ def test_a_run_that_comes_later_than_its_goal_says_how_far_it_was_in_time():
 
 @pytest.mark.parametrize(("losses", "most", "given"), [
     ([1.8], 100, [4]),  # there at once
-    ([2.2, 2.0, 1.9], 100, [4, 9, 13.5]),  # a run may take longer than it was given
-    ([2.2, 2.1], 10, [4, 9]),  # a third would come too late
+    ([2.2, 2.0, 1.9], 100, [4, 7.5, 11.25]),  # a run may take longer than it was given
+    ([2.2, 2.1], 10, [4, 7.5]),  # a third would come too late
     ([2.2], 0, [4]),
 ])  # fmt: skip
 def test_a_race_goes_on_until_the_loss_is_there_or_the_time_is_up(losses, most, given):

@@ -508,7 +508,7 @@ def quickly_compiled(monkeypatch):
     ],
     ids=str,
 )  # fmt: skip
-def test_compiled_decode_steps_give_the_same_past_the_window_and_as_rows_end(options, quickly_compiled):
+def test_compiled_steps_give_the_same_past_the_window_and_as_rows_end(options, quickly_compiled):
     model = tiny_model(9, **options)
     prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 9, 2)]
     config = SampleConfig(max_new_tokens=30, seed=3)
@@ -529,7 +529,7 @@ def test_one_program_makes_all_tokens(quickly_compiled):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
-def test_truly_compiled_decode_steps_give_the_same():
+def test_truly_compiled_steps_give_the_same():
     model = tiny_model(9)
     config = SampleConfig(max_new_tokens=20, temperature=0)
     expected = generate(model, [[1, 2, 3]], config)

@@ -10,8 +10,9 @@ Shapes: B rows, T time, V vocab_size.
 """
 
 import contextlib
+import functools
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ class Rows:
         self.step = decode_step
         if compile:
             require_compiler(model.embedding.weight.device)
-            self.step = compiled_decode_step
+            self.step = compiled_decode_step()
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
@@ -92,8 +93,10 @@ def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
     return model(idx, cache=cache)[0][:, -1]
 
 
-# A GPU records the whole step once and plays it again: see `StaticCache` for what may not change.
-compiled_decode_step = torch.compile(decode_step, mode="reduce-overhead")
+@functools.cache
+def compiled_decode_step() -> Callable[[GPT, Tensor, KVCache], Tensor]:
+    """Return `decode_step`, compiled once for all texts; a GPU records it and plays it again."""
+    return torch.compile(decode_step, mode="reduce-overhead")
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:

@@ -495,7 +495,7 @@ def quickly_compiled(monkeypatch):
     """Trace and record the step as torch.compile does, but run it without a C++ compiler."""
     torch._dynamo.reset()
     step = torch.compile(generation.decode_step, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(generation, "compiled_decode_step", step)
+    monkeypatch.setattr(generation, "compiled_decode_step", lambda: step)
 
 
 @pytest.mark.parametrize(

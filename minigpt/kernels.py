@@ -1,9 +1,9 @@
 """Kernels: operations whose backward pass is written by hand, in few trips over memory.
 
 Where matrix products are fast, a training step spends more time on reading and writing vectors
-between them. From `x / sqrt(mean(x^2) + eps) * weight` autograd makes ten operations that pass over
-the vectors some fourteen times in the backward pass; the formula of the gradient needs half of
-that. Values and gradients are the same up to rounding: every kernel is tested against autograd.
+between them. Autograd takes `x / sqrt(mean(x^2) + eps) * weight` back operation by operation, each
+a pass over the vectors; the formula of the whole gradient needs few (docs/experiments.md, section
+14, has the times). Values and gradients are the same up to rounding: see the tests.
 
 Shapes: leading dimensions are free; D is the last one, N the number of vectors.
 

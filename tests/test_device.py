@@ -326,4 +326,4 @@ print(faults(10))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 4 * 2**12  # given back, 10 x 64 MB would be 160,000 pages
+    assert int(done.stdout) < 4 * 2**12  # 82,000 were counted where it is given back

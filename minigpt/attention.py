@@ -1,7 +1,7 @@
 """Attention: each position looks back at the ones before it and takes what it needs.
 
 Holds the causal mask, attention in its explicit and its fused form, multi-head and grouped-query
-attention, rotary positions and the key-value cache. Knows nothing of blocks, losses or tokens.
+attention, and rotary positions. Knows nothing of blocks, losses or tokens.
 
 Shapes: B batch, T time (queries), S time (keys and values), C n_embd, H query heads,
 G key-value heads (H is a multiple of G), D head_dim.
@@ -11,7 +11,6 @@ Sources: Vaswani et al. 2017, "Attention Is All You Need", sections 3.2 and 3.2.
 Layer Normalization".
 """
 
-import copy
 import math
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt import kernels
+from minigpt.cache import KVCache
 
 # On CPUs the explicit form trains short sequences of bfloat16 faster: the fused backward is slow
 # there. In float32 the fused form was up to twice as fast, from 64 tokens on.
@@ -28,6 +28,17 @@ EXPLICIT_ON_CPU_UP_TO = {torch.bfloat16: 512}  # tokens
 def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
     """Return a (T, T) mask that is True where query t may see key s, that is where s <= t."""
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+def document_mask(idx: Tensor, separator_id: int) -> Tensor:
+    """Return (B, 1, T, T): True where query t may see key s, of the same document and no later.
+
+    A document begins with the separator. Several of them in one row would distract each other:
+    who has what in one story has nothing to do with the story before it.
+    """
+    document = (idx == separator_id).cumsum(dim=1)  # (B, T), a number for each document
+    same = document[:, :, None] == document[:, None, :]  # (B, T, T)
+    return (same & causal_mask(idx.size(1), idx.device))[:, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0):
@@ -41,6 +52,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
         scores.masked_fill_(~mask, -math.inf)
     weights = F.dropout(scores.softmax(dim=-1), dropout)  # each row sums to 1
     return weights @ v  # (..., T, D)
+
+
+def attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Do the same for one query a head, with sums for products: a compiler makes them two loops.
+
+    q is (B, H, 1, D), k and v are (B, G, S, D), mask broadcasts to (B, H, 1, S).
+    """
+    q, k, v = q.unflatten(1, (k.size(1), -1)), k[:, :, None], v[:, :, None]  # (B, G, H/G, 1, D)
+    scores = (q / math.sqrt(q.size(-1)) * k).sum(dim=-1)  # (B, G, H/G, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = scores.softmax(dim=-1)
+    return (weights[..., None] * v).sum(dim=-2, keepdim=True).flatten(1, 2)  # (B, H, 1, D)
 
 
 def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -74,145 +98,6 @@ class RMSNorm(nn.Module):
         The result has the weight's precision: under autocast it stays in float32.
         """
         return kernels.rms_norm(x.float(), self.weight.float(), self.eps).to(self.weight.dtype)
-
-
-class KVCache:
-    """Keep the keys and values of past tokens, so that a new token costs one step, not a re-run.
-
-    Memory is taken once for `block_size` positions. `positions` (B,) counts the tokens of each
-    row. Rows may differ in length: each is masked by its own count, so what padding leaves behind
-    a shorter row is never seen, and its next tokens overwrite it. Rows of equal length, the common
-    case, need neither a mask nor a look-up of places.
-    """
-
-    def __init__(
-        self, n_layer: int, batch_size: int, n_kv_head: int, block_size: int, head_dim: int,
-        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
-        shape = (batch_size, n_kv_head, block_size, head_dim)  # (B, G, S, D), for each layer
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
-        self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.ids = torch.zeros(batch_size, block_size, dtype=torch.long, device=device)
-        self.places, self.mask = slice(0), None  # of the tokens that are being added
-        self.measure()
-
-    @property
-    def block_size(self) -> int:
-        """The number of positions that fit."""
-        return self.ids.size(1)
-
-    @property
-    def last(self) -> Tensor:
-        """The newest token of each row (B,), 0 where there is none yet."""
-        rows = torch.arange(len(self.positions), device=self.positions.device)
-        return self.ids[rows, (self.positions - 1).clamp_min(0)] * (self.positions > 0)
-
-    def reach(self, T: int) -> int:
-        """Return how many positions T new tokens look at."""
-        return self.length + T
-
-    def begin(self, T: int) -> slice | Tensor:
-        """Prepare for T new tokens a row; return their positions: a slice, or (B, T) if uneven.
-
-        Sets `mask`, for all layers: which of the S positions each new token sees, (T, S), or
-        (B, 1, T, S) if uneven; None where plain rules do: all (one token), or causal (no past).
-        """
-        end, device = self.reach(T), self.positions.device
-        assert end <= self.block_size, (self.length, T, self.block_size)
-        if self.is_even:
-            self.places, self.mask = slice(self.length, end), None
-            if T > 1 and self.length > 0:
-                self.mask = causal_mask(end, device)[self.length :]  # (T, S)
-        else:
-            self.places = self.positions[:, None] + torch.arange(T, device=device)  # (B, T)
-            seen = torch.arange(end, device=device)
-            self.mask = (seen <= self.places[:, :, None])[:, None]  # (B, 1, T, S)
-        return self.places
-
-    def remember(self, idx: Tensor) -> Tensor:
-        """Store the new tokens (B, T); return all tokens of each row, (B, S)."""
-        rows = torch.arange(len(idx), device=idx.device)[:, None]
-        self.ids[slice(None) if self.is_even else rows, self.places] = idx
-        return self.ids[:, : self.reach(idx.size(1))]
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
-        B, _, T, _ = k.shape
-        both = []
-        for new, stored in ((k, self.keys[layer][:B]), (v, self.values[layer][:B])):
-            if self.is_even:
-                stored[:, :, self.places] = new
-            else:
-                rows = torch.arange(B, device=k.device)[:, None]  # (B, 1), meets places (B, T)
-                stored[rows, :, self.places] = new.transpose(1, 2).to(stored.dtype)
-            both.append(stored[:, :, : self.reach(T)])
-        return both[0], both[1]
-
-    def advance(self, counts: int | Tensor) -> None:
-        """Count tokens as seen once every layer has stored them: one number, or one a row (B,)."""
-        self.positions += counts
-        if isinstance(counts, int):
-            self.length += counts
-        else:
-            self.measure()
-
-    def measure(self) -> None:
-        """Find the longest row's length, and whether all are so long."""
-        shortest, longest = self.positions.aminmax()
-        self.length, self.is_even = int(longest), bool(shortest == longest)
-
-    def part(self, start: int, end: int) -> "KVCache":
-        """Return a cache of some rows that shares this one's memory; `measure` this one later."""
-        part = copy.copy(self)
-        part.keys = [stored[start:end] for stored in self.keys]
-        part.values = [stored[start:end] for stored in self.values]
-        part.positions, part.ids = self.positions[start:end], self.ids[start:end]
-        part.measure()
-        return part
-
-    def select(self, rows: list[int]) -> None:
-        """Keep these rows, in this order; only rows that change their place are copied.
-
-        A row may stand several times. Memory grows where there were never so many rows.
-        """
-        moved = [place for place, row in enumerate(rows) if place != row]
-        sources = [rows[place] for place in moved]
-        for both in (self.keys, self.values):
-            for layer, stored in enumerate(both):
-                copied = stored[sources, :, : self.length]
-                if len(rows) > len(stored):
-                    both[layer] = stored[rows]
-                elif moved:
-                    stored[moved, :, : self.length] = copied
-        self.positions, self.ids = self.positions[rows], self.ids[rows]
-        self.measure()
-
-
-class StaticCache(KVCache):
-    """A cache whose shapes are the same at every step, so that one compiled program does all.
-
-    New tokens look at all positions, those that hold nothing yet being masked: reading them costs
-    less than starting each operation by itself, above all on a GPU.
-    """
-
-    def __init__(self, *sizes, **where):
-        super().__init__(*sizes, **where)
-        for tensor in (*self.keys, *self.values, self.positions, self.ids):
-            if tensor.is_cuda:  # a recorded step may write to it where it lies
-                torch._dynamo.mark_static_address(tensor, guard=False)
-
-    def reach(self, T: int) -> int:
-        """Return how many positions T new tokens look at: all."""
-        return self.block_size
-
-    def advance(self, counts: int | Tensor) -> None:
-        """Count tokens as seen; no number outside of tensors changes."""
-        self.positions += counts
-
-    def measure(self) -> None:
-        """Treat rows as uneven, whatever their lengths."""
-        self.length, self.is_even = self.block_size, False
 
 
 class Attention(nn.Module):
@@ -279,7 +164,9 @@ class Attention(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 return self.mix(q.float(), k.float(), v.float(), mask).to(v.dtype)
         T, dropout = q.size(2), self.dropout if self.training else 0.0
-        is_causal = mask is None and T == k.size(2)
+        if T == 1 and q.is_cpu and torch.compiler.is_compiling():
+            return attend_once(q, k, v, mask)
+        is_causal = mask is None and T > 1
         is_short = T == k.size(2) and T <= EXPLICIT_ON_CPU_UP_TO.get(v.dtype, 0)
         if q.is_cpu and q.requires_grad and is_short:
             mask = causal_mask(T, q.device) if mask is None else mask

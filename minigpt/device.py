@@ -84,10 +84,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
-def require_compiler(device: torch.device) -> None:
-    """Raise a ConfigError where torch.compile cannot work: on CPUs it needs a C++ compiler."""
+def can_compile(device: torch.device) -> bool:
+    """Tell whether torch.compile can work: on CPUs it needs a C++ compiler."""
     names = [os.environ.get("CXX", "c++"), "g++", "clang++", "cl"]
-    if device.type == "cpu" and not any(map(shutil.which, names)):
+    return device.type != "cpu" or any(map(shutil.which, names))
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise a ConfigError where torch.compile cannot work."""
+    if not can_compile(device):
         raise ConfigError(
             "compiling for a CPU needs a C++ compiler, and none is found", "--compile",
             "install g++ or clang, or leave --compile out",
@@ -99,12 +104,14 @@ def arrange_for_decoding(model: torch.nn.Module) -> None:
 
     One vector times a matrix reads memory in long stretches where its longer side lies in one
     piece: by columns if there are at least as many outputs as inputs, else by rows as usual (1.5
-    to 1.8 times as fast as the other way, 384 x 1,536, AVX2). Meant for models that only predict:
-    training is no faster by it, and rounds otherwise.
+    to 1.8 times as fast as the other way, 384 x 1,536, AVX2). Processors with AMX read both ways
+    equally fast, and multiply 16 vectors by columns in half the time. Meant for models that only
+    predict: training is no faster by it, and rounds otherwise.
     """
     for module in model.modules():
-        is_linear = isinstance(module, torch.nn.Linear) and module.weight.is_cpu
-        if is_linear and module.out_features >= module.in_features:
+        if not isinstance(module, torch.nn.Linear) or not module.weight.is_cpu:
+            continue
+        if module.out_features >= module.in_features or torch.cpu._is_amx_tile_supported():
             module.weight.data = module.weight.data.T.contiguous().T
 
 

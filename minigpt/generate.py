@@ -1,7 +1,7 @@
 """Write with a trained model: choose one next token after the other, from a cache of the past.
 
-Holds batches of unequal prompts, streaming, beam search and stop strings. How a token is chosen is
-`sampling.py`'s affair. Knows token ids only: text belongs to the tokenizer.
+Holds batches of unequal prompts, streams of ids, and beam search. How a token is chosen is
+`sampling.py`'s affair. Knows token ids only: text belongs to the tokenizer and to `streaming.py`.
 
 Past the window: when the model's `block_size` positions are full, the context hops to its newest
 half, which then grows again. So a token costs one step nearly always, however long the text.
@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minigpt.attention import KVCache
+from minigpt.cache import KVCache
 from minigpt.device import require_compiler
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPT
@@ -47,16 +47,19 @@ class Rows:
         compile: bool = False,
     ):  # fmt: skip
         self.model, self.block_size = model, model.config.block_size
+        device = model.embedding.weight.device
         self.step = decode_step
         if compile:
-            require_compiler(model.embedding.weight.device)
-            self.step = compiled_decode_step()
+            require_compiler(device)
+            self.step = compiled_decode_step(device.type)
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
-        longest = max(len(window) for window in self.windows)
-        self.cache = model.new_cache(len(prompts), longest + max_new_tokens, static=compile)
+        length = min(max(map(len, self.windows)) + max_new_tokens, self.block_size)
+        # One place stays free: a compiled step would need a second program for a full cache.
+        is_static = compile and device.type == "cuda"
+        self.cache = model.new_cache(len(prompts), length + compile, is_static)
         self.logits = fill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
@@ -94,9 +97,16 @@ def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
 
 
 @functools.cache
-def compiled_decode_step() -> Callable[[GPT, Tensor, KVCache], Tensor]:
-    """Return `decode_step`, compiled once for all texts; a GPU records it and plays it again."""
-    return torch.compile(decode_step, mode="reduce-overhead")
+def compiled_decode_step(device: str) -> Callable[[GPT, Tensor, KVCache], Tensor]:
+    """Return `decode_step`, compiled once for all texts.
+
+    A CUDA GPU records it and plays it again, for which no shape may change. Elsewhere one program
+    serves all lengths; on a CPU it is C++ as a whole.
+    """
+    if device == "cuda":
+        return torch.compile(decode_step, mode="reduce-overhead")
+    torch.compiler.config.dynamic_sources = "L['cache'].length"  # the rest is the same each time
+    return torch.compile(decode_step, options={"cpp_wrapper": device == "cpu"})
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
@@ -263,47 +273,3 @@ def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], truncate: str) -
                     f"prompt {row}, token {position}",
                     "encode the text with the tokenizer that this model was trained with",
                 )  # fmt: skip
-
-
-class StopStrings:
-    """Cut streamed text before the stop string that is complete first, whatever pieces arrive.
-
-    Text that could still become a stop string is held back until more arrives.
-
-    >>> stop = StopStrings(["END"])
-    >>> stop.push("the E"), stop.push("N"), stop.push("D of it"), stop.found
-    ('the ', '', '', True)
-    """
-
-    def __init__(self, strings: Collection[str]):
-        if isinstance(strings, str) or not all(strings):
-            raise ConfigError(f"stop strings {strings!r} are not possible", "--stop",
-                              "give a list of strings that are not empty")  # fmt: skip
-        self.strings = tuple(strings)
-        self.held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Take the next piece of text; return what is safe to show."""
-        if self.found:
-            return ""
-        text = self.held + text
-        places = [(text.find(string), string) for string in self.strings]
-        ends = [(place + len(string), place) for place, string in places if place >= 0]
-        self.found = bool(ends)
-        safe = min(ends)[1] if ends else self.safe_length(text)
-        self.held = "" if self.found else text[safe:]
-        return text[:safe]
-
-    def safe_length(self, text: str) -> int:
-        """Return where the longest ending begins that is the beginning of a stop string."""
-        longest = max(map(len, self.strings), default=1)
-        for start in range(max(0, len(text) - longest + 1), len(text)):
-            if any(string.startswith(text[start:]) for string in self.strings):
-                return start
-        return len(text)
-
-    def flush(self) -> str:
-        """Return what was held back, once no more text comes."""
-        text, self.held = self.held, ""
-        return text

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, KVCache, RMSNorm, StaticCache, causal_mask
+from minigpt.attention import Attention, RMSNorm, document_mask
 from minigpt.batches import IGNORE
+from minigpt.cache import KVCache, StaticCache
 from minigpt.errors import require
 from minigpt.layers import (
     MLP,
@@ -196,17 +197,6 @@ class Block(nn.Module):
         return x
 
 
-def document_mask(idx: Tensor, separator_id: int) -> Tensor:
-    """Return (B, 1, T, T): True where query t may see key s, of the same document and no later.
-
-    A document begins with the separator. Several of them in one row would distract each other:
-    who has what in one story has nothing to do with the story before it.
-    """
-    document = (idx == separator_id).cumsum(dim=1)  # (B, T), a number for each document
-    same = document[:, :, None] == document[:, None, :]  # (B, T, T)
-    return (same & causal_mask(idx.size(1), idx.device))[:, None]
-
-
 class GPT(nn.Module):
     """Predict the next token at every position from the tokens up to it.
 
@@ -332,9 +322,9 @@ class GPT(nn.Module):
     def new_cache(
         self, batch_size: int, length: int | None = None, static: bool = False,
     ) -> KVCache:  # fmt: skip
-        """Make an empty key-value cache on this model's device: rows, and tokens (None: all)."""
+        """Make an empty key-value cache on this model's device: rows, and places (None: all)."""
         c, weight = self.config, self.embedding.weight
-        length = c.block_size if length is None else min(length, c.block_size)
+        length = c.block_size if length is None else length
         return (StaticCache if static else KVCache)(
             c.n_layer + c.pointer, batch_size, c.n_kv_head, length, c.head_dim,
             device=weight.device, dtype=weight.dtype,

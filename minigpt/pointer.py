@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import KVCache, RMSNorm, causal_mask, rotate
+from minigpt.attention import RMSNorm, causal_mask, rotate
+from minigpt.cache import KVCache
 
 FIRST_GATE = -2.0  # a gate of 0.12: the head speaks first
 LEAST = 1e-30  # keeps logarithms finite; far below what float32 adds
@@ -87,8 +88,8 @@ class Pointer(nn.Module):
         if cache is not None:
             k, _ = cache.update(layer, k, k)  # (B, G, S, D); nothing else is gathered
             mask = cache.mask
-        T, S = q.size(2), k.size(2)
-        if mask is None and T == S:
+        T = q.size(2)
+        if mask is None and T > 1:
             mask = causal_mask(T, x.device)
         k = k.repeat_interleave(self.shared, dim=1)  # (B, H, S, D)
         scores = (q.to(k.dtype) @ k.mT).float() * self.head_dim**-0.5  # (B, H, T, S)

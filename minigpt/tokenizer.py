@@ -11,7 +11,6 @@ it.
 This module does not know about files of text, documents or models.
 """
 
-import codecs
 import functools
 import hashlib
 import json
@@ -390,24 +389,3 @@ def load_tokenizer(path: Path) -> Tokenizer:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"not a tokenizer of minigpt ({reason})", str(path), remedy) from None
     return tokenizer
-
-
-class TextStream:
-    """Turn ids into text one by one, holding back a character until all its bytes are there.
-
-    The pieces joined, `flush()` included, equal `tokenizer.decode(ids)`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """Return the text that is complete after this id; often a word, sometimes nothing."""
-        return self._decoder.decode(self.tokenizer.decode_bytes([token]))
-
-    def flush(self) -> str:
-        """Return what is still held back, as U+FFFD, and start anew."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text

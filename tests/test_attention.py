@@ -7,7 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from minigpt import attention
-from minigpt.attention import Attention, KVCache, RMSNorm, attend, causal_mask, rotary_table, rotate
+from minigpt.attention import (
+    Attention,
+    RMSNorm,
+    attend,
+    attend_once,
+    causal_mask,
+    rotary_table,
+    rotate,
+)
+from minigpt.cache import KVCache
 
 B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axes goes unseen
 
@@ -59,6 +68,15 @@ def test_attend_equals_torch_with_gradients(masked):
         results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("G", [H, 2, 1])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attend_once_equals_attend(G, masked):
+    q, k, v = torch.randn(B, H, 1, D), torch.randn(B, G, 5, D), torch.randn(B, G, 5, D)
+    mask = torch.tensor([True, False, True, True, False]).expand(B, 1, 1, 5) if masked else None
+    shared = [x.repeat_interleave(H // G, dim=1) for x in (k, v)]
+    torch.testing.assert_close(attend_once(q, k, v, mask), attend(q, *shared, mask))
 
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 3, 6])

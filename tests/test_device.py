@@ -124,15 +124,17 @@ def test_autocast_computes_products_in_dtype_and_leaves_weights_alone(dtype):
     assert layer.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("has_amx", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_model_arranged_for_decoding_is_the_same_model(tied):
+def test_a_model_arranged_for_decoding_is_the_same_model(tied, has_amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
     torch.manual_seed(0)
     model = GPT(GPTConfig(17, 12, 2, 2, n_embd=8, tie_embeddings=tied, init="gpt2"))
     idx = torch.randint(17, (3, 11))
     before, logits = {k: v.clone() for k, v in model.state_dict().items()}, model(idx)[0]
     arrange_for_decoding(model)
     assert model.blocks[0].mlp.up.weight.stride(0) == 1  # by columns
-    assert model.blocks[0].mlp.down.weight.stride(1) == 1  # by rows
+    assert (model.blocks[0].mlp.down.weight.stride(1) == 1) is not has_amx  # else by rows
     assert (model.head.weight is model.embedding.weight) is tied
     assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
     torch.testing.assert_close(model(idx)[0], logits)

@@ -15,7 +15,6 @@ from minigpt import generate as generation
 from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
     FILL_ROWS,
-    StopStrings,
     beam_search,
     evaluating,
     generate,
@@ -24,6 +23,7 @@ from minigpt.generate import (
 )
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.sampling import FEW, SampleConfig, draw, keep_min_p, keep_top_p, next_probabilities
+from minigpt.streaming import StopStrings
 
 GREEDY = {"temperature": 0.0}
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()  # probabilities to count with by hand
@@ -490,12 +490,23 @@ def test_fault_G42_impossible_beams_are_refused(n_beam):
 # ---- compiled
 
 
-@pytest.fixture
-def quickly_compiled(monkeypatch):
-    """Trace and record the step as torch.compile does, but run it without a C++ compiler."""
+@pytest.fixture(params=["growing", "static"])
+def quickly_compiled(monkeypatch, request):
+    """Trace and record the step as torch.compile does, but run it without a C++ compiler.
+
+    With the cache of CPUs, whose length grows in one program, and with the static one of GPUs.
+    """
     torch._dynamo.reset()
-    step = torch.compile(generation.decode_step, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(generation, "compiled_decode_step", lambda: step)
+    is_static, new_cache = request.param == "static", GPT.new_cache
+    step = torch.compile(
+        generation.decode_step, backend="aot_eager", fullgraph=True, dynamic=not is_static
+    )
+    monkeypatch.setattr(generation, "compiled_decode_step", lambda device: step)
+    monkeypatch.setattr(
+        GPT,
+        "new_cache",
+        lambda self, B, length, static=False: new_cache(self, B, length, is_static),
+    )
 
 
 @pytest.mark.parametrize(

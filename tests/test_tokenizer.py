@@ -25,12 +25,12 @@ from minigpt.bpe import (
     split_chunks,
 )
 from minigpt.errors import ConfigError, DataError
+from minigpt.streaming import TextStream
 from minigpt.tokenizer import (
     END_OF_TEXT,
     UNKNOWN,
     BPETokenizer,
     CharTokenizer,
-    TextStream,
     Tokenizer,
     load_tokenizer,
 )

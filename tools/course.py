@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "bpe": (6,),
     "words": (6,),
     "tokenizer": (6,),
+    "streaming": (6, 11),
     "chat": (18,),
     "records": (),
     "examples": (),
@@ -33,6 +34,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "embeddings": (7,),
     "batches": (10,),
     "kernels": (12,),
+    "cache": (11,),
     "attention": (8, 9, 11),
     "layers": (9, 15),
     "pointer": (15,),
@@ -76,9 +78,9 @@ MODULES: dict[str, tuple[int, ...]] = {
 
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
-    "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "ngram", "embeddings",
-    "attention", "layers", "gpt", "batches", "recipe", "validation", "trainer", "train",
-    "sampling", "generate", "muon",
+    "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "streaming", "ngram",
+    "embeddings", "cache", "attention", "layers", "gpt", "batches", "recipe", "validation",
+    "trainer", "train", "sampling", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import torch
 
 from minigpt.benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
 from minigpt.benchmarks.timing import Row, take_turns
-from minigpt.device import arrange_for_decoding
+from minigpt.device import arrange_for_decoding, can_compile
 from minigpt.generate import generate
 from minigpt.gpt import FORMS, GPT, GPTConfig
 from minigpt.sampling import SampleConfig
@@ -45,7 +45,7 @@ def measure_decoding(
     for B in (1, 16):
         prompts = torch.randint(config.vocab_size, (B, prompt_length))
         ways = {"minigpt": lambda p=prompts: greedy_ours(ours, p, count)}
-        if B == 1 and not quick:  # one row's operations are so small that starting them counts
+        if not quick and can_compile(torch.device("cpu")):
             ways["compiled"] = lambda p=prompts: greedy_ours(ours, p, count, compile=True)
         if "nanoGPT" in others:
             ways["nanoGPT"] = lambda p=prompts: greedy_nanogpt(others["nanoGPT"], p, count)

@@ -11,7 +11,7 @@ from minigpt.errors import DataError, require
 from minigpt.generate import stream
 from minigpt.runs import Run, open_run
 from minigpt.sampling import SampleConfig
-from minigpt.tokenizer import TextStream
+from minigpt.streaming import TextStream
 
 HELP = "/reset forgets the conversation, /quit ends (as does Ctrl-D); Ctrl-C stops an answer"
 

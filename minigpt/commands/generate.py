@@ -7,10 +7,10 @@ from pathlib import Path
 
 from minigpt.commands.arguments import parse
 from minigpt.errors import require
-from minigpt.generate import StopStrings, stream
+from minigpt.generate import stream
 from minigpt.runs import Run, open_run
 from minigpt.sampling import SampleConfig
-from minigpt.tokenizer import TextStream
+from minigpt.streaming import StopStrings, TextStream
 
 
 @dataclass(frozen=True)

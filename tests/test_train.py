@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 import signal
 import threading
 import warnings
@@ -255,6 +256,12 @@ def test_fault_C18_impossible_settings_show_the_value_and_the_range(name, value)
         make_config(**{name: value})
     assert f"{name} = {value!r} is not possible" in str(caught.value)
     assert " — give " in str(caught.value)
+
+
+def test_compiling_without_a_compiler_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler.*leave --compile out"):
+        Trainer(make_model(), make_config(compile=True), tmp_path, {})
 
 
 def test_every_setting_has_a_reason_and_a_rule():

@@ -164,7 +164,7 @@ class Attention(nn.Module):
             with torch.autocast("cpu", enabled=False):
                 return self.mix(q.float(), k.float(), v.float(), mask).to(v.dtype)
         T, dropout = q.size(2), self.dropout if self.training else 0.0
-        if T == 1 and q.is_cpu and torch.compiler.is_compiling():
+        if T == 1 and q.is_cpu and not dropout and torch.compiler.is_compiling():
             return attend_once(q, k, v, mask)
         is_causal = mask is None and T > 1
         is_short = T == k.size(2) and T <= EXPLICIT_ON_CPU_UP_TO.get(v.dtype, 0)

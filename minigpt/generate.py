@@ -12,7 +12,7 @@ Shapes: B rows, T time, V vocab_size.
 import contextlib
 import functools
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -51,7 +51,7 @@ class Rows:
         self.step = decode_step
         if compile:
             require_compiler(device)
-            self.step = compiled_decode_step(device.type)
+            self.step = compiled_decode_step(form(model), device.type)
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
@@ -96,17 +96,30 @@ def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
     return model(idx, cache=cache)[0][:, -1]
 
 
+def form(model: GPT) -> Hashable:
+    """Return all that a compiled program takes for granted of a model: all but its weights."""
+    tensors = (*model.parameters(), *model.buffers())
+    layout = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    return repr(model), model.config, layout
+
+
 @functools.cache
-def compiled_decode_step(device: str) -> Callable[[GPT, Tensor, KVCache], Tensor]:
-    """Return `decode_step`, compiled once for all texts.
+def compiled_decode_step(form: Hashable, device: str) -> Callable[[GPT, Tensor, KVCache], Tensor]:
+    """Return `decode_step`, compiled once for all texts and all models of a form.
 
     A CUDA GPU records it and plays it again, for which no shape may change. Elsewhere one program
-    serves all lengths; on a CPU it is C++ as a whole.
+    serves all lengths; on a CPU it is C++ as a whole. There torch would check before each step
+    that no part of the model has changed, a tenth of a step's time. A text's model does not change
+    while it is written, and a backend of its own keeps the program of each form apart.
     """
     if device == "cuda":
         return torch.compile(decode_step, mode="reduce-overhead")
     torch.compiler.config.dynamic_sources = "L['cache'].length"  # the rest is the same each time
-    return torch.compile(decode_step, options={"cpp_wrapper": device == "cpu"})
+    own_backend = functools.partial(
+        torch._inductor.compile, options={"cpp_wrapper": device == "cpu"}
+    )
+    checks = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+    return torch.compile(decode_step, backend=own_backend, options=checks)
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:

@@ -1,5 +1,6 @@
 """Generation: every sampler against its distribution, the cache against no cache, bad input."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -501,7 +502,7 @@ def quickly_compiled(monkeypatch, request):
     step = torch.compile(
         generation.decode_step, backend="aot_eager", fullgraph=True, dynamic=not is_static
     )
-    monkeypatch.setattr(generation, "compiled_decode_step", lambda device: step)
+    monkeypatch.setattr(generation, "compiled_decode_step", lambda *_: step)
     monkeypatch.setattr(
         GPT,
         "new_cache",
@@ -540,11 +541,32 @@ def test_one_program_makes_all_tokens(quickly_compiled):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
-def test_truly_compiled_steps_give_the_same():
-    model = tiny_model(9)
+def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns():
+    """Steps do not check whose program they run: models are told apart when a text begins."""
+    torch._dynamo.reset()
+    generation.compiled_decode_step.cache_clear()
+    models = [tiny_model(9), tiny_model(9, seed=1), tiny_model(9, n_embd=16),
+              tiny_model(9, norm="layer")]  # fmt: skip
+    by_columns = copy.deepcopy(models[0])
+    for linear in (m for m in by_columns.modules() if isinstance(m, torch.nn.Linear)):
+        linear.weight.data = linear.weight.data.T.contiguous().T
     config = SampleConfig(max_new_tokens=20, temperature=0)
-    expected = generate(model, [[1, 2, 3]], config)
-    assert generate(model, [[1, 2, 3]], dataclasses.replace(config, compile=True)) == expected
+    for _ in range(2):
+        for model in (*models, by_columns):
+            expected = generate(model, [[1, 2, 3]], config)
+            compiled = generate(model, [[1, 2, 3]], dataclasses.replace(config, compile=True))
+            assert compiled == expected
+    assert generation.compiled_decode_step.cache_info().currsize == 4  # two share one
+
+
+def test_a_form_is_all_but_the_weights():
+    model = tiny_model()
+    assert generation.form(model) == generation.form(tiny_model(seed=1))
+    for other in (tiny_model(n_embd=16), tiny_model(norm="layer"), tiny_model(mlp="gelu"),
+                  tiny_model(norm_eps=1e-3), tiny_model().double()):  # fmt: skip
+        assert generation.form(other) != generation.form(model)
+    model.blocks[0].mlp.down = torch.nn.Sequential(model.blocks[0].mlp.down)
+    assert generation.form(model) != generation.form(tiny_model())
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch):

@@ -112,8 +112,8 @@ def compiled_decode_step(form: Hashable, device: str) -> Callable[[GPT, Tensor, 
 
     A CUDA GPU records it and plays it again, for which no shape may change. Elsewhere one program
     serves all lengths; on a CPU it is C++ as a whole. There torch would check before each step
-    that no part of the model has changed: 0.1 ms of 1.6 (docs/experiments.md, section 14). Models do
-    not change while they write, and a backend of its own keeps the program of each form apart.
+    that no part of the model has changed (0.1 ms of 1.6: docs/experiments.md, section 14). Models
+    do not change while they write, and a backend of its own keeps each form's program apart.
     """
     if device == "cuda":
         return torch.compile(decode_step, mode="reduce-overhead")

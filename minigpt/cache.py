@@ -132,10 +132,9 @@ class KVCache:
 
 
 class StaticCache(KVCache):
-    """A cache whose shapes are the same at every step, so that one compiled program does all.
+    """A cache for CUDA GPUs that record a step and play it again: no shape or address changes.
 
-    New tokens look at all positions, those that hold nothing yet being masked: reading them costs
-    less than starting each operation by itself, above all on a GPU.
+    New tokens look at all positions, those that hold nothing yet being masked.
     """
 
     def __init__(self, *sizes, **where):

@@ -41,7 +41,7 @@ class SampleConfig:
     truncate: Literal["no", "left"] = "no"
     """Prompts longer than the context: "no" refuses them, "left" forgets their beginning."""
     compile: bool = False
-    """Compile the step from token to token: a slow start, then faster, above all on a GPU."""
+    """Compile the step from token to token: a slow start, then faster (needs a C++ compiler)."""
 
     def __post_init__(self):
         whole, real = (int,), (int, float)

@@ -10,19 +10,18 @@ Shapes: B rows, T time, V vocab_size.
 """
 
 import contextlib
-import functools
 import random
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minigpt.cache import KVCache
-from minigpt.device import require_compiler
+from minigpt.compiling import compile_step
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPT
-from minigpt.sampling import SampleConfig, draw, next_probabilities, relative_logits
+from minigpt.sampling import SampleConfig, next_tokens, relative_logits
 
 FILL_ROWS = 16  # prompts that go through the model at once
 
@@ -47,17 +46,13 @@ class Rows:
         compile: bool = False,
     ):  # fmt: skip
         self.model, self.block_size = model, model.config.block_size
-        device = model.embedding.weight.device
-        self.step = decode_step
-        if compile:
-            require_compiler(device)
-            self.step = compiled_decode_step(form(model), device.type)
+        self.step = compile_step(decode_step, model) if compile else decode_step
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
         length = min(max(map(len, self.windows)) + max_new_tokens, self.block_size)
-        is_static = compile and device.type == "cuda"
+        is_static = compile and model.embedding.weight.is_cuda
         # One place stays free: a compiled step would need a second program for a full cache.
         self.cache = model.new_cache(len(prompts), length + compile, is_static)
         self.logits = fill(model, self.cache, self.windows)
@@ -94,35 +89,6 @@ class Rows:
 def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
     """Store one new token of each row (B, 1); return the logits (B, V) of the next."""
     return model(idx, cache=cache)[0][:, -1]
-
-
-def form(model: GPT) -> Hashable:
-    """Return all that a compiled program takes for granted of a model: all but its weights.
-
-    A number that a module computes with must stand in the config or in the module's repr.
-    """
-    tensors = (*model.parameters(), *model.buffers())
-    layout = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
-    return repr(model), model.config, layout
-
-
-@functools.cache
-def compiled_decode_step(form: Hashable, device: str) -> Callable[[GPT, Tensor, KVCache], Tensor]:
-    """Return `decode_step`, compiled once for all texts and all models of a form.
-
-    A CUDA GPU records it and plays it again, for which no shape may change. Elsewhere one program
-    serves all lengths; on a CPU it is C++ as a whole. There torch would check before each step
-    that no part of the model has changed (0.1 ms of 1.6: docs/experiments.md, section 14). Models
-    do not change while they write, and a backend of its own keeps each form's program apart.
-    """
-    if device == "cuda":
-        return torch.compile(decode_step, mode="reduce-overhead")
-    torch.compiler.config.dynamic_sources = "L['cache'].length"  # the rest is the same each time
-    own_backend = functools.partial(
-        torch._inductor.compile, options={"cpp_wrapper": device == "cpu"}
-    )
-    checks = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-    return torch.compile(decode_step, backend=own_backend, options=checks)
 
 
 def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
@@ -200,7 +166,7 @@ def decode(
         for left in reversed(range(config.max_new_tokens)):
             # 24 bits fit a float32 exactly: none is rounded up to 1, beyond the last token.
             uniforms = [generators[row].getrandbits(24) / 2**24 for row in growing]
-            tokens = draw(next_probabilities(rows.logits, config), uniforms).tolist()
+            tokens = next_tokens(rows.logits, config, uniforms).tolist()
             going = close_gaps([i for i, token in enumerate(tokens) if token not in stop_ids])
             yield from ((growing[i], tokens[i]) for i in going)
             growing = [growing[i] for i in going]

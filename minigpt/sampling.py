@@ -67,7 +67,7 @@ def next_probabilities(logits: Tensor, config: SampleConfig) -> Tensor:
     logits = relative_logits(logits)
     if config.temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-    temperature = min(max(config.temperature, 1e-30), 1e30)  # float32 knows no 1e-300
+    temperature = float(min(max(config.temperature, 1e-30), 1e30))  # float32 knows no 1e-300
     probabilities = (logits / temperature).softmax(dim=-1)
     if config.top_k is not None:
         probabilities = keep_top_k(probabilities, config.top_k)
@@ -140,3 +140,13 @@ def draw(probabilities: Tensor, uniforms: Sequence[float]) -> Tensor:
     ends = probabilities.cumsum(dim=-1)  # (B, V)
     hits = torch.tensor(uniforms, dtype=ends.dtype, device=ends.device)[:, None] * ends[:, -1:]
     return torch.searchsorted(ends, hits, right=True).squeeze(-1)
+
+
+def next_tokens(logits: Tensor, config: SampleConfig, uniforms: Sequence[float]) -> Tensor:
+    """Choose one token id a row, (B, V) -> (B,), by these uniform numbers; the greatest if greedy.
+
+    Greedy needs no lottery: drawing from `next_probabilities` would give the same.
+    """
+    if config.temperature == 0:
+        return relative_logits(logits).argmax(dim=-1)
+    return draw(next_probabilities(logits, config), uniforms)

@@ -53,6 +53,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "trainer": (10,),
     "train": (10,),
     "sampling": (11,),
+    "compiling": (12,),
     "generate": (11,),
     "scaling": (14,),
     "pretrained": (16,),

@@ -1,0 +1,78 @@
+"""Compiled steps: the same tokens, one program for each form (growing caches: test_generate)."""
+
+import copy
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from test_generate import tiny_model
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from minigpt import compiling
+from minigpt.errors import ConfigError
+from minigpt.generate import generate
+from minigpt.sampling import SampleConfig
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns():
+    """Steps do not check whose program they run: models are told apart when a text begins."""
+    torch._dynamo.reset()
+    compiling.compile_form.cache_clear()
+    models = [tiny_model(9), tiny_model(9, seed=1), tiny_model(9, n_embd=16),
+              tiny_model(9, norm="layer", biases=True)]  # fmt: skip
+    for name, parameter in models[-1].named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    by_columns = copy.deepcopy(models[0])
+    for linear in (m for m in by_columns.modules() if isinstance(m, torch.nn.Linear)):
+        linear.weight.data = linear.weight.data.T.contiguous().T
+    config = SampleConfig(max_new_tokens=20, temperature=0)
+    for _ in range(2):
+        for model in (*models, by_columns):
+            expected = generate(model, [[1, 2, 3]], config)
+            compiled = generate(model, [[1, 2, 3]], dataclasses.replace(config, compile=True))
+            assert compiled == expected
+    assert compiling.compile_form.cache_info().currsize == 4  # two share one
+
+
+def test_a_form_is_all_but_the_weights():
+    model = tiny_model()
+    assert compiling.form(model) == compiling.form(tiny_model(seed=1))
+    for other in (tiny_model(n_embd=16), tiny_model(norm="layer"), tiny_model(mlp="gelu"),
+                  tiny_model(norm_eps=1e-3), tiny_model().double()):  # fmt: skip
+        assert compiling.form(other) != compiling.form(model)
+    model.blocks[0].mlp.down = torch.nn.Sequential(model.blocks[0].mlp.down)
+    assert compiling.form(model) != compiling.form(tiny_model())
+
+
+def test_without_a_compiler_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    config = SampleConfig(compile=True)
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler.*leave --compile out"):
+        generate(tiny_model(), [[1]], config)
+
+
+def test_biases_are_added_apart_from_products():
+    def layers(x, weight, bias):
+        scaled = torch.addmm(bias, x, weight, beta=2)
+        return torch.addmm(bias, x, weight), scaled
+
+    torch.manual_seed(0)
+    tensors = torch.randn(3, 4), torch.randn(4, 5), torch.randn(5)
+    graph = make_fx(layers)(*tensors)
+    compiling.BiasesApart()(graph.graph)
+    graph.recompile()
+    assert graph.code.count("aten.addmm") == 1  # the scaled one stays
+    assert graph.code.count("aten.mm") == 1
+    for expected, found in zip(layers(*tensors), graph(*tensors), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_a_user_declared_as_changing_stays():
+    with torch.compiler.config.patch(dynamic_sources="L['x']"):
+        for n in range(2):
+            compiling.compile_form(print, n, "cpu")
+            assert torch.compiler.config.dynamic_sources == f"L['x'],{compiling.GROWING}"

@@ -18,8 +18,8 @@ from typing import Literal
 
 import regex
 
-from minigpt import corpus
-from minigpt.corpus import Errors, Overlap, Piece, ReadCounts
+from minigpt import corpus, splitting
+from minigpt.corpus import Errors, Piece, ReadCounts
 from minigpt.dedup import exact_repeats, near_repeats
 from minigpt.errors import ConfigError, DataError
 from minigpt.tables import read_table
@@ -306,17 +306,17 @@ def inside_gutenberg(text: str) -> str:
 def split(records: list[Record], config: CleanConfig) -> tuple[list[Record], list[Record]]:
     """Part the records into training and validation.
 
-    Plain texts go by `corpus.split_documents`, which may cut one of few. Other records stay whole
-    and are chosen by a hash of their first field: equal ones always come to the same side.
+    Plain texts go by `splitting.split_documents`, which may cut one of few. Other records stay
+    whole and are chosen by a hash of their first field: equal ones come to the same side.
     """
     plain = all(list(record) == ["text"] for record in records)
     texts = [field_text(record[config.field[0]]) for record in records]
-    many = len(records) * config.validation_fraction >= corpus.MANY_DOCUMENTS
+    many = len(records) * config.validation_fraction >= splitting.MANY_DOCUMENTS
     sides: tuple[list[Record], list[Record]] = ([], [])
     if plain or many:
         counts = ReadCounts(len(texts), sum(map(len, texts)))
         pieces = (Piece(text, True) for text in texts)
-        pairs = corpus.split_documents(pieces, counts, config.validation_fraction)
+        pairs = splitting.split_documents(pieces, counts, config.validation_fraction)
         for number, (piece, validates) in enumerate(pairs):
             sides[validates].append({"text": piece.text} if plain else records[number])
         return sides
@@ -334,7 +334,7 @@ def few_by_hash(texts: list[str], fraction: float) -> set[str]:
 
 def measure_overlap(train: list[Record], validation: list[Record], config: CleanConfig) -> float:
     """Return the share of validation characters in lines that training has too."""
-    overlap = Overlap()
+    overlap = splitting.Overlap()
     for record in validation:
         overlap.add_validation(document(record, config))
     for record in train:

@@ -120,8 +120,9 @@ def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
 @pytest.mark.slow
 def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeypatch):
     from minigpt import exam, storyworld
-    from minigpt.batches import document_ids, write_tokens
     from minigpt.commands import evaluate
+    from minigpt.prepare import document_ids
+    from minigpt.token_files import write_tokens
 
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minigpt import storyworld
-from minigpt.batches import EvalDocuments, write_tokens
+from minigpt.batches import EvalDocuments
 from minigpt.chat import SPECIAL, encode_prompt, end_id
 from minigpt.errors import ConfigError, DataError
 from minigpt.evaluate import (
@@ -28,6 +28,7 @@ from minigpt.generate import generate
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
 from minigpt.sampling import SampleConfig
+from minigpt.token_files import write_tokens
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
 from minigpt.validation import evaluate_loss
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from minigpt import ngram
-from minigpt.batches import IGNORE, EvalDocuments, write_tokens
+from minigpt.batches import IGNORE, EvalDocuments
 from minigpt.errors import ConfigError, DataError
 from minigpt.ngram import Bigram, NGram, count_ngrams, join_documents
 from minigpt.storyworld import documents
+from minigpt.token_files import write_tokens
 from minigpt.tokenizer import BPETokenizer
 
 EOT = 3  # not the first id, so that nothing depends on it

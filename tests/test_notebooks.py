@@ -229,6 +229,17 @@ def order_faults(order: list[str], uses: dict[str, set[str]]) -> list[str]:
     return faults
 
 
+def test_the_readme_lists_every_module_in_reading_order():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## The package\n")[1]
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    listed = [name.strip("`/") for row in rows for name in re.findall("`[^`]+`", row)]
+    built = [
+        name for name in course.MODULES
+        if (ROOT / "minigpt" / name).is_dir() or (ROOT / "minigpt" / f"{name}.py").is_file()
+    ]  # fmt: skip
+    assert listed == [name for name in built if name != "__main__"]
+
+
 def test_modules_import_only_from_above():
     uses = {module: set().union(*map(imports, files)) for module, files in modules().items()}
     assert not (found := order_faults(list(course.MODULES), uses)), "\n".join(found)

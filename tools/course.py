@@ -20,6 +20,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "download": (5,),
     "sources": (5,),
     "corpus": (5,),
+    "splitting": (5,),
     "tables": (5,),
     "dedup": (5,),
     "cleaning": (5,),
@@ -32,6 +33,8 @@ MODULES: dict[str, tuple[int, ...]] = {
     "examples": (),
     "ngram": (7,),
     "embeddings": (7,),
+    "token_files": (10,),
+    "prepare": (),
     "batches": (10,),
     "kernels": (12,),
     "cache": (11,),
@@ -80,8 +83,8 @@ MODULES: dict[str, tuple[int, ...]] = {
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
     "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "streaming", "ngram",
-    "embeddings", "cache", "attention", "layers", "gpt", "batches", "recipe", "validation",
-    "trainer", "train", "sampling", "generate", "muon",
+    "embeddings", "cache", "attention", "layers", "gpt", "token_files", "batches", "recipe",
+    "validation", "trainer", "train", "sampling", "generate", "muon",
     "lora", "preference", "rl", "quantize",
 }  # fmt: skip
 

@@ -17,13 +17,14 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from minigpt.batches import EvalWindows, TokenFile, Windows, write_tokens
+from minigpt.batches import EvalWindows, Windows
 from minigpt.benchmarks.peers import nanogpt_model, nanogpt_optimizer
 from minigpt.benchmarks.timing import Row, clock, take_turns
 from minigpt.counts import flops_per_token
 from minigpt.device import autocast, can_compile, choose_device, choose_dtype, matmul_flops
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.recipe import TrainConfig
+from minigpt.token_files import TokenFile, write_tokens
 from minigpt.train import train
 from minigpt.trainer import Trainer
 from minigpt.validation import evaluate_loss

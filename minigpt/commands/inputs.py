@@ -12,12 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from minigpt import storyworld
-from minigpt.batches import TokenFile, document_ids, open_tokens, prepare, write_tokens
 from minigpt.chat import SPECIAL, Encoded, encode_chats
 from minigpt.corpus import Errors, ReadCounts, read_pieces
 from minigpt.errors import ConfigError
+from minigpt.prepare import document_ids, prepare
 from minigpt.runs import RunConfig
 from minigpt.scoring import text_hash
+from minigpt.token_files import TokenFile, open_tokens, write_tokens
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 VALIDATION_STORIES = 1000

@@ -98,7 +98,7 @@ def quickstart() -> RunConfig:
             pointer=True,
         ),
         training=TrainConfig(
-            max_steps=1000,
+            max_steps=1800,
             batch_size=8,
             learning_rate=4e-2,
             muon_learning_rate=0.02,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from minigpt.cache import KVCache
-from minigpt.compiling import compile_step
 from minigpt.errors import ConfigError
 from minigpt.gpt import GPT
 from minigpt.sampling import SampleConfig, next_tokens, relative_logits
@@ -46,7 +45,11 @@ class Rows:
         compile: bool = False,
     ):  # fmt: skip
         self.model, self.block_size = model, model.config.block_size
-        self.step = compile_step(decode_step, model) if compile else decode_step
+        self.step = decode_step
+        if compile:
+            from minigpt.compiling import compile_step  # here: torch's compiler is slow to import
+
+            self.step = compile_step(decode_step, model)
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts

@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from minigpt import compiling
 from minigpt import generate as generation
 from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
@@ -521,7 +522,7 @@ def quickly_compiled(monkeypatch, request):
     step = torch.compile(
         generation.decode_step, backend="aot_eager", fullgraph=True, dynamic=not is_static
     )
-    monkeypatch.setattr(generation, "compile_step", lambda *_: step)
+    monkeypatch.setattr(compiling, "compile_step", lambda *_: step)
     monkeypatch.setattr(
         GPT,
         "new_cache",

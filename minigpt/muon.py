@@ -94,8 +94,9 @@ class Muon(torch.optim.Optimizer):
         buffers = [state["momentum_buffer"] for state in states]
         gradients = [p.grad for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])  # Nesterov: one step on
-        updates = orthogonalise_shards(torch.stack(ahead), group["steps"])
+        ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
+        torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
+        updates = orthogonalise_shards(ahead, group["steps"])
         scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

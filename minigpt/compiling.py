@@ -53,7 +53,7 @@ def compile_form(step: Callable, form: Hashable, device: str) -> Callable[..., T
     options = {
         "cpp_wrapper": device == "cpu",
         "post_grad_custom_post_pass": BiasesApart(),
-        "size_asserts": False,  # `form` holds all sizes
+        "size_asserts": False,  # `form` holds the model's, torch checks the cache's
     }
     own_backend = functools.partial(torch._inductor.compile, options=options)
     checks = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}

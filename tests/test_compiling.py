@@ -38,6 +38,21 @@ def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns
     assert compiling.compile_form.cache_info().currsize == 4  # two share one
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+def test_truly_compiled_steps_notice_that_rows_have_ended():
+    """The program compares no sizes itself: torch must choose another when the cache changes."""
+    torch._dynamo.reset()
+    compiling.compile_form.cache_clear()
+    model, prompts = tiny_model(9), [[1, 2, 3], [4, 5, 6], [7]]
+    config = SampleConfig(max_new_tokens=20, seed=3)
+    expected = generate(model, prompts, config, stop_ids=(5,))
+    assert len({len(row) for row in expected}) > 1
+    compiled = dataclasses.replace(config, compile=True)
+    for _ in range(2):  # back to three rows, too
+        assert generate(model, prompts, compiled, stop_ids=(5,)) == expected
+
+
 def test_a_form_is_all_but_the_weights():
     model = tiny_model()
     assert compiling.form(model) == compiling.form(tiny_model(seed=1))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt import kernels
 from minigpt.cache import KVCache
+from minigpt.machine import kernels
 
 # On CPUs the explicit form trains short sequences of bfloat16 faster: the fused backward is slow
 # there. In float32 the fused form was up to twice as fast, from 64 tokens on.
@@ -71,7 +71,7 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
     """Return cosine and sine, each (length, head_dim): position t turns pair i by t / theta^(2i/D).
 
     Pair i is made of dimensions i and i + D/2; the sine of a pair's first half is stored negative,
-    as `rotate` needs it. Source: Su et al. 2021, equations 15 and 34.
+    as `apply_rotary` needs it. Source: Su et al. 2021, equations 15 and 34.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
@@ -79,9 +79,9 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (length, D)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
-    return kernels.turn(x.float(), cos, sin).to(x.dtype)
+    return kernels.apply_rotary(x.float(), cos, sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -104,13 +104,20 @@ class Attention(nn.Module):
     """Let every position gather from the past with several heads, each with its own question.
 
     With its default options this is plain multi-head attention. Fewer `n_kv_head` than `n_head`
-    share keys and values among groups of heads; `qk_norm` normalises queries and keys per head.
+    share keys and values among groups of heads; `qk_norm` normalizes queries and keys per head.
     """
 
     def __init__(
-        self, n_embd: int, n_head: int, n_kv_head: int | None = None, head_dim: int | None = None,
-        qk_norm: bool = False, dropout: float = 0.0, norm_eps: float = 1e-6, biases: bool = False,
-    ):  # fmt: skip
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int | None = None,
+        head_dim: int | None = None,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+        norm_eps: float = 1e-6,
+        biases: bool = False,
+    ):
         super().__init__()
         self.n_head = n_head
         self.n_kv_head = n_kv_head or n_head
@@ -125,10 +132,14 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(self.head_dim, norm_eps) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None, layer: int = 0, mask: Tensor | None = None,
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        mask: Tensor | None = None,
         source: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Map x (B, T, C) to (B, T, C); position t depends on positions up to t alone.
 
         rotary: cosine and sine of these positions, (T, D) or (B, 1, T, D).
@@ -141,7 +152,7 @@ class Attention(nn.Module):
         v = self.split_heads(self.value(x if source is None else source))  # (B, G, T, D)
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         if cache is None:
             mixed = self.mix(q, k, v, mask)  # (B, H, T, D)
         else:
@@ -174,6 +185,11 @@ class Attention(nn.Module):
                 k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
             return attend(q, k, v, mask, dropout)
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal,
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=is_causal,
             enable_gqa=self.n_kv_head != self.n_head,
-        )  # fmt: skip
+        )

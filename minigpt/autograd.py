@@ -28,9 +28,12 @@ class Tensor:
     __array_ufunc__ = None
 
     def __init__(
-        self, data: ArrayLike, parents: tuple[Tensor, ...] = (), op: str = "",
+        self,
+        data: ArrayLike,
+        parents: tuple[Tensor, ...] = (),
+        op: str = "",
         pass_back: Callable[[np.ndarray], None] = lambda gradient: None,
-    ):  # fmt: skip
+    ):
         self.data = np.asarray(data, dtype=float)
         self.grad = np.zeros_like(self.data)
         self.parents = parents

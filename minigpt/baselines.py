@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 # A run of Chinese characters, or a word or number of any other script.
 UNIT = re.compile(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+(?:'[^\W_]+)?")
@@ -74,7 +74,7 @@ def is_inside_word(text: str, place: int) -> bool:
 
 
 def bag_of_words(text: str) -> Counter[str]:
-    """Count a text's words in lower case; of Chinese its characters, and its pairs of neighbours.
+    """Count a text's words in lower case; of Chinese its characters, and its pairs of neighbors.
 
     >>> sorted(bag_of_words("The 红球 the").items())
     [('the', 2), ('球', 1), ('红', 1), ('红球', 1)]
@@ -103,8 +103,11 @@ class NaiveBayes:
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str], alpha: float = 1.0):
         if len(texts) != len(labels) or not texts:
-            raise DataError(f"{len(texts)} texts for {len(labels)} labels", "bag of words",
-                            "give one label for each text, and at least one")  # fmt: skip
+            raise DataError(
+                f"{len(texts)} texts for {len(labels)} labels",
+                "bag of words",
+                "give one label for each text, and at least one",
+            )
         bags = [bag_of_words(text) for text in texts]
         self.labels = sorted(set(labels))
         self.places = {word: i for i, word in enumerate(sorted(set().union(*bags)))}

@@ -1,7 +1,7 @@
-"""Learn and apply byte-pair encoding: cut text into chunks, then join frequent pairs of neighbours.
+"""Learn and apply byte-pair encoding: cut text into chunks, then join frequent pairs of neighbors.
 
 Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) starts from the 256 bytes and keeps
-joining the pair of neighbours that occurs most often. Text is cut into chunks first (words, digits,
+joining the pair of neighbors that occurs most often. Text is cut into chunks first (words, digits,
 punctuation, spaces); no merge crosses a chunk.
 
 This module knows ids and pairs of ids, but no vocabularies, special tokens or files.
@@ -18,7 +18,7 @@ from itertools import pairwise
 import regex
 import tokenizers
 
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 # The published pattern of GPT-4 with one digit at a time, as Qwen2 uses it. In order: English
 # contractions; letters with one leading mark or space; a digit; punctuation; line ends; spaces.
@@ -102,10 +102,12 @@ def count_chunks(texts: Iterable[str]) -> Counter[str]:
 
 
 def learn_merges(
-    words: list[list[int]], counts: list[int], new_ids: range,
+    words: list[list[int]],
+    counts: list[int],
+    new_ids: range,
     may_join: Callable[[Pair, int, int], bool] | None = None,
-) -> dict[Pair, int]:  # fmt: skip
-    """Join the most frequent pair of neighbours again and again; one merge for each new id.
+) -> dict[Pair, int]:
+    """Join the most frequent pair of neighbors again and again; one merge for each new id.
 
     `words[i]` are the ids of a distinct chunk that occurs `counts[i]` times; the words are merged
     in place. Between equally frequent pairs the smaller pair of ids wins. Where no pair is left,
@@ -125,22 +127,22 @@ def learn_merges(
         touched = set()
         for word in pair_words.pop(pair):
             words[word], gone, made = merge_pair(words[word], pair, new_id)
-            for neighbours in gone:
-                pair_counts[neighbours] -= counts[word]
-            for neighbours in made:
-                pair_counts[neighbours] += counts[word]
-                pair_words[neighbours].add(word)
+            for neighbors in gone:
+                pair_counts[neighbors] -= counts[word]
+            for neighbors in made:
+                pair_counts[neighbors] += counts[word]
+                pair_words[neighbors].add(word)
             touched.update(made)
-        for neighbours in touched:
-            if pair_counts[neighbours] > 0:
-                heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+        for neighbors in touched:
+            if pair_counts[neighbors] > 0:
+                heapq.heappush(heap, (-pair_counts[neighbors], neighbors))
     return merges
 
 
 def index_pairs(
     words: list[list[int]], counts: list[int]
 ) -> tuple[dict[Pair, int], dict[Pair, set[int]]]:
-    """Count each pair of neighbours over all words, and note the words in which it stands."""
+    """Count each pair of neighbors over all words, and note the words in which it stands."""
     pair_counts: dict[Pair, int] = defaultdict(int)
     pair_words: dict[Pair, set[int]] = defaultdict(set)
     for word, ids in enumerate(words):
@@ -163,7 +165,7 @@ def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]
 
 
 def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list[Pair], list[Pair]]:
-    """Replace every occurrence of `pair`, left to right; also say which neighbours this parts.
+    """Replace every occurrence of `pair`, left to right; also say which neighbors this parts.
 
     [5, 1, 2, 6], (1, 2), 9 -> [5, 9, 6], gone [(5, 1), (2, 6)], made [(5, 9), (9, 6)]
     """
@@ -202,7 +204,7 @@ def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
 def merge_short(ids: list[int], merges: dict[Pair, int]) -> list[int]:
     """Apply the earliest merge that is there, and look again; the time is quadratic in the length.
 
-    `found` has the new id of each pair of neighbours; a merge changes only those beside it.
+    `found` has the new id of each pair of neighbors; a merge changes only those beside it.
     """
     ids = list(ids)
     found = [merges.get(pair, NO_MERGE) for pair in pairwise(ids)]
@@ -243,7 +245,7 @@ def merge_long(ids: list[int], merges: dict[Pair, int]) -> list[int]:
         for left in sorted(waiting.pop(new_id)):
             right = after[left]
             if right == end or merges.get((ids[left], ids[right])) != new_id:
-                continue  # a neighbour was merged meanwhile
+                continue  # a neighbor was merged meanwhile
             ids[left], ids[right] = new_id, -1
             after[left] = right = after[right]
             if right < end:

@@ -23,9 +23,15 @@ class KVCache:
     """
 
     def __init__(
-        self, n_layer: int, batch_size: int, n_kv_head: int, block_size: int, head_dim: int,
-        device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    ):  # fmt: skip
+        self,
+        n_layer: int,
+        batch_size: int,
+        n_kv_head: int,
+        block_size: int,
+        head_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         shape = (batch_size, n_kv_head, block_size, head_dim)  # (B, G, S, D), for each layer
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.values = [torch.zeros_like(keys) for keys in self.keys]

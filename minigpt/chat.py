@@ -16,7 +16,7 @@ Knows nothing of models, files or batches.
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import END_OF_TEXT, Tokenizer
 
 ROLES = ("system", "user", "assistant")
@@ -101,10 +101,11 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     missing = [name for name in SPECIAL if name not in tokenizer.special_tokens]
     if missing:
         raise ConfigError(
-            f"the tokenizer has no special tokens {', '.join(missing)}", "chat",
+            f"the tokenizer has no special tokens {', '.join(missing)}",
+            "chat",
             "use a model whose tokenizer was trained with special_tokens=chat.SPECIAL, as train, "
             "quickstart and finetune do it",
-        )  # fmt: skip
+        )
     ids = {role: tokenizer.special_tokens[f"<|{role}|>"] for role in ROLES}
     return ids | {END: tokenizer.special_tokens[END]}
 
@@ -141,9 +142,10 @@ def fit_messages(
         turns = [n for n in range(first, len(messages)) if messages[n]["role"] == "user"]
         if len(turns) < 2:
             raise DataError(
-                f"the message has {length} tokens and there is room for {room}", "chat",
+                f"the message has {length} tokens and there is room for {room}",
+                "chat",
                 "write a shorter message, or let the answer be shorter with --max-new-tokens",
-            )  # fmt: skip
+            )
         messages[first : turns[1]] = []
         forgotten += 1
     return messages, forgotten

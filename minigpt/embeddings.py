@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.errors import ConfigError, DataError, require
+from minigpt.support.errors import ConfigError, DataError, require
 
 Analogy = tuple[str, str, str, str]  # a is to b as c is to d
 
@@ -29,9 +29,9 @@ Analogy = tuple[str, str, str, str]  # a is to b as c is to d
 
 
 def skip_gram_pairs(tokens: np.ndarray, eot_id: int, window: int = 5) -> np.ndarray:
-    """Return every (centre, context) of two words of one document, at most `window` apart: (P, 2).
+    """Return every (center, context) of two words of one document, at most `window` apart: (P, 2).
 
-    Each two neighbours give two pairs, one from each side. Tokens (N,) are documents with
+    Each two neighbors give two pairs, one from each side. Tokens (N,) are documents with
     <|endoftext|> after each.
 
     >>> skip_gram_pairs(np.array([5, 6, 7, 0, 8, 9, 0]), eot_id=0, window=1).tolist()
@@ -80,28 +80,36 @@ def noise_distribution(tokens: np.ndarray, vocab_size: int, eot_id: int) -> np.n
 
 
 class SkipGram(nn.Module):
-    """Two vectors for each word: one as the centre, one as the context of others."""
+    """Two vectors for each word: one as the center, one as the context of others."""
 
     def __init__(self, vocab_size: int, n_embd: int, generator: torch.Generator | None = None):
         super().__init__()
-        self.centres = nn.Embedding(vocab_size, n_embd)
+        self.centers = nn.Embedding(vocab_size, n_embd)
         self.contexts = nn.Embedding(vocab_size, n_embd)
-        nn.init.uniform_(self.centres.weight, -0.5 / n_embd, 0.5 / n_embd, generator)
+        nn.init.uniform_(self.centers.weight, -0.5 / n_embd, 0.5 / n_embd, generator)
         nn.init.zeros_(self.contexts.weight)
 
-    def forward(self, centres: Tensor, contexts: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, centers: Tensor, contexts: Tensor, noise: Tensor) -> Tensor:
         """Return the loss of telling true pairs (B,), (B,) from noise (B, K), mean over pairs."""
-        v = self.centres(centres)  # (B, C)
+        v = self.centers(centers)  # (B, C)
         right = (v * self.contexts(contexts)).sum(dim=-1)  # (B,)
         wrong = (self.contexts(noise) @ v.unsqueeze(-1)).squeeze(-1)  # (B, K)
         return -(F.logsigmoid(right) + F.logsigmoid(-wrong).sum(dim=-1)).mean()
 
 
 def train_skip_gram(
-    tokens: np.ndarray, vocab_size: int, eot_id: int, n_embd: int = 48, window: int = 3,
-    n_noise: int = 5, epochs: int = 3, batch_size: int = 2048, learning_rate: float = 0.01,
-    threshold: float = 1e-3, seed: int = 0,
-) -> tuple[SkipGram, list[float]]:  # fmt: skip
+    tokens: np.ndarray,
+    vocab_size: int,
+    eot_id: int,
+    n_embd: int = 48,
+    window: int = 3,
+    n_noise: int = 5,
+    epochs: int = 3,
+    batch_size: int = 2048,
+    learning_rate: float = 0.01,
+    threshold: float = 1e-3,
+    seed: int = 0,
+) -> tuple[SkipGram, list[float]]:
     """Train a skip-gram model; return it and the loss of every step.
 
     The learning rate falls in a straight line to 0. Every epoch thins the text anew. Raises
@@ -116,12 +124,15 @@ def train_skip_gram(
         thinned = thin_frequent(tokens, eot_id, threshold, rng)
         pairs = torch.from_numpy(rng.permutation(skip_gram_pairs(thinned, eot_id, window)))
         if len(pairs) == 0:
-            raise DataError("no two words next to each other", "skip-gram training",
-                            "give longer documents, or a higher threshold")  # fmt: skip
+            raise DataError(
+                "no two words next to each other",
+                "skip-gram training",
+                "give longer documents, or a higher threshold",
+            )
         for start in range(0, len(pairs), batch_size):
-            centres, contexts = pairs[start : start + batch_size].T
-            wrong = torch.multinomial(noise, len(centres) * n_noise, True, generator=generator)
-            loss = model(centres, contexts, wrong.view(-1, n_noise))
+            centers, contexts = pairs[start : start + batch_size].T
+            wrong = torch.multinomial(noise, len(centers) * n_noise, True, generator=generator)
+            loss = model(centers, contexts, wrong.view(-1, n_noise))
             done = (epoch + start / len(pairs)) / epochs
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - done)
             optimizer.zero_grad()
@@ -138,7 +149,7 @@ class WordVectors:
     """Words and their vectors (V, C), each of length 1: a dot product is the cosine of an angle.
 
     >>> vectors = WordVectors(["up", "high", "down"], np.array([[2.0, 0], [1, 1], [-3, 0]]))
-    >>> vectors.neighbours("up", 2)
+    >>> vectors.neighbors("up", 2)
     [('high', 0.71), ('down', -1.0)]
     """
 
@@ -150,8 +161,11 @@ class WordVectors:
     def __getitem__(self, word: str) -> np.ndarray:
         """Return the vector (C,) of a word; DataError for a word that has none."""
         if word not in self.place:
-            raise DataError(f"{word!r} has no vector", "word vectors",
-                            "ask for a word of the vocabulary, spelled as there")  # fmt: skip
+            raise DataError(
+                f"{word!r} has no vector",
+                "word vectors",
+                "ask for a word of the vocabulary, spelled as there",
+            )
         return self.vectors[self.place[word]]
 
     def nearest(self, vector: np.ndarray, k: int, without: Iterable[str] = ()) -> list:
@@ -161,7 +175,7 @@ class WordVectors:
         best = np.argsort(-cosines, kind="stable")[:k]
         return [(self.words[place], round(float(cosines[place]), 2)) for place in best]
 
-    def neighbours(self, word: str, k: int = 5) -> list[tuple[str, float]]:
+    def neighbors(self, word: str, k: int = 5) -> list[tuple[str, float]]:
         """Return the k words most similar to a word, itself left out, with the cosines."""
         return self.nearest(self[word], k, without=[word])
 
@@ -177,13 +191,13 @@ def analogy_score(vectors: WordVectors, questions: Sequence[Analogy]) -> float:
     return sum(vectors.analogy(a, b, c) == d for a, b, c, d in questions) / len(questions)
 
 
-def neighbour_score(vectors: WordVectors, classes: Sequence[Sequence[str]], k: int = 3) -> float:
-    """Return which share of the k nearest neighbours of each word are of its own class."""
+def neighbor_score(vectors: WordVectors, classes: Sequence[Sequence[str]], k: int = 3) -> float:
+    """Return which share of the k nearest neighbors of each word are of its own class."""
     right = [
-        neighbour in group
+        neighbor in group
         for group in classes
         for word in group
-        for neighbour, _ in vectors.neighbours(word, k)
+        for neighbor, _ in vectors.neighbors(word, k)
     ]
     return sum(right) / len(right)
 
@@ -195,6 +209,6 @@ def principal_plane(vectors: np.ndarray) -> np.ndarray:
     """
     if len(vectors) < 2:
         raise ConfigError(f"{len(vectors)} vectors", "picture of vectors", "give at least 2")
-    centred = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    return centred @ axes[:2].T
+    centerd = vectors - vectors.mean(axis=0)
+    _, _, axes = np.linalg.svd(centerd, full_matrices=False)
+    return centerd @ axes[:2].T

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from minigpt import metrics
 from minigpt.chat import Message, encode_prompts, end_id
-from minigpt.errors import DataError, require
 from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import example_items, fitting_metrics, score_task
+from minigpt.support.errors import DataError, require
 from minigpt.tokenizer import UNKNOWN, Tokenizer
 
 TOKENS_AT_A_TIME = 8192  # of one forward pass: bounds the memory that logits take
@@ -83,9 +83,12 @@ class TextScore(NamedTuple):
 
 
 def text_score(
-    model: GPT, tokenizer: Tokenizer, texts: str | Iterable[str], stride: int | None = None,
+    model: GPT,
+    tokenizer: Tokenizer,
+    texts: str | Iterable[str],
+    stride: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> TextScore:  # fmt: skip
+) -> TextScore:
     """Return perplexity and bits per byte of any text, or of many documents together.
 
     A document is read from its start, after <|endoftext|>; its end is not predicted. Of a document
@@ -116,9 +119,15 @@ def text_score(
         raise DataError("0 characters", "text to evaluate", "give a text that is not empty")
     loss = nats / n_tokens
     return TextScore(
-        loss, metrics.perplexity(loss), metrics.bits_per_byte(nats, n_bytes), n_tokens, n_bytes,
-        n_documents, stride, n_unknown,
-    )  # fmt: skip
+        loss,
+        metrics.perplexity(loss),
+        metrics.bits_per_byte(nats, n_bytes),
+        n_tokens,
+        n_bytes,
+        n_documents,
+        stride,
+        n_unknown,
+    )
 
 
 def cut_windows(ids: list[int], block_size: int, stride: int) -> Iterator[tuple[list[int], int]]:
@@ -138,9 +147,12 @@ def cut_windows(ids: list[int], block_size: int, stride: int) -> Iterator[tuple[
 
 
 def loss_scores(
-    val_loss: float, n_targets: int, n_bytes: int, floor_nats: float | None = None,
+    val_loss: float,
+    n_targets: int,
+    n_bytes: int,
+    floor_nats: float | None = None,
     n_stories: int | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Return what follows from a validation loss in nats a token; the floor where it is known.
 
     `floor_nats`: the least loss that any model can have on all of the validation text.
@@ -158,9 +170,13 @@ def loss_scores(
 
 
 def best_ngram(
-    train: np.ndarray, validation: np.ndarray, vocab_size: int, eot_id: int,
-    highest_order: int = HIGHEST_ORDER, most_counted: int = MOST_COUNTED,
-) -> tuple[NGram, float]:  # fmt: skip
+    train: np.ndarray,
+    validation: np.ndarray,
+    vocab_size: int,
+    eot_id: int,
+    highest_order: int = HIGHEST_ORDER,
+    most_counted: int = MOST_COUNTED,
+) -> tuple[NGram, float]:
     """Return the best n-gram model (interpolated Kneser-Ney) and its loss in nats a token.
 
     Every order up to the highest is tried, and the best on the validation tokens is kept. Counting
@@ -186,9 +202,13 @@ def gap_closed(val_loss: float, ngram_loss: float, floor: float) -> float:
 
 
 def answers(
-    model: GPT, tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]],
-    max_new_tokens: int = 256, batch_size: int = 128, on_progress: Progress | None = None,
-) -> list[str]:  # fmt: skip
+    model: GPT,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Sequence[Message]],
+    max_new_tokens: int = 256,
+    batch_size: int = 128,
+    on_progress: Progress | None = None,
+) -> list[str]:
     """Return the model's likeliest answer to each conversation: greedy, up to <|end|>.
 
     Prompts of like length are answered together. A prompt longer than the context loses its
@@ -199,18 +219,23 @@ def answers(
     if cut:
         warnings.warn(
             f"{cut} of {len(prompts)} prompts are longer than the context of "
-            f"{model.config.block_size} tokens and lost their beginning", stacklevel=2,
-        )  # fmt: skip
+            f"{model.config.block_size} tokens and lost their beginning",
+            stacklevel=2,
+        )
     sampling = SampleConfig(max_new_tokens=max_new_tokens, temperature=0.0, truncate="left")
     stop_ids = (end_id(tokenizer), tokenizer.eot_id)
-    found = write(model, prompts, sampling, stop_ids, batch_size, on_progress)
+    found = generate_texts(model, prompts, sampling, stop_ids, batch_size, on_progress)
     return [tokenizer.decode(ids).strip() for ids in found]
 
 
-def write(
-    model: GPT, prompts: Sequence[Sequence[int]], sampling: SampleConfig,
-    stop_ids: Collection[int], batch_size: int = 128, on_progress: Progress | None = None,
-) -> list[list[int]]:  # fmt: skip
+def generate_texts(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: SampleConfig,
+    stop_ids: Collection[int],
+    batch_size: int = 128,
+    on_progress: Progress | None = None,
+) -> list[list[int]]:
     """Continue many prompts by batches of like length; every batch gets a seed of its own."""
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: list[list[int]] = [[] for _ in prompts]
@@ -231,9 +256,11 @@ def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
 
 
 def likeliest(
-    model: GPT, tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]],
+    model: GPT,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Sequence[Message]],
     choices: Sequence[str],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Return for each conversation the one of the choices that the model finds likeliest.
 
     Each choice is scored as a whole answer, <|end|> included, so a short one gains nothing from
@@ -250,10 +277,13 @@ def likeliest(
 
 
 def score_examples(
-    model: GPT, tokenizer: Tokenizer, examples: Sequence[Sequence[Message]],
-    taught: Sequence[Sequence[Message]] = (), metric: str = "auto",
+    model: GPT,
+    tokenizer: Tokenizer,
+    examples: Sequence[Sequence[Message]],
+    taught: Sequence[Sequence[Message]] = (),
+    metric: str = "auto",
     on_progress: Progress | None = None,
-) -> dict[str, dict]:  # fmt: skip
+) -> dict[str, dict]:
     """Ask for the last answer of every example and grade it: {metric: score, baseline, ...}.
 
     `taught`: the examples that the shortcuts learn from. "auto" takes the metrics that suit labels

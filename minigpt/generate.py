@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from minigpt.cache import KVCache
-from minigpt.errors import ConfigError
 from minigpt.gpt import GPT
 from minigpt.sampling import SampleConfig, next_tokens, relative_logits
+from minigpt.support.errors import ConfigError
 
-FILL_ROWS = 16  # prompts that go through the model at once
+PREFILL_ROWS = 16  # prompts that go through the model at once
 
 
 def window_start(length: int, block_size: int) -> int:
@@ -37,17 +37,22 @@ def window_start(length: int, block_size: int) -> int:
     return max(0, -(-(length - block_size) // hop) * hop)
 
 
-class Rows:
+class DecodingState:
     """Token rows that grow together, with the logits (B, V) of each row's next token."""
 
     def __init__(
-        self, model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int,
+        self,
+        model: GPT,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
         compile: bool = False,
-    ):  # fmt: skip
+    ):
         self.model, self.block_size = model, model.config.block_size
         self.step = decode_step
         if compile:
-            from minigpt.compiling import compile_step  # here: torch's compiler is slow to import
+            from minigpt.machine.compiling import (
+                compile_step,  # here: torch's compiler is slow to import
+            )
 
             self.step = compile_step(decode_step, model)
         self.windows = [
@@ -58,7 +63,7 @@ class Rows:
         is_static = compile and model.embedding.weight.is_cuda
         # One place stays free: a compiled step would need a second program for a full cache.
         self.cache = model.new_cache(len(prompts), length + compile, is_static)
-        self.logits = fill(model, self.cache, self.windows)
+        self.logits = prefill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
         """Keep these rows, add one token to each, and compute the next logits."""
@@ -67,20 +72,20 @@ class Rows:
             self.cache.select(rows)
         full = [row for row, window in enumerate(self.windows) if len(window) == self.block_size]
         if full:
-            self.hop(full)
+            self.shift_context(full)
         for window, token in zip(self.windows, tokens, strict=True):
             window.append(token)
         idx = torch.tensor(tokens, device=self.logits.device)[:, None]  # (B, 1)
         self.logits = self.step(self.model, idx, self.cache)
 
-    def hop(self, rows: list[int]) -> None:
+    def shift_context(self, rows: list[int]) -> None:
         """Let full rows forget their older half, so that the next token completes the half kept."""
         keep = (self.block_size + 1) // 2 - 1
         for row in rows:
             del self.windows[row][: self.block_size - keep]
         fresh = self.model.new_cache(len(rows), keep)
         if keep:
-            fill(self.model, fresh, [self.windows[row] for row in rows])
+            prefill(self.model, fresh, [self.windows[row] for row in rows])
         for layer in range(len(fresh.keys)):
             self.cache.keys[layer][rows, :, :keep] = fresh.keys[layer]
             self.cache.values[layer][rows, :, :keep] = fresh.values[layer]
@@ -94,15 +99,15 @@ def decode_step(model: GPT, idx: Tensor, cache: KVCache) -> Tensor:
     return model(idx, cache=cache)[0][:, -1]
 
 
-def fill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
+def prefill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Tensor:
     """Store rows of tokens in an empty cache; return the logits (B, V) after each row's last.
 
     A few rows at a time: what fits into the processor's own memory is faster, and the padding
     reaches only to the longest of these few.
     """
     logits = []
-    for start in range(0, len(windows), FILL_ROWS):
-        group = windows[start : start + FILL_ROWS]
+    for start in range(0, len(windows), PREFILL_ROWS):
+        group = windows[start : start + PREFILL_ROWS]
         part = cache.part(start, start + len(group))
         lengths = torch.tensor([len(window) for window in group], device=cache.positions.device)
         T = max(len(window) for window in group)
@@ -125,9 +130,11 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def generate(
-    model: GPT, prompts: Sequence[Sequence[int]], config: SampleConfig | None = None,
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    config: SampleConfig | None = None,
     stop_ids: Collection[int] = (),
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """Continue every prompt; return the new ids alone, without the stop id that ended a row.
 
     What row i gets depends on its prompt, the seed and i, not on the other rows (but for rounding).
@@ -142,9 +149,11 @@ def generate(
 
 
 def stream(
-    model: GPT, prompt: Sequence[int], config: SampleConfig | None = None,
+    model: GPT,
+    prompt: Sequence[int],
+    config: SampleConfig | None = None,
     stop_ids: Collection[int] = (),
-) -> Iterator[int]:  # fmt: skip
+) -> Iterator[int]:
     """Return an iterator over the ids that `generate` gives for this prompt, each as it is made.
 
     The model stays in evaluation mode until the iterator ends or is closed.
@@ -165,7 +174,7 @@ def decode(
     growing = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # behind the rows
     with evaluating(model):
         chosen = [prompts[row] for row in growing]
-        rows = Rows(model, chosen, config.max_new_tokens, config.compile)
+        rows = DecodingState(model, chosen, config.max_new_tokens, config.compile)
         for left in reversed(range(config.max_new_tokens)):
             # 24 bits fit a float32 exactly: none is rounded up to 1, beyond the last token.
             uniforms = [generators[row].getrandbits(24) / 2**24 for row in growing]
@@ -190,9 +199,13 @@ def close_gaps(going: list[int]) -> list[int]:
 
 @torch.inference_mode()
 def beam_search(
-    model: GPT, prompt: Sequence[int], n_beam: int, max_new_tokens: int,
-    stop_ids: Collection[int] = (), truncate: Literal["no", "left"] = "no",
-) -> list[tuple[list[int], float]]:  # fmt: skip
+    model: GPT,
+    prompt: Sequence[int],
+    n_beam: int,
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    truncate: Literal["no", "left"] = "no",
+) -> list[tuple[list[int], float]]:
     """Return up to `n_beam` likely continuations and their log-probabilities in nats, best first.
 
     Each step keeps the `n_beam` best of all one-token extensions and of the ended continuations.
@@ -207,7 +220,7 @@ def beam_search(
     if config.max_new_tokens == 0:
         return beams
     with evaluating(model):
-        rows = Rows(model, [prompt], max_new_tokens)
+        rows = DecodingState(model, [prompt], max_new_tokens)
         for left in reversed(range(config.max_new_tokens)):
             candidates = [(*beam, -1, -1) for beam in ended] + extensions(rows, beams, n_beam)
             best = sorted(candidates, key=lambda candidate: -candidate[1])[:n_beam]
@@ -222,7 +235,7 @@ def beam_search(
 
 
 def extensions(
-    rows: Rows, beams: list[tuple[list[int], float]], n_beam: int
+    rows: DecodingState, beams: list[tuple[list[int], float]], n_beam: int
 ) -> list[tuple[list[int], float, int, int]]:
     """Return the best one-token extensions: (ids before, new log-probability, parent, token)."""
     scores = torch.tensor([score for _, score in beams], device=rows.logits.device)
@@ -241,20 +254,21 @@ def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], truncate: str) -
     for row, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ConfigError(
-                "the prompt is empty", f"prompt {row}",
+                "the prompt is empty",
+                f"prompt {row}",
                 "give at least one token: <|endoftext|> begins a new text",
-            )  # fmt: skip
+            )
         if len(prompt) > block_size and truncate == "no":
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens and the context {block_size}",
                 f"prompt {row}",
                 f"shorten it, or use --truncate left to forget its first "
                 f"{window_start(len(prompt), block_size)}",
-            )  # fmt: skip
+            )
         for position, token in enumerate(prompt):
             if not 0 <= token < vocab_size:
                 raise ConfigError(
                     f"token id {token} is outside of the vocabulary of {vocab_size}",
                     f"prompt {row}, token {position}",
                     "encode the text with the tokenizer that this model was trained with",
-                )  # fmt: skip
+                )

@@ -1,6 +1,6 @@
 """GPT: a stack of attention and MLP blocks that predicts the next token at every position.
 
-The default architecture is exactly Qwen3's: RMSNorm before each part, normalised queries and keys,
+The default architecture is exactly Qwen3's: RMSNorm before each part, normalized queries and keys,
 rotary positions, SwiGLU, grouped queries, no biases. `FORMS` names the settings that make it
 Llama's or GPT-2's. Knows nothing of text, files or training.
 
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.attention import Attention, RMSNorm, document_mask
-from minigpt.batches import IGNORE
+from minigpt.batching.windows import IGNORE
 from minigpt.cache import KVCache, StaticCache
-from minigpt.errors import require
 from minigpt.layers import (
     MLP,
     Bigrams,
-    Learned,
+    LearnedPositions,
     NoPositions,
     Rotary,
     RotaryBySentence,
@@ -35,6 +34,7 @@ from minigpt.layers import (
     squared_relu,
 )
 from minigpt.pointer import Pointed, Pointer
+from minigpt.support.errors import require
 
 # So many logits are computed at a time: on CPUs, what their own memory holds (4 MB).
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU = 2**20, 2**28
@@ -80,7 +80,7 @@ class GPTConfig:
     section_starts: tuple[int, ...] = ()
     """Ids of tokens from which on sentences are counted anew; commands fill them in, too."""
     qk_norm: bool = True
-    """Normalise queries and keys in each head: attention cannot grow too sharp in training."""
+    """Normalize queries and keys in each head: attention cannot grow too sharp in training."""
     biases: bool = False
     """Add a learned constant after each matrix of the blocks and in each LayerNorm."""
     bigram_size: int | None = None
@@ -112,20 +112,32 @@ class GPTConfig:
                 object.__setattr__(self, field.name, tuple(value))  # JSON knows lists alone
             elif value is not None or field.default is not None:
                 least = 0 if field.name == "separator_id" else 1  # the first id is 0
-                require(type(value) is int and least <= value < 2**31, field.name, value,
-                      f"a whole number from {least} to 2^31 - 1")  # fmt: skip
+                require(
+                    type(value) is int and least <= value < 2**31,
+                    field.name,
+                    value,
+                    f"a whole number from {least} to 2^31 - 1",
+                )
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number from 0 to below 1")
         require(1 < self.rope_theta < 1e30, "rope_theta", self.rope_theta, "a number above 1")
         require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "a small number above 0")
         if self.head_dim is None:
-            require(self.n_embd % self.n_head == 0, "n_embd", self.n_embd,
-                  f"a multiple of n_head ({self.n_head}), or head_dim set")  # fmt: skip
+            require(
+                self.n_embd % self.n_head == 0,
+                "n_embd",
+                self.n_embd,
+                f"a multiple of n_head ({self.n_head}), or head_dim set",
+            )
         head_dim = self.head_dim or self.n_embd // self.n_head
         is_even = head_dim % 2 == 0 or self.positions not in ("rotary", "sentences")
         require(is_even, "head_dim", head_dim, "an even number: rotary positions turn pairs")
         n_kv_head = self.n_kv_head or self.n_head
-        require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head,
-              f"a divisor of n_head ({self.n_head})")  # fmt: skip
+        require(
+            self.n_head % n_kv_head == 0,
+            "n_kv_head",
+            n_kv_head,
+            f"a divisor of n_head ({self.n_head})",
+        )
 
     def resolved(self) -> "GPTConfig":
         """Return the same config with every None replaced by the number that it stands for."""
@@ -145,10 +157,15 @@ FORMS = {
     "qwen3": {},
     "llama": {"qk_norm": False},
     "gpt2": {
-        "norm": "layer", "mlp": "gelu", "positions": "learned", "qk_norm": False, "biases": True,
-        "norm_eps": 1e-5, "init": "gpt2",
+        "norm": "layer",
+        "mlp": "gelu",
+        "positions": "learned",
+        "qk_norm": False,
+        "biases": True,
+        "norm_eps": 1e-5,
+        "init": "gpt2",
     },
-}  # fmt: skip
+}
 
 
 NORMS = {
@@ -162,7 +179,7 @@ MLPS = {
 }
 POSITIONS = {
     "rotary": lambda c: Rotary(c.block_size, c.head_dim, c.rope_theta),
-    "learned": lambda c: Learned(c.block_size, c.n_embd),
+    "learned": lambda c: LearnedPositions(c.block_size, c.n_embd),
     "none": lambda c: NoPositions(),
     "sentences": lambda c: RotaryBySentence(
         c.vocab_size, c.head_dim, c.rope_theta, c.sentence_ends, c.section_starts
@@ -178,18 +195,27 @@ class Block(nn.Module):
         self.layer = layer
         self.attention_norm = NORMS[config.norm](config)
         self.attention = Attention(
-            config.n_embd, config.n_head, config.n_kv_head, config.head_dim,
-            qk_norm=config.qk_norm, dropout=config.dropout, norm_eps=config.norm_eps,
+            config.n_embd,
+            config.n_head,
+            config.n_kv_head,
+            config.head_dim,
+            qk_norm=config.qk_norm,
+            dropout=config.dropout,
+            norm_eps=config.norm_eps,
             biases=config.biases,
-        )  # fmt: skip
+        )
         self.mlp_norm = NORMS[config.norm](config)
         self.mlp = MLPS[config.mlp](config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache | None = None,
-        mask: Tensor | None = None, source: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
+        source: Tensor | None = None,
+    ) -> Tensor:
         """Map (B, T, C) to (B, T, C); all but x is as in `Attention.forward`."""
         gathered = self.attention(self.attention_norm(x), rotary, cache, self.layer, mask, source)
         x = x + self.dropout(gathered)
@@ -226,10 +252,10 @@ class GPT(nn.Module):
             self.pointer = Pointer(
                 config.n_embd, config.n_head, config.n_kv_head, config.head_dim, config.norm_eps
             )
-        self.initialise()
+        self.init_weights()
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def init_weights(self) -> None:
         """Draw the first weights by `config.init`; with either choice the loss begins near ln V.
 
         identity: every block starts as "add nothing". gpt2: what writes to the residual stream is
@@ -255,9 +281,12 @@ class GPT(nn.Module):
             self.positions.weight.normal_(std=table_std)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None,
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        cache: KVCache | None = None,
         lengths: Tensor | None = None,
-    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return the logits (B, T, V) and None or, where targets are given, None and the mean loss.
 
         idx, targets: token ids (B, T); targets of -100 (batches.IGNORE) do not count. The loss is
@@ -309,10 +338,12 @@ class GPT(nn.Module):
             kept, wanted = x.flatten(0, 1), targets.flatten()
         logits = LOGITS_AT_ONCE if x.is_cpu else LOGITS_AT_ONCE_ON_GPU
         rows = max(logits // self.config.vocab_size, 1)
-        losses = torch.cat([
-            F.cross_entropy(self.head(self.norm(some)).float(), ids, reduction="none")
-            for some, ids in zip(kept.split(rows), wanted.split(rows), strict=True)
-        ])  # (N)  # fmt: skip
+        losses = torch.cat(
+            [
+                F.cross_entropy(self.head(self.norm(some)).float(), ids, reduction="none")
+                for some, ids in zip(kept.split(rows), wanted.split(rows), strict=True)
+            ]
+        )  # (N)
         if pointed is not None:
             if x.is_cpu:
                 losses = losses.new_zeros(counted.shape).masked_scatter(counted, losses)
@@ -320,12 +351,20 @@ class GPT(nn.Module):
         return losses.sum() / counted.sum()
 
     def new_cache(
-        self, batch_size: int, length: int | None = None, static: bool = False,
-    ) -> KVCache:  # fmt: skip
+        self,
+        batch_size: int,
+        length: int | None = None,
+        static: bool = False,
+    ) -> KVCache:
         """Make an empty key-value cache on this model's device: rows, and places (None: all)."""
         c, weight = self.config, self.embedding.weight
         length = c.block_size if length is None else length
         return (StaticCache if static else KVCache)(
-            c.n_layer + c.pointer, batch_size, c.n_kv_head, length, c.head_dim,
-            device=weight.device, dtype=weight.dtype,
-        )  # fmt: skip
+            c.n_layer + c.pointer,
+            batch_size,
+            c.n_kv_head,
+            length,
+            c.head_dim,
+            device=weight.device,
+            dtype=weight.dtype,
+        )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt import kernels
 from minigpt.attention import rotary_table
+from minigpt.machine import kernels
 
 SENTENCE_THETA = 30.0  # base of the wavelengths in sentences, of which a text has few
 
@@ -40,9 +40,12 @@ class MLP(nn.Module):
     """Transform each position by itself: one hidden layer of units without gates."""
 
     def __init__(
-        self, n_embd: int, n_hidden: int, activation: Callable[[Tensor], Tensor],
+        self,
+        n_embd: int,
+        n_hidden: int,
+        activation: Callable[[Tensor], Tensor],
         biases: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.up = nn.Linear(n_embd, n_hidden, bias=biases)
         self.down = nn.Linear(n_hidden, n_embd, bias=biases)
@@ -74,7 +77,7 @@ class Rotary(nn.Module):
 
     def forward(
         self, x: Tensor, positions: slice | Tensor, seen: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
         return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
 
@@ -88,9 +91,13 @@ class RotaryBySentence(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, head_dim: int, theta: float, ends: Sequence[int],
+        self,
+        vocab_size: int,
+        head_dim: int,
+        theta: float,
+        ends: Sequence[int],
         sections: Sequence[int],
-    ):  # fmt: skip
+    ):
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim  # (D/2)
         is_odd = torch.arange(head_dim // 2) % 2
@@ -130,7 +137,7 @@ def sentence_numbers(is_end: Tensor, is_section: Tensor) -> Tensor:
     return ended - (ended * is_section).cummax(dim=1).values
 
 
-class Learned(nn.Module):
+class LearnedPositions(nn.Module):
     """Tell positions by adding to each token a vector that its position has learned."""
 
     def __init__(self, block_size: int, n_embd: int):
@@ -155,7 +162,7 @@ class NoPositions(nn.Module):
 
 
 class Bigrams(nn.Module):
-    """Look up a vector for each pair of neighbouring tokens: what an n-gram model knows, at once.
+    """Look up a vector for each pair of neighboring tokens: what an n-gram model knows, at once.
 
     A table of V * V rows has one for each pair; in a smaller one, pairs share rows by chance.
     """

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 Language = Literal["en", "zh"]
 Average = Literal["macro", "micro"] | None
@@ -55,9 +55,10 @@ def confusion_matrix(
         for kind, label in (("prediction", predicted), ("target", target)):
             if label not in places:
                 raise DataError(
-                    f"{label!r} is none of the labels {list(labels)}", f"{kind} {item}",
+                    f"{label!r} is none of the labels {list(labels)}",
+                    f"{kind} {item}",
                     "add it to labels, or correct it",
-                )  # fmt: skip
+                )
         matrix[places[target], places[predicted]] += 1
     return matrix
 
@@ -186,8 +187,12 @@ def answer_characters(text: str) -> list[str]:
     return [c for c in characters(text.lower()) if not unicodedata.category(c).startswith("P")]
 
 
-def cut(text: str, language: Language, english: Callable[[str], list[str]],
-        chinese: Callable[[str], list[str]] = characters) -> list[str]:  # fmt: skip
+def cut(
+    text: str,
+    language: Language,
+    english: Callable[[str], list[str]],
+    chinese: Callable[[str], list[str]] = characters,
+) -> list[str]:
     """Cut a text into the units of its language."""
     if language not in ("en", "zh"):
         raise ConfigError(f"language {language!r}", "metrics", 'give "en" or "zh"')
@@ -325,9 +330,12 @@ def bleu_from_counts(counts: np.ndarray) -> float:
 
 
 def bootstrap_interval(
-    score: Sequence[float] | Callable[[np.ndarray], float], n_items: int | None = None,
-    confidence: float = 0.95, n_samples: int = 1000, seed: int = 0,
-) -> tuple[float, float]:  # fmt: skip
+    score: Sequence[float] | Callable[[np.ndarray], float],
+    n_items: int | None = None,
+    confidence: float = 0.95,
+    n_samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Return low and high between which the score would fall with other items of the same kind.
 
     `score` holds a score for each item, and their mean is meant; or it is a function from the
@@ -361,8 +369,9 @@ def check_pairs(predictions: Sequence, targets: Sequence) -> None:
     """Raise DataError unless there is one prediction for each target, and at least one."""
     if len(predictions) != len(targets):
         raise DataError(
-            f"{len(predictions)} predictions for {len(targets)} targets", "metrics",
+            f"{len(predictions)} predictions for {len(targets)} targets",
+            "metrics",
             "give one prediction for each target",
-        )  # fmt: skip
+        )
     if len(targets) == 0:
         raise DataError("no predictions", "metrics", "give at least one prediction and its target")

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from minigpt.device import choose_dtype
+from minigpt.machine.device import choose_dtype
 
 # One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Push all singular values of each matrix (..., n, m) towards 1, into about 0.7 to 1.2.
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push all singular values of each matrix (..., n, m) toward 1, into about 0.7 to 1.2.
 
     Newton-Schulz iteration: only matrix products, which are precise enough in bfloat16.
     """
@@ -39,15 +39,15 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     return (x if wide else x.mT).to(matrices.dtype).reshape(matrices.shape)
 
 
-def orthogonalise_shards(stack: Tensor, steps: int) -> Tensor:
-    """Orthogonalise matrices (K, n, m) of which each process may hold some rows (FSDP2).
+def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
+    """Orthogonalize matrices (K, n, m) of which each process may hold some rows (FSDP2).
 
     The processes then exchange parts, so that each has some whole matrices, and exchange again.
     """
     if not isinstance(stack, DTensor):
-        return orthogonalise(stack, steps)
+        return orthogonalize(stack, steps)
     matrices = stack.redistribute(placements=[Shard(0)])
-    done = orthogonalise(matrices.to_local(), steps)
+    done = orthogonalize(matrices.to_local(), steps)
     done = DTensor.from_local(
         done, stack.device_mesh, [Shard(0)], shape=stack.shape, stride=stack.stride()
     )
@@ -55,16 +55,20 @@ def orthogonalise_shards(stack: Tensor, steps: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Update matrices by orthogonalised Nesterov momentum, with decoupled weight decay.
+    """Update matrices by orthogonalized Nesterov momentum, with decoupled weight decay.
 
     lr is the root mean square of an update's entries times 5, so learning rates and weight decay
     carry over from AdamW (whose updates have entries of about 0.2 lr).
     """
 
     def __init__(
-        self, params: Iterable, lr: float = 0.02, momentum: float = 0.95,
-        weight_decay: float = 0.0, steps: int = 5,
-    ):  # fmt: skip
+        self,
+        params: Iterable,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        steps: int = 5,
+    ):
         super().__init__(
             params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
         )
@@ -96,7 +100,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
         torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
-        updates = orthogonalise_shards(ahead, group["steps"])
+        updates = orthogonalize_shards(ahead, group["steps"])
         scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

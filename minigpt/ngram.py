@@ -10,7 +10,7 @@ its first token follows <|endoftext|>, and nothing is seen of the document befor
 with those of a GPT on the same documents (`batches.EvalDocuments`).
 
 Sources: Ney, Essen and Kneser 1994, "On structuring probabilistic dependences in stochastic
-language modelling" (absolute discounting); Kneser and Ney 1995, "Improved backing-off for m-gram
+language modeling" (absolute discounting); Kneser and Ney 1995, "Improved backing-off for m-gram
 language modeling"; Chen and Goodman 1998, "An empirical study of smoothing techniques for language
 modeling", sections 2 and 3.
 """
@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 Smoothing = Literal["additive", "absolute", "kneser_ney"]
 
@@ -31,7 +31,7 @@ Smoothing = Literal["additive", "absolute", "kneser_ney"]
 
 
 class Bigram:
-    """Predict from the last token alone: count each pair of neighbours, and divide by row.
+    """Predict from the last token alone: count each pair of neighbors, and divide by row.
 
     `counts` (V, V) says how often a token (column) followed another (row), `probabilities` (V, V)
     what that makes of the next token. To each count `alpha` is added, so that nothing is
@@ -90,8 +90,10 @@ def count_ngrams(tokens: np.ndarray, vocab_size: int, eot_id: int, n: int) -> Co
         ends = np.flatnonzero(contexts >= 0)  # where runs of k tokens end
         keys, first, inverse, counts = np.unique(
             contexts[ends] * vocab_size + tokens[ends],
-            return_index=True, return_inverse=True, return_counts=True,
-        )  # fmt: skip
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
+        )
         places = np.full(len(tokens), -1, dtype=np.int64)
         places[ends] = inverse
         first = ends[first]  # where each run ends for the first time
@@ -155,20 +157,27 @@ class NGram:
     """
 
     def __init__(
-        self, counts: Counts, n: int | None = None, smoothing: Smoothing = "kneser_ney",
+        self,
+        counts: Counts,
+        n: int | None = None,
+        smoothing: Smoothing = "kneser_ney",
         alpha: float = 1.0,
-    ):  # fmt: skip
+    ):
         self.n = len(counts.levels) if n is None else n
         self.vocab_size, self.eot_id = counts.vocab_size, counts.eot_id
         check_positive("alpha", alpha)
         if not 1 <= self.n <= len(counts.levels):
             raise ConfigError(
-                f"n = {self.n}, but runs of 1 to {len(counts.levels)} were counted", "n-gram model",
+                f"n = {self.n}, but runs of 1 to {len(counts.levels)} were counted",
+                "n-gram model",
                 "count longer runs, or give a smaller n",
-            )  # fmt: skip
+            )
         if smoothing not in get_args(Smoothing):
-            raise ConfigError(f"smoothing {smoothing!r}", "n-gram model",
-                              'give "additive", "absolute" or "kneser_ney"')  # fmt: skip
+            raise ConfigError(
+                f"smoothing {smoothing!r}",
+                "n-gram model",
+                'give "additive", "absolute" or "kneser_ney"',
+            )
         self.levels: list[Shares] = []
         n_contexts = 1
         for k, level in enumerate(counts.levels[: self.n], start=1):
@@ -311,11 +320,17 @@ def check_tokens(tokens: np.ndarray, vocab_size: int, eot_id: int) -> np.ndarray
     remedy = "give whole documents, encoded with one tokenizer, <|endoftext|> after each"
     outside = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(outside):
-        raise DataError(f"id {tokens[outside[0]]} in a vocabulary of {vocab_size}",
-                        f"token {outside[0]}", remedy)  # fmt: skip
+        raise DataError(
+            f"id {tokens[outside[0]]} in a vocabulary of {vocab_size}",
+            f"token {outside[0]}",
+            remedy,
+        )
     if len(tokens) == 0 or tokens[-1] != eot_id:
-        raise DataError(f"{len(tokens)} tokens that do not end with <|endoftext|> ({eot_id})",
-                        "n-gram model", remedy)  # fmt: skip
+        raise DataError(
+            f"{len(tokens)} tokens that do not end with <|endoftext|> ({eot_id})",
+            "n-gram model",
+            remedy,
+        )
     is_eot = tokens == eot_id
     tokens = tokens[~(is_eot & np.roll(is_eot, 1))]
     if len(tokens) == 0:

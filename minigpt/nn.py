@@ -67,9 +67,13 @@ class MLP:
     """
 
     def __init__(
-        self, sizes: Sequence[int], rng: np.random.Generator, activation: str = "relu",
-        dropout: float = 0.0, gain: float | None = None,
-    ):  # fmt: skip
+        self,
+        sizes: Sequence[int],
+        rng: np.random.Generator,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        gain: float | None = None,
+    ):
         self.activation, suitable_gain = ACTIVATIONS[activation]
         gain = suitable_gain if gain is None else gain
         self.layers = [Linear(n_in, n_out, rng, gain) for n_in, n_out in pairwise(sizes)]

@@ -53,9 +53,12 @@ class Momentum(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], learning_rate: float, momentum: float = 0.9,
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float,
+        momentum: float = 0.9,
         nesterov: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__(parameters, learning_rate)
         self.momentum, self.nesterov = momentum, nesterov
         self.velocity = self.zeros()
@@ -76,9 +79,12 @@ class Adam(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], learning_rate: float = 0.001,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-    ):  # fmt: skip
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
         super().__init__(parameters, learning_rate)
         self.betas, self.eps = betas, eps
         self.mean, self.square = self.zeros(), self.zeros()
@@ -105,9 +111,13 @@ class AdamW(Adam):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], learning_rate: float = 0.001,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01,
-    ):  # fmt: skip
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
         super().__init__(parameters, learning_rate, betas, eps)
         self.weight_decay = weight_decay
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import RMSNorm, causal_mask, rotate
+from minigpt.attention import RMSNorm, apply_rotary, causal_mask
 from minigpt.cache import KVCache
 
 FIRST_GATE = -2.0  # a gate of 0.12: the head speaks first
@@ -36,8 +36,9 @@ class Pointed(NamedTuple):
 
     def at(self, rows: Tensor, places: Tensor) -> "Pointed":
         """Return one position of each row, (B, 1, ...)."""
-        return Pointed(self.weights[rows, places][:, None], self.ids,
-                       self.gate[rows, places][:, None])  # fmt: skip
+        return Pointed(
+            self.weights[rows, places][:, None], self.ids, self.gate[rows, places][:, None]
+        )
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Mix the head's logits (B, T, V) with what is pointed to; return log p (B, T, V)."""
@@ -73,18 +74,25 @@ class Pointer(nn.Module):
 
     @torch.autocast("cpu", enabled=False)  # see `Attention.mix`
     def forward(
-        self, x: Tensor, ids: Tensor, rotary: tuple[Tensor, Tensor] | None,
-        cache: KVCache | None, layer: int, mask: Tensor | None,
-    ) -> Pointed:  # fmt: skip
+        self,
+        x: Tensor,
+        ids: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        layer: int,
+        mask: Tensor | None,
+    ) -> Pointed:
         """Point from each position of x (B, T, C), the blocks' output, to itself or earlier ones.
 
         ids: the tokens that can be pointed to, (B, S). The rest is as in `Attention.forward`.
         """
-        q, k = (part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-                for part in (self.query, self.key))  # (B, H, T, D) and (B, G, T, D)  # fmt: skip
+        q, k = (
+            part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for part in (self.query, self.key)
+        )  # (B, H, T, D) and (B, G, T, D)
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         if cache is not None:
             k, _ = cache.update(layer, k, k)  # (B, G, S, D); nothing else is gathered
             mask = cache.mask

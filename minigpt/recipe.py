@@ -12,17 +12,26 @@ from typing import Literal
 
 from torch.optim import AdamW, Optimizer
 
-from minigpt.errors import require
 from minigpt.gpt import GPT
 from minigpt.muon import Muon
+from minigpt.support.errors import require
 
 # What may differ between a checkpoint and its continuation. When max_steps changes, a schedule that
 # falls is laid out anew from there on; a change of the others costs bit-identity at most.
-FREE = {
-    "max_steps", "micro_batch_size", "eval_interval", "save_interval", "log_interval",
-    "keep_checkpoints", "stop_on_failed_save", "device", "dtype", "compile", "deterministic",
+CHANGEABLE = {
+    "max_steps",
+    "micro_batch_size",
+    "eval_interval",
+    "save_interval",
+    "log_interval",
+    "keep_checkpoints",
+    "stop_on_failed_save",
+    "device",
+    "dtype",
+    "compile",
+    "deterministic",
     "shard",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -105,31 +114,43 @@ def is_whole(value: object, least: int) -> bool:
 
 
 RULES = (
-    ("max_steps batch_size eval_interval save_interval log_interval",
-     lambda v: is_whole(v, 1), "a whole number >= 1"),
+    (
+        "max_steps batch_size eval_interval save_interval log_interval",
+        lambda v: is_whole(v, 1),
+        "a whole number >= 1",
+    ),
     ("seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
     ("warmup_steps", lambda v: v is None or is_whole(v, 0), "a whole number >= 0, or None"),
     ("keep_checkpoints", lambda v: is_whole(v, 2), "a whole number >= 2"),
     ("micro_batch_size", lambda v: v is None or is_whole(v, 1), "a whole number >= 1, or None"),
     ("learning_rate muon_learning_rate", lambda v: is_number(v) and v > 0, "a number above 0"),
     ("weight_decay grad_clip", lambda v: is_number(v) and v >= 0, "a number >= 0"),
-    ("cooldown_fraction final_learning_rate_fraction",
-     lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    ("beta1 beta2 muon_momentum",
-     lambda v: is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    (
+        "cooldown_fraction final_learning_rate_fraction",
+        lambda v: is_number(v) and 0 <= v <= 1,
+        "a number from 0 to 1",
+    ),
+    (
+        "beta1 beta2 muon_momentum",
+        lambda v: is_number(v) and 0 <= v < 1,
+        "a number from 0 to below 1",
+    ),
     ("optimizer", lambda v: v in ("muon", "adamw"), "muon or adamw"),
     ("schedule", lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
-    ("dtype", lambda v: v in ("auto", "float32", "bfloat16", "float16"),
-     "auto, float32, bfloat16 or float16"),
+    (
+        "dtype",
+        lambda v: v in ("auto", "float32", "bfloat16", "float16"),
+        "auto, float32, bfloat16 or float16",
+    ),
     ("device", lambda v: isinstance(v, str), "auto, cpu, cuda or mps"),
     ("compile deterministic stop_on_failed_save shard", lambda v: type(v) is bool, "true or false"),
-)  # fmt: skip
+)
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
     """Return Muon, if it is chosen, for matrices of blocks and pointer, and AdamW for the rest.
 
-    Norms are not decayed: pulling a scale towards 0 is no simplification.
+    Norms are not decayed: pulling a scale toward 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts = [part for part in (model.blocks, model.pointer) if part is not None]

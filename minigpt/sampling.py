@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minigpt.errors import TrainingError, require
+from minigpt.support.errors import TrainingError, require
 
 FEW = 64  # tokens among which top-p looks first
 
@@ -46,10 +46,18 @@ class SampleConfig:
     def __post_init__(self):
         whole, real = (int,), (int, float)
         self.check("max_new_tokens", whole, lambda value: value >= 0, "a whole number >= 0")
-        self.check("temperature", real, lambda value: 0 <= value < math.inf,
-                   "a finite number >= 0 (0 is greedy)")  # fmt: skip
-        self.check("top_k", (int, type(None)), lambda value: value is None or value >= 1,
-                   "a whole number >= 1, or None for all tokens")  # fmt: skip
+        self.check(
+            "temperature",
+            real,
+            lambda value: 0 <= value < math.inf,
+            "a finite number >= 0 (0 is greedy)",
+        )
+        self.check(
+            "top_k",
+            (int, type(None)),
+            lambda value: value is None or value >= 1,
+            "a whole number >= 1, or None for all tokens",
+        )
         self.check("top_p", real, lambda value: 0 < value <= 1, "a number above 0, up to 1")
         self.check("min_p", real, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         self.check("seed", whole, lambda value: value >= 0, "a whole number >= 0")
@@ -87,17 +95,18 @@ def relative_logits(logits: Tensor) -> Tensor:
     largest = logits.amax(dim=-1, keepdim=True)  # (B, 1), NaN if any logit is
     if not largest.isfinite().all():
         raise TrainingError(
-            "the model's logits are not finite (NaN or infinity)", "next token",
+            "the model's logits are not finite (NaN or infinity)",
+            "next token",
             "its weights are damaged: use an earlier checkpoint, or train with a lower "
             "learning rate",
-        )  # fmt: skip
+        )
     return logits - largest
 
 
 def keep_top_k(probabilities: Tensor, top_k: int) -> Tensor:
     """Keep the `top_k` most likely tokens of each row (B, V); a larger `top_k` keeps all."""
     values, ids = probabilities.topk(min(top_k, probabilities.size(-1)))
-    return normalise(torch.zeros_like(probabilities).scatter(-1, ids, values))
+    return normalize(torch.zeros_like(probabilities).scatter(-1, ids, values))
 
 
 def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
@@ -110,7 +119,7 @@ def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
     for row in (values.sum(dim=-1) < top_p).nonzero()[:, 0]:
         values, ids = probabilities[row].sort(descending=True, stable=True)
         kept[row] = kept[row].scatter(-1, ids, nucleus(values, top_p))
-    return normalise(kept)
+    return normalize(kept)
 
 
 def nucleus(values: Tensor, top_p: float) -> Tensor:
@@ -124,10 +133,10 @@ def nucleus(values: Tensor, top_p: float) -> Tensor:
 def keep_min_p(probabilities: Tensor, min_p: float) -> Tensor:
     """Keep the tokens that are at least `min_p` times as likely as the most likely one."""
     least = min_p * probabilities.amax(dim=-1, keepdim=True)  # (B, 1)
-    return normalise(probabilities.masked_fill(probabilities < least, 0.0))
+    return normalize(probabilities.masked_fill(probabilities < least, 0.0))
 
 
-def normalise(weights: Tensor) -> Tensor:
+def normalize(weights: Tensor) -> Tensor:
     """Scale each row (..., V) to the sum 1."""
     return weights / weights.sum(dim=-1, keepdim=True)
 

@@ -15,8 +15,8 @@ import numpy as np
 from minigpt import metrics
 from minigpt.baselines import NaiveBayes, first_sentence, majority, sources
 from minigpt.chat import Message
-from minigpt.errors import ConfigError, DataError
 from minigpt.metrics import Language
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import Tokenizer
 
 MOST_LABELS = 30  # more different answers than that are texts
@@ -82,8 +82,9 @@ def scorer(
     if metric == "f1":
         return f1_scorer([text.strip() for text in predictions], [item.answer for item in items])
     if metric not in GRADES:
-        raise ConfigError(f"metric {metric!r} is unknown", "evaluate",
-                          f"choose from {', '.join(METRICS)}")  # fmt: skip
+        raise ConfigError(
+            f"metric {metric!r} is unknown", "evaluate", f"choose from {', '.join(METRICS)}"
+        )
     values = np.array([GRADES[metric](text, item) for text, item in pairs])
     return lambda places: float(values[places].mean())
 
@@ -96,10 +97,12 @@ def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..
     labels = sorted(set(targets))
     numbers = {label: k for k, label in enumerate(labels)}
     K = len(labels)
-    codes = np.array([
-        numbers[target] * (K + 1) + numbers.get(text, K)
-        for text, target in zip(predictions, targets, strict=True)
-    ])  # fmt: skip
+    codes = np.array(
+        [
+            numbers[target] * (K + 1) + numbers.get(text, K)
+            for text, target in zip(predictions, targets, strict=True)
+        ]
+    )
 
     def score(places: np.ndarray) -> float:
         matrix = np.bincount(codes[places], minlength=K * (K + 1)).reshape(K, K + 1)
@@ -131,9 +134,12 @@ class TaskScore(NamedTuple):
 
 
 def score_task(
-    name: str, metric: str, predictions: Sequence[str], items: Sequence[Item],
+    name: str,
+    metric: str,
+    predictions: Sequence[str],
+    items: Sequence[Item],
     train_items: Sequence[Item] = (),
-) -> TaskScore:  # fmt: skip
+) -> TaskScore:
     """Grade the answers to a task's items, and every shortcut's answers to the same items.
 
     The shortcuts learn from `train_items`. The interval is that of other items of the same kind.
@@ -147,9 +153,16 @@ def score_task(
     }
     best = max(blind, key=blind.get, default=None)
     return TaskScore(
-        name, metric, score(every), low, high, len(items), blind.get(best, 0.0), best or "none",
+        name,
+        metric,
+        score(every),
+        low,
+        high,
+        len(items),
+        blind.get(best, 0.0),
+        best or "none",
         blind,
-    )  # fmt: skip
+    )
 
 
 def shortcut_answers(
@@ -218,9 +231,15 @@ def example_items(conversations: Sequence[Sequence[Message]], task: str = "examp
         answer = messages[place]["content"]
         blind = {"copy": source, "first_sentence": first_sentence(source)}
         made.append(
-            Item(task, tuple(messages[:place]), answer, metrics.language_of(answer),
-                 shortcuts=blind, source=source)
-        )  # fmt: skip
+            Item(
+                task,
+                tuple(messages[:place]),
+                answer,
+                metrics.language_of(answer),
+                shortcuts=blind,
+                source=source,
+            )
+        )
     return made
 
 
@@ -250,8 +269,10 @@ def text_hash(text: str) -> bytes:
 def document_hashes(tokens: np.ndarray, tokenizer: Tokenizer) -> set[bytes]:
     """Return the hashes of all documents of a token file (N,): what a model may have seen."""
     ends = np.flatnonzero(np.asarray(tokens) == tokenizer.eot_id)
-    return {text_hash(tokenizer.decode(part[part != tokenizer.eot_id].tolist()))
-            for part in np.split(np.asarray(tokens), ends)}  # fmt: skip
+    return {
+        text_hash(tokenizer.decode(part[part != tokenizer.eot_id].tolist()))
+        for part in np.split(np.asarray(tokens), ends)
+    }
 
 
 def contamination(items: Sequence[Item], seen: Collection[bytes]) -> float:

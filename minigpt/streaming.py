@@ -7,7 +7,7 @@ string. Knows nothing of models.
 import codecs
 from collections.abc import Collection
 
-from minigpt.errors import ConfigError
+from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import Tokenizer
 
 
@@ -44,8 +44,11 @@ class StopStrings:
 
     def __init__(self, strings: Collection[str]):
         if isinstance(strings, str) or not all(strings):
-            raise ConfigError(f"stop strings {strings!r} are not possible", "--stop",
-                              "give a list of strings that are not empty")  # fmt: skip
+            raise ConfigError(
+                f"stop strings {strings!r} are not possible",
+                "--stop",
+                "give a list of strings that are not empty",
+            )
         self.strings = tuple(strings)
         self.held = ""
         self.found = False

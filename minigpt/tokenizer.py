@@ -32,9 +32,9 @@ from minigpt.bpe import (
     merge_chunk,
     split_chunks,
 )
-from minigpt.errors import ConfigError, DataError
-from minigpt.files import atomic_write
-from minigpt.words import cut_words
+from minigpt.cohesion import cut_words
+from minigpt.support.errors import ConfigError, DataError
+from minigpt.support.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"

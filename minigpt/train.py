@@ -22,12 +22,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minigpt.checkpoint import RunLock, remove_leftovers
-from minigpt.device import choose_device
-from minigpt.distributed import any_of, world
 from minigpt.gpt import GPT
+from minigpt.machine.device import choose_device
+from minigpt.machine.distributed import any_rank, world
 from minigpt.recipe import TrainConfig
-from minigpt.resume import Metrics
+from minigpt.runs.checkpoint import RunLock, remove_leftovers
+from minigpt.runs.resume import Metrics
 from minigpt.trainer import Trainer
 
 
@@ -50,11 +50,17 @@ class TrainResult:
 
 
 def train(
-    model: GPT, source: Source, config: TrainConfig, run_dir: Path, *,
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None, resume: bool = False,
+    model: GPT,
+    source: Source,
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    resume: bool = False,
     on_log: Callable[[dict], None] | None = None,
-    should_stop: Callable[[], bool] | None = None, manifest: dict | None = None,
-) -> TrainResult:  # fmt: skip
+    should_stop: Callable[[], bool] | None = None,
+    manifest: dict | None = None,
+) -> TrainResult:
     """Train the model in place up to `max_steps`; write metrics.jsonl and checkpoints to run_dir.
 
     resume: go on from the newest checkpoint that verifies, or from the start where there is none.
@@ -67,7 +73,7 @@ def train(
         trainer = Trainer(model, config, run_dir, manifest or {})
         trainer.restore(resume)
         progress = trainer.progress
-        batches = made_ahead(source, range(progress.step, config.max_steps), trainer.device)
+        batches = prefetch(source, range(progress.step, config.max_steps), trainer.device)
         path = run_dir / "metrics.jsonl" if world().is_first else None
         with Metrics(path, progress.step, on_log) as metrics:
             try:
@@ -80,7 +86,7 @@ def train(
                         trainer.validate(validation)
                         metrics.write({"step": step, "val_loss": progress.val_loss})
                     if should_stop is not None and not last:
-                        stopped = any_of(should_stop())
+                        stopped = any_rank(should_stop())
                     if last or stopped or step % config.save_interval == 0:
                         metrics.to_disk()
                         trainer.save(must_succeed=last or stopped)
@@ -95,9 +101,7 @@ def train(
     return TrainResult(p.step, p.loss, p.val_loss, p.seconds, p.tokens, stopped)
 
 
-def made_ahead(
-    source: Source, steps: range, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batch of each step; a thread makes the next one meanwhile.
 
     For a CUDA GPU they lie in pinned memory, from which copies are faster.

@@ -22,15 +22,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from minigpt.batches import IGNORE, shard
-from minigpt.checkpoint import (
-    Checkpoint,
-    checkpoint_paths,
-    latest_checkpoint,
-    safetensors_pieces,
-    save_checkpoint,
-)
-from minigpt.device import (
+from minigpt.batching.windows import IGNORE, shard
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine.device import (
     autocast,
     choose_device,
     choose_dtype,
@@ -39,12 +33,23 @@ from minigpt.device import (
     memory_advice,
     require_compiler,
 )
-from minigpt.distributed import add_up, first_does, my_rows, share, synchronised, world
-from minigpt.errors import CheckpointError, ConfigError, DataError, TrainingError, require
-from minigpt.files import atomic_write
-from minigpt.gpt import GPT, GPTConfig
-from minigpt.recipe import FREE, TrainConfig, learning_rate_factor, make_optimizers
-from minigpt.resume import (
+from minigpt.machine.distributed import (
+    all_reduce,
+    no_sync,
+    rank_zero_first,
+    shard_validation,
+    world,
+    wrap_model,
+)
+from minigpt.recipe import CHANGEABLE, TrainConfig, learning_rate_factor, make_optimizers
+from minigpt.runs.checkpoint import (
+    Checkpoint,
+    checkpoint_paths,
+    latest_checkpoint,
+    safetensors_pieces,
+    save_checkpoint,
+)
+from minigpt.runs.resume import (
     check_unchanged,
     collect_tensors,
     environment,
@@ -52,7 +57,9 @@ from minigpt.resume import (
     restore_tensors,
     warn_if_inexact,
 )
-from minigpt.signals import uninterrupted
+from minigpt.support.errors import CheckpointError, ConfigError, DataError, TrainingError, require
+from minigpt.support.files import atomic_write
+from minigpt.support.signals import uninterrupted
 from minigpt.validation import mean_loss, sum_losses
 
 MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
@@ -91,7 +98,7 @@ class Trainer:
             keep_freed_memory()
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
-        self.forward = share(model, self.device, config.shard)
+        self.forward = wrap_model(model, self.device, config.shard)
         if config.compile:
             require_compiler(self.device)
             self.forward = torch.compile(self.forward)
@@ -100,11 +107,13 @@ class Trainer:
         self.config, self.run_dir = config, run_dir
         self.facts = {"model": dataclasses.asdict(model.config)} | facts
         self.environment = environment(self.device, self.dtype, self.optimizers) | {
-            "micro_batch_size": config.micro_batch_size, "compile": config.compile,
-            "deterministic": config.deterministic, "processes": self.world.size,
+            "micro_batch_size": config.micro_batch_size,
+            "compile": config.compile,
+            "deterministic": config.deterministic,
+            "processes": self.world.size,
             "shard": config.shard and self.world.size > 1,
             "max_steps": None if config.schedule == "constant" else config.max_steps,
-        }  # fmt: skip
+        }
         self.progress, self.saved_step = Progress(), 0
         self.clock = time.perf_counter()
 
@@ -144,8 +153,9 @@ class Trainer:
         if total == 0:
             raise DataError(
                 f"all targets of rows 0 to {len(batch[1]) - 1} are {IGNORE} (ignored)",
-                f"batch of step {step}", "give every batch at least one target to predict",
-            )  # fmt: skip
+                f"batch of step {step}",
+                "give every batch at least one target to predict",
+            )
         self.model.zero_grad(set_to_none=True)
         idx, targets = shard(batch, rank, size)  # (B / size, T) each
         loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
@@ -155,12 +165,12 @@ class Trainer:
             if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
                 wanted = torch.zeros_like(wanted)
             seed_step(self.config.seed, step, micro_step, rank)
-            with synchronised(self.forward, is_last=start + rows >= len(idx)):
+            with no_sync(self.forward, is_last=start + rows >= len(idx)):
                 with autocast(self.device, self.dtype):
                     _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
                 self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
-        return add_up(loss_sum), total
+        return all_reduce(loss_sum), total
 
     def micro_rows(self, rows: int) -> int:
         """Return how many of a batch's rows go through the model at once in one process."""
@@ -198,15 +208,16 @@ class Trainer:
 
     def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
-        mine = map(my_rows, validation)
+        mine = map(shard_validation, validation)
         sums = sum_losses(self.model, mine, self.device, self.dtype)
-        loss_sum, count = add_up(torch.tensor(sums, dtype=torch.float64)).tolist()
+        loss_sum, count = all_reduce(torch.tensor(sums, dtype=torch.float64)).tolist()
         loss = mean_loss(loss_sum, count)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"validation loss {loss}", f"step {self.progress.step}",
+                f"validation loss {loss}",
+                f"step {self.progress.step}",
                 "resume from the last checkpoint with a lower learning rate",
-            )  # fmt: skip
+            )
         self.progress.val_loss = loss
 
     def lap(self) -> float:
@@ -219,22 +230,29 @@ class Trainer:
         if self.progress.step == self.saved_step:
             return
         tensors = collect_tensors(self.model, self.optimizers)
-        if first_does(lambda: self.write(*tensors, must_succeed)):
+        if rank_zero_first(lambda: self.write(*tensors, must_succeed)):
             self.saved_step = self.progress.step
 
     def write(self, model: dict, optimizer: dict, must_succeed: bool) -> bool:
         """Write a checkpoint of these tensors; return whether that went well."""
         state = {
-            "progress": dataclasses.asdict(self.progress), "scaler": self.scaler.state_dict(),
-            "config": dataclasses.asdict(self.config), "facts": self.facts,
-        }  # fmt: skip
+            "progress": dataclasses.asdict(self.progress),
+            "scaler": self.scaler.state_dict(),
+            "config": dataclasses.asdict(self.config),
+            "facts": self.facts,
+        }
         about = {name: fact for name, fact in self.facts.items() if isinstance(fact, str)}
         about |= {"config_sha256": fingerprint(state["config"]), "environment": self.environment}
         try:
             save_checkpoint(
-                self.run_dir, self.progress.step, model, optimizer, state,
-                self.config.keep_checkpoints, about,
-            )  # fmt: skip
+                self.run_dir,
+                self.progress.step,
+                model,
+                optimizer,
+                state,
+                self.config.keep_checkpoints,
+                about,
+            )
         except CheckpointError as error:
             if must_succeed or self.config.stop_on_failed_save:
                 raise
@@ -256,7 +274,7 @@ class Trainer:
                 found.append(checkpoint)
             return checkpoint and checkpoint.state
 
-        state = first_does(find)
+        state = rank_zero_first(find)
         if state is None:
             return
         restore_tensors(found[0] if found else None, self.model, self.optimizers)
@@ -269,7 +287,7 @@ class Trainer:
         now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
         before = checkpoint.state["config"] | checkpoint.state["facts"]  # later settings: missing
         before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
-        check_unchanged(before, now, FREE, str(checkpoint.path))
+        check_unchanged(before, now, CHANGEABLE, str(checkpoint.path))
         warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
 
 
@@ -278,22 +296,28 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:
     there = checkpoint_paths(run_dir)
     if there and not resume:
         raise ConfigError(
-            f"the run directory already has a checkpoint ({there[-1].name})", str(run_dir),
+            f"the run directory already has a checkpoint ({there[-1].name})",
+            str(run_dir),
             "resume it, or choose another directory",
-        )  # fmt: skip
+        )
     checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn)
     if checkpoint is None and there:
         raise CheckpointError(
-            f"none of {len(there)} checkpoints verifies", str(run_dir),
+            f"none of {len(there)} checkpoints verifies",
+            str(run_dir),
             "copy one of them again, or start anew in another directory",
-        )  # fmt: skip
+        )
     return checkpoint
 
 
 def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
     """Refuse what several processes cannot do together."""
-    require(config.batch_size % size == 0, "batch_size", config.batch_size,
-            f"a multiple of {size}, the number of processes")  # fmt: skip
+    require(
+        config.batch_size % size == 0,
+        "batch_size",
+        config.batch_size,
+        f"a multiple of {size}, the number of processes",
+    )
     if config.shard and size > 1 and dtype == torch.float16:
         raise ConfigError("float16 beside --shard", "--dtype", "choose bfloat16 or float32")
 

@@ -8,25 +8,29 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from minigpt.batches import IGNORE
-from minigpt.device import autocast
-from minigpt.errors import DataError
+from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT
+from minigpt.machine.device import autocast
+from minigpt.support.errors import DataError
 
 
 def evaluate_loss(
-    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    model: GPT,
+    validation: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
     dtype: torch.dtype,
-) -> float:  # fmt: skip
+) -> float:
     """Return the mean loss per predicted token (nats) over all batches (B, T), without dropout."""
     return mean_loss(*sum_losses(model, validation, device, dtype))
 
 
 @torch.no_grad()
 def sum_losses(
-    model: GPT, validation: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+    model: GPT,
+    validation: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
     dtype: torch.dtype,
-) -> tuple[float, int]:  # fmt: skip
+) -> tuple[float, int]:
     """Return the sum of the losses of all targets (nats) and their number, without dropout."""
     was_training, loss_sum, count = model.training, 0.0, 0
     model.eval()

@@ -21,10 +21,10 @@ import torch
 import torch._dynamo  # the first optimizer would import it: once here, not in each child
 
 import minigpt.trainer as trainer_module
-from minigpt import checkpoint
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.signals import stop_on_signals
+from minigpt.runs import checkpoint
+from minigpt.support.signals import stop_on_signals
 from minigpt.train import train
 
 CALLS = ("mkdir", "rename", "unlink", "rmdir", "fsync", "open")
@@ -127,10 +127,16 @@ def make_model(dropout: float) -> GPT:
 
 
 def train_job(
-    run_dir: str, config: dict, dropout: float = 0.1, resume: bool = True,
-    events: str | None = None, slow: float = 0.0, stop_at: int = 0, in_place: bool = False,
+    run_dir: str,
+    config: dict,
+    dropout: float = 0.1,
+    resume: bool = True,
+    events: str | None = None,
+    slow: float = 0.0,
+    stop_at: int = 0,
+    in_place: bool = False,
     delay: float = 0.0,
-) -> int:  # fmt: skip
+) -> int:
     """Train, resuming by default; return the exit code."""
     faults = Faults(events, slow)
     faults.install()
@@ -147,10 +153,14 @@ def train_job(
     steps = []
     with stop_on_signals() as stop:
         train(
-            make_model(dropout), Source(delay), TrainConfig(**config), Path(run_dir), resume=resume,
+            make_model(dropout),
+            Source(delay),
+            TrainConfig(**config),
+            Path(run_dir),
+            resume=resume,
             on_log=lambda row: (steps.append(row["step"]), faults.note(b"s")),
             should_stop=lambda: stop() or (stop_at > 0 and steps[-1] >= stop_at),
-        )  # fmt: skip
+        )
     faults.note(b"E")
     return stop.exit_code
 

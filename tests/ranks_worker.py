@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from minigpt import distributed, muon
-from minigpt.distributed import connected
-from minigpt.errors import MinigptError
+from minigpt import muon
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine import distributed
+from minigpt.machine.distributed import connected
 from minigpt.recipe import TrainConfig
+from minigpt.support.errors import MinigptError
 from minigpt.train import train
 
 # Muon iterates in bfloat16 where that is fast; the last bits of float32 are compared here.
@@ -41,32 +42,52 @@ class Source:
         return ids[:, :-1], targets
 
 
-RECALL = {"pointer": True, "values": "tokens", "positions": "sentences",
-          "sentence_ends": (3, 4, 5), "section_starts": (0,)}  # as in the main job  # fmt: skip
+RECALL = {
+    "pointer": True,
+    "values": "tokens",
+    "positions": "sentences",
+    "sentence_ends": (3, 4, 5),
+    "section_starts": (0,),
+}  # as in the main job
 
 
 def make_model(dropout: float = 0.0, recall: bool = False) -> GPT:
     torch.manual_seed(5 + distributed.world().rank)  # the first one's weights must win
     return GPT(
         GPTConfig(
-            vocab_size=13, block_size=9, n_layer=2, n_head=2, n_kv_head=1, n_embd=12,
-            dropout=dropout, **(RECALL if recall else {}),
+            vocab_size=13,
+            block_size=9,
+            n_layer=2,
+            n_head=2,
+            n_kv_head=1,
+            n_embd=12,
+            dropout=dropout,
+            **(RECALL if recall else {}),
         )
-    )  # fmt: skip
+    )
 
 
 def run(
-    run_dir: str, config: dict, resume: bool = False, dropout: float = 0.0,
-    recall: bool = False, kill: list | None = None, stop_after: int | None = None,
-) -> None:  # fmt: skip
+    run_dir: str,
+    config: dict,
+    resume: bool = False,
+    dropout: float = 0.0,
+    recall: bool = False,
+    kill: list | None = None,
+    stop_after: int | None = None,
+) -> None:
     """Train, and write down what was logged."""
     rows: list[dict] = []
     train(
-        make_model(dropout, recall), Source(kill), TrainConfig(**config), Path(run_dir),
+        make_model(dropout, recall),
+        Source(kill),
+        TrainConfig(**config),
+        Path(run_dir),
         resume=resume,
         validation=[Source().batch(99), tuple(part[:1] for part in Source().batch(98))],
-        on_log=rows.append, should_stop=lambda: len(rows) == stop_after,
-    )  # fmt: skip
+        on_log=rows.append,
+        should_stop=lambda: len(rows) == stop_after,
+    )
     path = Path(run_dir) / f"losses-{distributed.world().rank}.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
 

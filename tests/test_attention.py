@@ -10,11 +10,11 @@ from minigpt import attention
 from minigpt.attention import (
     Attention,
     RMSNorm,
+    apply_rotary,
     attend,
     attend_once,
     causal_mask,
     rotary_table,
-    rotate,
 )
 from minigpt.cache import KVCache
 
@@ -149,7 +149,7 @@ def test_dropout_acts_in_training_only(form):
 def test_rotary_scores_depend_on_the_distance_alone():
     q, k = torch.randn(D), torch.randn(D)
     cos, sin = rotary(40)
-    scores = rotate(q.expand(40, D), cos, sin) @ rotate(k.expand(40, D), cos, sin).T
+    scores = apply_rotary(q.expand(40, D), cos, sin) @ apply_rotary(k.expand(40, D), cos, sin).T
     for distance in (-9, 0, 1, 17):
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
@@ -159,7 +159,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 def test_rotary_keeps_lengths_leaves_position_0_and_equals_complex_multiplication():
     x = torch.randn(B, H, 12, D)
     cos, sin = rotary(12)
-    turned = rotate(x, cos, sin)
+    turned = apply_rotary(x, cos, sin)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[:, :, 0], x[:, :, 0])
     speeds = torch.tensor([100.0 ** (-2 * i / D) for i in range(D // 2)])
@@ -216,8 +216,11 @@ def test_rows_of_unequal_length_equal_each_row_alone(parts):
     cache = KVCache(1, B, G, T, D)
     with torch.no_grad():
         cache.begin(4)
-        module(torch.where(torch.arange(4)[:, None] < lengths[:, None, None], x[:, :4], 1e3),
-               (cos[:4], sin[:4]), cache)  # fmt: skip
+        module(
+            torch.where(torch.arange(4)[:, None] < lengths[:, None, None], x[:, :4], 1e3),
+            (cos[:4], sin[:4]),
+            cache,
+        )
         cache.advance(lengths)
         for count in parts:
             positions = cache.begin(count)  # (B, T)

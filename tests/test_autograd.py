@@ -94,9 +94,7 @@ SINGLES = {
     "sum 1": torch_or_numpy(lambda x: x.sum(1), lambda x: x.sum(1)),
     "sum -1": torch_or_numpy(lambda x: x.sum(-1), lambda x: x.sum(-1)),
     "sum two": torch_or_numpy(lambda x: x.sum((0, 2)), lambda x: x.sum((0, 2))),
-    "sum keep": torch_or_numpy(
-        lambda x: x.sum(1, keepdims=True), lambda x: x.sum(1, keepdim=True)
-    ),
+    "sum keep": torch_or_numpy(lambda x: x.sum(1, keepdims=True), lambda x: x.sum(1, keepdim=True)),
     "mean": lambda x: x.mean(),
     "mean 0": torch_or_numpy(lambda x: x.mean(0), lambda x: x.mean(0)),
     "mean keep": torch_or_numpy(
@@ -113,16 +111,14 @@ SINGLES = {
     "reshape": lambda x: x.reshape(5, 12),
     "reshape -1": lambda x: x.reshape(-1) ** 2,
     "T": torch_or_numpy(lambda x: x.T, lambda x: x.permute(2, 1, 0)),
-    "transpose": torch_or_numpy(
-        lambda x: x.transpose(1, -1, 0), lambda x: x.permute(1, -1, 0)
-    ),
+    "transpose": torch_or_numpy(lambda x: x.transpose(1, -1, 0), lambda x: x.permute(1, -1, 0)),
     "row": lambda x: x[1],
     "slices": lambda x: x[:, 1:4:2, -1],
     "new axis": lambda x: x[:, None] * x[None],
     "repeated rows": lambda x: x[INDEX],
     "gather": lambda x: x.reshape(-1, 4)[np.arange(5), np.array([3, 0, 0, 1, 2])],
     "mask": lambda x: x[np.arange(60).reshape(3, 5, 4) % 3 == 0],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SINGLES)
@@ -145,9 +141,15 @@ def test_operators_of_two_equal_central_differences(name):
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [((3, 5), (5, 2)), ((1, 1), (1, 1)), ((4, 3, 5), (5, 2)), ((3, 5), (4, 5, 2)),
-     ((4, 1, 3, 5), (6, 5, 2)), ((0, 5), (5, 2))],
-)  # fmt: skip
+    [
+        ((3, 5), (5, 2)),
+        ((1, 1), (1, 1)),
+        ((4, 3, 5), (5, 2)),
+        ((3, 5), (4, 5, 2)),
+        ((4, 1, 3, 5), (6, 5, 2)),
+        ((0, 5), (5, 2)),
+    ],
+)
 def test_matrix_products_equal_torch_and_central_differences(left, right):
     a, b = rng(0).normal(size=left), rng(1).normal(size=right)
     assert_equal_torch(lambda a, b: a @ b, a, b)

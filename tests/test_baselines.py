@@ -10,7 +10,7 @@ from sklearn.naive_bayes import MultinomialNB
 
 from minigpt import baselines
 from minigpt.baselines import NaiveBayes, bag_of_words, first_sentence, majority, sources
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 WORDS = ["red", "ball", "sad", "happy", "the", "it's", "42", "红球", "红", "丢了", "NBA", "café"]
 
@@ -51,7 +51,7 @@ def test_naive_bayes_without_known_words_says_the_most_common_label():
     assert NaiveBayes(["!", "?"], ["x", "x"]).predict(["anything"]) == ["x"]  # no word at all
 
 
-def test_naive_bayes_sees_neighbours_in_chinese_alone():
+def test_naive_bayes_sees_neighbors_in_chinese_alone():
     assert bag_of_words("不开心")["不开"] == 1
     assert "red ball" not in bag_of_words("red ball")
     assert bag_of_words("红 球") == {"红": 1, "球": 1}  # a space parts them

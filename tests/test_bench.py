@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt.benchmarks import PARTS, Peers, Row, clone, measure, report, table, timing
-from minigpt.benchmarks.decoding import greedy_hf, greedy_ours, make_model
-from minigpt.benchmarks.derivatives import train_minigpt
-from minigpt.benchmarks.gpu import time_to
-from minigpt.benchmarks.peers import huggingface_model
-from minigpt.benchmarks.timing import take_turns
-from minigpt.benchmarks.training import (
+from benchmarks import Peers, Row, clone, measure, report, table, timing
+from benchmarks.decoding import greedy_hf, greedy_ours, make_model
+from benchmarks.derivatives import train_minigpt
+from benchmarks.gpu import time_to
+from benchmarks.peers import huggingface_model
+from benchmarks.timing import take_turns
+from benchmarks.training import (
     T,
     by_characters,
     full_loss,
@@ -24,9 +24,10 @@ from minigpt.benchmarks.training import (
     with_bigrams,
 )
 from minigpt.commands import main
+from minigpt.commands.bench import PARTS
 from minigpt.counts import count_parameters
-from minigpt.errors import ConfigError
 from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.support.errors import ConfigError
 
 TEXT = "First Citizen: before we proceed any further, hear me speak.\n" * 60
 MODEL = '''
@@ -123,9 +124,15 @@ def test_ways_take_turns_and_the_median_counts(monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "goal", "at_most", "met"),
-    [(10, 10, False, True), (9.9, 10, False, False), (3, 3, True, True), (3.1, 3, True, False),
-     (math.inf, 30, True, False), (5, None, False, None)],
-)  # fmt: skip
+    [
+        (10, 10, False, True),
+        (9.9, 10, False, False),
+        (3, 3, True, True),
+        (3.1, 3, True, False),
+        (math.inf, 30, True, False),
+        (5, None, False, None),
+    ],
+)
 def test_a_goal_is_met_or_not(value, goal, at_most, met):
     row = Row("training", "speed", value, "x", goal, at_most)
     assert row.met is met
@@ -165,14 +172,20 @@ def test_the_full_loss_predicts_each_token_once(tmp_path):
     torch.manual_seed(0)
     model = GPT(GPTConfig(data.train.vocab_size, T, 1, 1, None, 8))
     ids = torch.from_numpy(data.validation.tokens.astype(np.int64))
-    losses = [model(ids[None, i : i + T], ids[None, i + 1 : i + T + 1])[1].item()
-              for i in range(0, len(ids) - 1, T)]  # fmt: skip
+    losses = [
+        model(ids[None, i : i + T], ids[None, i + 1 : i + T + 1])[1].item()
+        for i in range(0, len(ids) - 1, T)
+    ]
     assert full_loss(model, data.validation) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 def test_a_run_that_has_not_reached_the_loss_is_not_faster():
-    found = {"nanogpt": [(60, 1.9)] * 3, "same": [(5, 1.95), (5, 1.91), (9, 1.8)],
-             "any": [(4, 1.8)], "long": [(60, 1.5)]}  # fmt: skip
+    found = {
+        "nanogpt": [(60, 1.9)] * 3,
+        "same": [(5, 1.95), (5, 1.91), (9, 1.8)],
+        "any": [(4, 1.8)],
+        "long": [(60, 1.5)],
+    }
     found |= {f"{name}, in time": found[name] for name in ("same", "any")}
     rows = {row.what: row for row in shakespeare_rows(found)}
     same = rows["nanoGPT's loss sooner, same size"]
@@ -184,8 +197,14 @@ def test_a_run_that_has_not_reached_the_loss_is_not_faster():
 
 
 def test_a_run_that_comes_later_than_its_goal_says_how_far_it_was_in_time():
-    found = {"nanogpt": [(60, 1.9)], "same, in time": [(6, 2.2)], "same": [(12, 1.88)],
-             "any, in time": [(4, 1.8)], "any": [(4, 1.8)], "long": [(60, 1.5)]}  # fmt: skip
+    found = {
+        "nanogpt": [(60, 1.9)],
+        "same, in time": [(6, 2.2)],
+        "same": [(12, 1.88)],
+        "any, in time": [(4, 1.8)],
+        "any": [(4, 1.8)],
+        "long": [(60, 1.5)],
+    }
     rows = {row.what: row for row in shakespeare_rows(found)}
     same = rows["nanoGPT's loss sooner, same size"]
     assert (same.value, same.met) == (5, False)
@@ -193,12 +212,15 @@ def test_a_run_that_comes_later_than_its_goal_says_how_far_it_was_in_time():
     assert rows["nanoGPT's loss sooner, any architecture"].note == "4.00 s, loss 1.800"
 
 
-@pytest.mark.parametrize(("losses", "most", "given"), [
-    ([1.8], 100, [4]),  # there at once
-    ([2.2, 2.0, 1.9], 100, [4, 7.5, 11.25]),  # a run may take longer than it was given
-    ([2.2, 2.1], 10, [4, 7.5]),  # a third would come too late
-    ([2.2], 0, [4]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("losses", "most", "given"),
+    [
+        ([1.8], 100, [4]),  # there at once
+        ([2.2, 2.0, 1.9], 100, [4, 7.5, 11.25]),  # a run may take longer than it was given
+        ([2.2, 2.1], 10, [4, 7.5]),  # a third would come too late
+        ([2.2], 0, [4]),
+    ],
+)
 def test_a_race_goes_on_until_the_loss_is_there_or_the_time_is_up(losses, most, given):
     taken, told = [6, 9, 13.5], []
 
@@ -224,16 +246,21 @@ def test_transformers_decodes_the_same_tokens_from_our_weights():
 
 
 def test_the_moons_are_learned():
-    from minigpt.benchmarks.derivatives import moons
+    from benchmarks.derivatives import moons
 
     losses = train_minigpt(*moons(np.random.default_rng(0)), steps=40)
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_time_to_a_loss_leaves_the_first_step_out():
-    rows = [{"step": 1, "loss": 4.0, "seconds": 20.0}, {"step": 9, "loss": 2.0, "seconds": 25.0},
-            {"step": 9, "val_loss": 1.6}, {"step": 19, "loss": 1.4, "seconds": 31.0},
-            {"step": 19, "val_loss": 1.46}, {"step": 29, "loss": 1.3, "seconds": 50.0}]  # fmt: skip
+    rows = [
+        {"step": 1, "loss": 4.0, "seconds": 20.0},
+        {"step": 9, "loss": 2.0, "seconds": 25.0},
+        {"step": 9, "val_loss": 1.6},
+        {"step": 19, "loss": 1.4, "seconds": 31.0},
+        {"step": 19, "val_loss": 1.46},
+        {"step": 29, "loss": 1.3, "seconds": 50.0},
+    ]
     assert time_to(rows, 1.4697).value == 11
     missed = time_to(rows[:3], 1.4697)
     assert (missed.value, missed.met) == (math.inf, False)
@@ -248,15 +275,22 @@ def test_quick_measures_every_part_and_writes_both_files(capsys, tmp_path, nanog
     text = tmp_path / "input.txt"
     text.write_text(TEXT, encoding="utf-8")
     out = tmp_path / "out"
-    code, printed, _ = run(capsys, "--out", str(out), "--quick", "--data", str(text),
-                           "--nanogpt", str(nanogpt))  # fmt: skip
+    code, printed, _ = run(
+        capsys, "--out", str(out), "--quick", "--data", str(text), "--nanogpt", str(nanogpt)
+    )
     assert code == 0
     found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
     assert {row["part"] for row in found["rows"]} == set(PARTS)
     assert found["torch"] == torch.__version__
     measured = " ".join(row["what"] for row in found["rows"])
-    for words in ("same size", "beside nanoGPT", "beside tokenizers", "share of that peak",
-                  "790 TFLOP/s", "1.4697"):  # fmt: skip
+    for words in (
+        "same size",
+        "beside nanoGPT",
+        "beside tokenizers",
+        "share of that peak",
+        "790 TFLOP/s",
+        "1.4697",
+    ):
         assert words in measured
     assert "number of parameters" not in printed  # what peers print is left out
     assert (out / "bench.md").read_text(encoding="utf-8").strip() == printed.strip()
@@ -265,7 +299,7 @@ def test_quick_measures_every_part_and_writes_both_files(capsys, tmp_path, nanog
 
 
 def test_what_is_missing_is_skipped_by_name(monkeypatch, tmp_path):
-    monkeypatch.setattr("minigpt.benchmarks.installed", lambda name: None)
+    monkeypatch.setattr("benchmarks.installed", lambda name: None)
     skipped: list[str] = []
     for part in ("generation", "tokenizer", "gpu"):
         rows = list(measure(part, Peers(), tmp_path, part != "gpu", skipped.append))

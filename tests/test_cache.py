@@ -23,8 +23,10 @@ def test_cache_mask_shows_each_row_its_own_past():
     assert cache.mask is None  # no past: causal
     cache.advance(torch.tensor([2, 0]))
     assert cache.begin(2).tolist() == [[2, 3], [0, 1]]
-    assert cache.mask.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]],
-                                         [[[1, 0, 0, 0], [1, 1, 0, 0]]]]  # fmt: skip
+    assert cache.mask.int().tolist() == [
+        [[[1, 1, 1, 0], [1, 1, 1, 1]]],
+        [[[1, 0, 0, 0], [1, 1, 0, 0]]],
+    ]
     cache.advance(torch.tensor([0, 2]))  # even again
     assert cache.begin(2) == slice(2, 4)
     assert cache.mask.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]

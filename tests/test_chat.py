@@ -15,7 +15,7 @@ from minigpt.chat import (
     end_id,
     fit_messages,
 )
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
 
 TEXTS = ["Where is Tom? In the park. <|end|> <|user|>", "汤姆在哪里？在公园里。"]

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 
 import minigpt
-from minigpt import checkpoint, files, lock
-from minigpt.checkpoint import (
+from minigpt.runs import checkpoint
+from minigpt.runs.checkpoint import (
     FILES,
     checkpoint_paths,
     latest_checkpoint,
@@ -24,8 +24,9 @@ from minigpt.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
-from minigpt.errors import CheckpointError, ConfigError, LockedError, TrainingError
-from minigpt.lock import RunLock
+from minigpt.support import files, lock
+from minigpt.support.errors import CheckpointError, ConfigError, LockedError, TrainingError
+from minigpt.support.lock import RunLock
 
 
 def tensors(step: int = 1) -> dict[str, torch.Tensor]:
@@ -146,7 +147,7 @@ def peak_memory() -> float:
 
 
 @pytest.mark.slow
-def test_fault_E35_all_of_2000_damaged_checkpoints_are_found(tmp_path):
+def test_all_of_2000_damaged_checkpoints_are_found(tmp_path):
     before = peak_memory()
     assert count_missed(tmp_path, 2000, seed=3) == []
     assert peak_memory() - before < 50e6, "a damaged checkpoint of 2,000 bytes took much memory"
@@ -158,7 +159,7 @@ def test_soak_100000_damaged_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_fault_E35_a_damaged_file_is_named_and_the_one_before_is_loaded(tmp_path, name):
+def test_a_damaged_file_is_named_and_the_one_before_is_loaded(tmp_path, name):
     for step in (10, 20):
         save(tmp_path, step)
     file = tmp_path / "checkpoints" / "step-00000020" / name
@@ -173,7 +174,7 @@ def test_fault_E35_a_damaged_file_is_named_and_the_one_before_is_loaded(tmp_path
     assert "use an older checkpoint" in skipped[0]
 
 
-def test_fault_E35_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     path = save(tmp_path, 1)
     (path / "optimizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors.*use an older"):
@@ -181,7 +182,7 @@ def test_fault_E35_a_missing_file_is_named(tmp_path):
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_fault_E35_a_newer_format_is_named(tmp_path, monkeypatch):
+def test_a_newer_format_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 7)
     path = save(tmp_path, 1)
     monkeypatch.undo()
@@ -189,7 +190,7 @@ def test_fault_E35_a_newer_format_is_named(tmp_path, monkeypatch):
         load_checkpoint(path)
 
 
-def test_fault_E35_a_checkpoint_under_another_step_is_refused(tmp_path):
+def test_a_checkpoint_under_another_step_is_refused(tmp_path):
     path = save(tmp_path, 1)
     path.rename(path.with_name("step-00000009"))
     with pytest.raises(CheckpointError, match="it belongs to step 1"):
@@ -208,10 +209,17 @@ def forge(path: Path, **changes) -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [{}, [], None, 3, {"../../x": {"size": 1, "sha256": ""}}, dict.fromkeys(FILES, 3),
-     {name: {"size": "9", "sha256": "x"} for name in FILES}],
-)  # fmt: skip
-def test_fault_E37_a_forged_table_of_contents_is_refused(tmp_path, files):
+    [
+        {},
+        [],
+        None,
+        3,
+        {"../../x": {"size": 1, "sha256": ""}},
+        dict.fromkeys(FILES, 3),
+        {name: {"size": "9", "sha256": "x"} for name in FILES},
+    ],
+)
+def test_a_forged_table_of_contents_is_refused(tmp_path, files):
     path = save(tmp_path, 1)
     forge(path, files=files)
     with pytest.raises(CheckpointError, match=r"damaged.*use an older"):
@@ -219,7 +227,7 @@ def test_fault_E37_a_forged_table_of_contents_is_refused(tmp_path, files):
 
 
 @pytest.mark.parametrize("text", ["[" * 900_000, "{", "[1]", "NaN", '{"format": 1, "x": NaN}', ""])
-def test_fault_E37_a_manifest_of_nonsense_is_refused(tmp_path, text):
+def test_a_manifest_of_nonsense_is_refused(tmp_path, text):
     path = save(tmp_path, 1)
     (path / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
@@ -244,7 +252,7 @@ def rehash(path: Path, name: str, data: bytes) -> None:
         {"w": 3},
     ],
 )
-def test_fault_E37_a_forged_header_is_refused_before_memory_is_taken(tmp_path, header):
+def test_a_forged_header_is_refused_before_memory_is_taken(tmp_path, header):
     path = save(tmp_path, 1)
     text = json.dumps(header).encode()
     rehash(path, "model.safetensors", len(text).to_bytes(8, "little") + text + bytes(4))
@@ -258,14 +266,14 @@ def test_fault_E37_a_forged_header_is_refused_before_memory_is_taken(tmp_path, h
 
 
 @pytest.mark.parametrize("length", [1 << 63, 100 << 20, 50])
-def test_fault_E37_an_impossible_header_length_is_refused(tmp_path, length):
+def test_an_impossible_header_length_is_refused(tmp_path, length):
     path = save(tmp_path, 1)
     rehash(path, "model.safetensors", length.to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match=f"header claims {length} bytes"):
         load_checkpoint(path)
 
 
-def test_fault_E36_a_pickle_is_never_opened(tmp_path):
+def test_a_pickle_is_never_opened(tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
@@ -278,8 +286,18 @@ def test_fault_E36_a_pickle_is_never_opened(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-FORBIDDEN = {"pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "eval", "exec",
-             "builtins.eval", "builtins.exec", "torch.save", "torch.load"}  # fmt: skip
+FORBIDDEN = {
+    "pickle.load",
+    "pickle.loads",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "eval",
+    "exec",
+    "builtins.eval",
+    "builtins.exec",
+    "torch.save",
+    "torch.load",
+}
 
 
 def dotted(function: ast.expr) -> str:
@@ -303,7 +321,7 @@ def forbidden_calls(source: str) -> list[str]:
     return found
 
 
-def test_fault_E36_the_package_has_no_way_to_run_code_from_a_file():
+def test_the_package_has_no_way_to_run_code_from_a_file():
     modules = sorted(Path(minigpt.__file__).parent.rglob("*.py"))
     assert len(modules) > 10
     found = {path.name: forbidden_calls(path.read_text(encoding="utf-8")) for path in modules}
@@ -313,9 +331,16 @@ def test_fault_E36_the_package_has_no_way_to_run_code_from_a_file():
 
 @pytest.mark.parametrize(
     "line",
-    ["torch.load(p, weights_only=False)", "pickle.load(f)", "yaml.load(f)", "eval(x)", "exec(x)",
-     "import pickle", "from yaml import load"],
-)  # fmt: skip
+    [
+        "torch.load(p, weights_only=False)",
+        "pickle.load(f)",
+        "yaml.load(f)",
+        "eval(x)",
+        "exec(x)",
+        "import pickle",
+        "from yaml import load",
+    ],
+)
 def test_the_gate_sees_each_of_them(line):
     assert forbidden_calls(f"def f():\n    {line}\n")
 
@@ -325,7 +350,7 @@ def test_the_gate_sees_each_of_them(line):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["model", "optimizer"])
-def test_fault_D25_numbers_that_are_not_finite_are_never_saved(tmp_path, bad, where):
+def test_numbers_that_are_not_finite_are_never_saved(tmp_path, bad, where):
     save(tmp_path, 1)
     broken = {"w": torch.tensor([1.0, bad, 2.0])}
     both = {"model": tensors(), "optimizer": tensors()} | {where: broken}
@@ -339,7 +364,7 @@ def test_finite_numbers_whose_sum_is_not_are_saved(tmp_path):
     assert load_checkpoint(path).model["w"].sum().isinf()
 
 
-def test_fault_E34_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
+def test_too_little_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     save(tmp_path, 1)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -348,7 +373,7 @@ def test_fault_E34_too_little_room_is_seen_before_anything_is_written(tmp_path, 
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-def test_fault_E40_only_the_newest_are_kept_by_step_and_not_by_clock(tmp_path):
+def test_only_the_newest_are_kept_by_step_and_not_by_clock(tmp_path):
     for step in (5, 90, 100_000_000, 7):
         save(tmp_path, step, keep=3)
         os.utime(checkpoint_paths(tmp_path)[0], (0, 2**31))  # the oldest looks newest to the clock
@@ -356,7 +381,7 @@ def test_fault_E40_only_the_newest_are_kept_by_step_and_not_by_clock(tmp_path):
     assert latest_checkpoint(tmp_path).step == 100_000_000
 
 
-def test_fault_E40_damaged_checkpoints_do_not_count_as_kept(tmp_path):
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path):
     for step in (1, 2):
         save(tmp_path, step)
     (tmp_path / "checkpoints" / "step-00000002" / "model.safetensors").write_bytes(b"")
@@ -378,7 +403,7 @@ def test_a_good_checkpoint_is_never_replaced_and_a_damaged_one_is(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_fault_E40_leftovers_are_removed_under_the_lock_only(tmp_path):
+def test_leftovers_are_removed_under_the_lock_only(tmp_path):
     path = save(tmp_path, 1)
     (path.parent / ".tmp-00000002-99").mkdir()
     (path.parent / ".tmp-00000002-99" / "model.safetensors").write_bytes(b"half")
@@ -392,7 +417,7 @@ def test_fault_E40_leftovers_are_removed_under_the_lock_only(tmp_path):
     assert latest_checkpoint(tmp_path).step == 1
 
 
-def test_fault_E39_a_half_copied_checkpoint_is_not_used(tmp_path):
+def test_a_half_copied_checkpoint_is_not_used(tmp_path):
     path = save(tmp_path / "here", 1)
     copy = tmp_path / "drive" / "checkpoints" / path.name
     copy.mkdir(parents=True)
@@ -414,13 +439,13 @@ def test_the_lock_may_be_taken_again_by_its_own_process(tmp_path):
     assert run.path.read_bytes() == b""
 
 
-def test_fault_C21_a_file_in_place_of_the_directory_is_an_error_with_a_remedy(tmp_path):
+def test_a_file_in_place_of_the_directory_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "run").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"cannot use the run directory.*choose another"):
         RunLock(tmp_path / "run").__enter__()
 
 
-def test_fault_E38_a_heartbeat_stands_in_where_the_drive_has_no_locks(tmp_path, monkeypatch):
+def test_a_heartbeat_stands_in_where_the_drive_has_no_locks(tmp_path, monkeypatch):
     def no_locks(file):
         raise OSError(checkpoint.errno.ENOLCK, "No locks available")
 

@@ -435,9 +435,11 @@ def test_wrong_pattern(answer, words):
 def same(a: object, b: object) -> bool:
     """Tell whether two answers are equal, as far as numbers on a screen would show."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.allclose(
-            a.float(), b.float(), atol=1e-4, equal_nan=True
-        )  # fmt: skip
+        return (
+            a.shape == b.shape
+            and a.dtype == b.dtype
+            and torch.allclose(a.float(), b.float(), atol=1e-4, equal_nan=True)
+        )
     if isinstance(a, np.ndarray | np.generic) and isinstance(b, np.ndarray | np.generic):
         return a.shape == b.shape and np.allclose(a, b, atol=1e-4, equal_nan=True)
     if isinstance(a, dict) and isinstance(b, dict):
@@ -515,11 +517,18 @@ def test_mutants_of_the_solution_fail(name):
 def test_mutants_change_one_place():
     found = dict(mutants("f(a + 1, b, dim=2) < 3"))
     assert set(found.values()) == {
-        "f(a - 1, b, dim=2) < 3", "f(a + 2, b, dim=2) < 3", "f(a + 0, b, dim=2) < 3",
-        "a + 1 < 3", "f(b, a + 1, dim=2) < 3", "f(a + 1, b) < 3", "f(a + 1, b, dim=3) < 3",
-        "f(a + 1, b, dim=1) < 3", "f(a + 1, b, dim=2) <= 3", "f(a + 1, b, dim=2) < 4",
+        "f(a - 1, b, dim=2) < 3",
+        "f(a + 2, b, dim=2) < 3",
+        "f(a + 0, b, dim=2) < 3",
+        "a + 1 < 3",
+        "f(b, a + 1, dim=2) < 3",
+        "f(a + 1, b) < 3",
+        "f(a + 1, b, dim=3) < 3",
+        "f(a + 1, b, dim=1) < 3",
+        "f(a + 1, b, dim=2) <= 3",
+        "f(a + 1, b, dim=2) < 4",
         "f(a + 1, b, dim=2) < 2",
-    }  # fmt: skip
+    }
 
 
 def test_a_mutant_that_would_run_for_ever_ends():

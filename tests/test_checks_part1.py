@@ -75,8 +75,12 @@ def folds(x, y, degree, count, which=None, train="rest", average=np.mean):
     losses, sizes = [], []
     for f in range(count):
         held = which == f
-        sets = {"rest": (~held, held), "all": (held | True, held), "self": (~held, ~held),
-                "swap": (held, ~held)}  # fmt: skip
+        sets = {
+            "rest": (~held, held),
+            "all": (held | True, held),
+            "self": (~held, ~held),
+            "swap": (held, ~held),
+        }
         a, b = sets[train]
         alpha = least_squares(powers(x[a], degree), y[a])
         losses.append(((powers(x[b], degree) @ alpha - y[b]) ** 2).mean())
@@ -132,8 +136,13 @@ def test_the_planted_function_fails_as_it_is():
     fails("forward_pass.repair", lambda *a: scores(*a)[0], "expected a pair")
 
 
-OUTLIER = {"squared_before": 3.21, "squared_after": 5.1, "absolute_before": 3.6,
-           "absolute_after": 3.8, "why": "b"}  # fmt: skip
+OUTLIER = {
+    "squared_before": 3.21,
+    "squared_after": 5.1,
+    "absolute_before": 3.6,
+    "absolute_after": 3.8,
+    "why": "b",
+}
 
 
 @pytest.mark.parametrize(
@@ -335,8 +344,13 @@ def test_the_planted_layer_fails_as_it_is():
     fails("backward_pass.repair", in_place, "changed in place")
 
 
-DEPTH = {"half": 8.582e-10, "one": 0.06584, "two": 5.646e-23, "two_without_tanh": 2.0**30,
-         "why": "c"}  # fmt: skip
+DEPTH = {
+    "half": 8.582e-10,
+    "one": 0.06584,
+    "two": 5.646e-23,
+    "two_without_tanh": 2.0**30,
+    "why": "c",
+}
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,14 @@ def test_polyaks_pair_passes():
 
 # Neural networks
 
-NETWORK = {"probabilities": [0.125, 0.25, 0.625], "loss": 1.386, "gradient": [0.125, -0.75, 0.625],
-           "precision": 0.78, "recall": 0.875, "f1": 0.824}  # fmt: skip
+NETWORK = {
+    "probabilities": [0.125, 0.25, 0.625],
+    "loss": 1.386,
+    "gradient": [0.125, -0.75, 0.625],
+    "precision": 0.78,
+    "recall": 0.875,
+    "f1": 0.824,
+}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_wrong_likeness_by_hand(change, words):
 
 
 def test_the_pair_of_the_exercise_is_half_alike():
-    from minigpt.dedup import jaccard, shingles
+    from minigpt.data.dedup import jaccard, shingles
 
     assert jaccard(*map(shingles, PAIR)) == 0.5
 
@@ -157,7 +157,7 @@ BY_HAND = {"merges": MERGES, "disease": DISEASE, "euro": EURO}
     ("change", "words"),
     [
         ({"merges": ["se", "sea", "seal"]}, "equally frequent"),
-        ({"merges": ["ea", "se", "seal"]}, "the neighbour is ea"),
+        ({"merges": ["ea", "se", "seal"]}, "the neighbor is ea"),
         ({"merges": ["ea", "sea", "ls"]}, "merges, number 3"),
         ({"merges": ["ea", "sea"]}, "the length of merges"),
         ({"merges": [("e", "a"), ("s", "ea"), ("sea", "l")]}, "like 'ab'"),

@@ -14,9 +14,7 @@ from minigpt.checks import judge
 from minigpt.checks.counting_and_embeddings import association, noise_loss, smooth_rows
 
 TOPIC = "counting_and_embeddings"
-BY_HAND = {
-    "entropy": 1.75, "cross_entropy": 2.625, "perplexity": 3.36, "added": 0.43, "pot": 0.375
-}  # fmt: skip
+BY_HAND = {"entropy": 1.75, "cross_entropy": 2.625, "perplexity": 3.36, "added": 0.43, "pot": 0.375}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +60,17 @@ def in_place(counts, shorter):
         (lambda c, s: smooth_rows(c, s, lambda c: (c > 0).sum(0, keepdims=True)), "columns"),
         (lambda c, s: smooth_rows(c, s, lambda c: np.zeros((len(c), 1))), "no effect"),
         (lambda c, s: smooth_rows(c, np.full(len(s), 1 / len(s))), "evenly"),
-        (lambda c, s: (c + (c > 0).sum(1, keepdims=True) * s)
-         / (c + (c > 0)).sum(1, keepdims=True), "NaN"),
+        (
+            lambda c, s: (
+                (c + (c > 0).sum(1, keepdims=True) * s) / (c + (c > 0)).sum(1, keepdims=True)
+            ),
+            "NaN",
+        ),
         (lambda c, s: smooth_rows(c, s)[0], "shape"),
         (lambda c, s: smooth_rows(c, s).tolist(), "expected an array"),
         (in_place, "changed in place"),
     ],
-)  # fmt: skip
+)
 def test_wrong_witten_bell(answer, words):
     assert judge(f"{TOPIC}.witten_bell", lambda c, s: smooth_rows(c, s)) == ("passed", "passed")
     fails(f"{TOPIC}.witten_bell", answer, words)
@@ -98,11 +100,15 @@ def unclipped(counts, k, add=0.0):
         (lambda c, k: np.where(c > 0, unclipped(np.maximum(c, 1) * (c > 0), k), 0), "become 0"),
         (lambda c, k: association(c, 1.0) - math.log(k), "cut last"),
         (lambda c, k: association(c, k).T, "exchanged"),
-        (lambda c, k: np.maximum(np.log(np.maximum(c, 1e-9) * c.sum()
-         / np.outer(c.sum(1), c.sum(1)) / k), 0), "both words"),
+        (
+            lambda c, k: np.maximum(
+                np.log(np.maximum(c, 1e-9) * c.sum() / np.outer(c.sum(1), c.sum(1)) / k), 0
+            ),
+            "both words",
+        ),
         (lambda c, k: association(c + 1, k), "one cell"),
     ],
-)  # fmt: skip
+)
 def test_wrong_association(answer, words):
     right = judge(f"{TOPIC}.association", lambda c, k: association(c, k))
     assert right == ("passed", "passed")

@@ -15,20 +15,25 @@ from minigpt.gpt import FORMS, GPT, GPTConfig
 
 # GPT
 
-HAND = {"normalised": [0.2, 1.4], "stream": [8.0, 8.0], "logits": [1.0, 2.0, 0.0], "loss": 1.41,
-        "turned": 0.5}  # fmt: skip
+HAND = {
+    "normalized": [0.2, 1.4],
+    "stream": [8.0, 8.0],
+    "logits": [1.0, 2.0, 0.0],
+    "loss": 1.41,
+    "turned": 0.5,
+}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"normalised": [0.04, 0.28]}, "take its root"),
-        ({"normalised": [0.14, 0.99]}, "MEAN of the squares"),
-        ({"normalised": [0.2]}, "list of 2 numbers"),
-        ({"normalised": ["0.2", 1.4]}, "should be a number"),
+        ({"normalized": [0.04, 0.28]}, "take its root"),
+        ({"normalized": [0.14, 0.99]}, "MEAN of the squares"),
+        ({"normalized": [0.2]}, "list of 2 numbers"),
+        ({"normalized": ["0.2", 1.4]}, "should be a number"),
         ({"stream": [7.0, 1.0]}, "does not replace"),
-        ({"stream": [36.0, 12.0]}, "normalised copy"),
-        ({"stream": [7.2, 2.4]}, "not normalised"),
+        ({"stream": [36.0, 12.0]}, "normalized copy"),
+        ({"stream": [7.2, 2.4]}, "not normalized"),
         ({"logits": [8.0, 16.0, 0.0]}, "last norm"),
         ({"logits": [1.0, 1.0, 0.0]}, "each row of the table"),
         ({"loss": 0.245}, "minus its natural logarithm"),
@@ -47,7 +52,7 @@ def test_wrong_gpt_by_hand(change, words):
     [
         ({"positions": False}, "wpe"),
         ({"last_norm": False}, "ln_f"),
-        ({"centred": False}, "subtracts the mean"),
+        ({"centerd": False}, "subtracts the mean"),
         ({"attention": False, "mlp": False}, "blocks are still missing"),
         ({"mlp": False}, "MLP is still missing"),
         ({"attention": False}, "Attention is still missing"),
@@ -96,8 +101,13 @@ def test_the_oracle_of_the_blank_file_is_the_packages_gpt2():
     sizes = {"vocab_size": V, "block_size": length, "n_layer": n_layer, "n_head": n_head}
     model = GPT(GPTConfig(**sizes, n_embd=C, **FORMS["gpt2"]))
     ours = model.state_dict()
-    names = {"attention_norm": "ln_1", "mlp_norm": "ln_2", "attention.output": "attn.c_proj",
-             "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}  # fmt: skip
+    names = {
+        "attention_norm": "ln_1",
+        "mlp_norm": "ln_2",
+        "attention.output": "attn.c_proj",
+        "mlp.up": "mlp.c_fc",
+        "mlp.down": "mlp.c_proj",
+    }
     for layer in range(n_layer):
         for mine, theirs in names.items():
             for kind in ("weight", "bias"):
@@ -210,9 +220,14 @@ def test_other_phones_pass():
 
 # Generation
 
-CHOICES = {"cold": [0.533, 0.3, 0.133, 0.033], "top_p": [0.571, 0.429, 0, 0],
-           "min_p": [0.444, 0.333, 0.222, 0], "draw": 2, "draw_cold": 1,
-           "passes": 5050}  # fmt: skip
+CHOICES = {
+    "cold": [0.533, 0.3, 0.133, 0.033],
+    "top_p": [0.571, 0.429, 0, 0],
+    "min_p": [0.444, 0.333, 0.222, 0],
+    "draw": 2,
+    "draw_cold": 1,
+    "passes": 5050,
+}
 
 
 @pytest.mark.parametrize(
@@ -294,12 +309,12 @@ def test_the_planted_cache_fails_as_it_is():
 
 
 def test_the_oracle_of_the_cache_is_the_chapters_attention():
-    from minigpt.attention import attend, causal_mask, rotary_table, rotate
+    from minigpt.attention import apply_rotary, attend, causal_mask, rotary_table
 
     torch.manual_seed(0)
     x, w = torch.randn(7, 6), {name: torch.randn(6, 6) for name in "qkv"}
     rotary = rotary_table(7, 6, 50.0)
-    q, k = (rotate(x @ w[name], *rotary) for name in "qk")
+    q, k = (apply_rotary(x @ w[name], *rotary) for name in "qk")
     expected = attend(q, k, x @ w["v"], causal_mask(7))
     torch.testing.assert_close(walk(x, w, *rotary), expected, atol=1e-4, rtol=1e-4)
 

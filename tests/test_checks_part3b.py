@@ -8,8 +8,13 @@ from test_checks_part1 import fails
 from minigpt.checks import judge
 from minigpt.checks.training import STEEPNESS, clipped_gradient, valley
 
-HAND = {"gradient": [3, 4], "clipped": [1.5, 2], "rates": [0.1, 0.2, 0.15], "steps": 250,
-        "lost": 49}  # fmt: skip
+HAND = {
+    "gradient": [3, 4],
+    "clipped": [1.5, 2],
+    "rates": [0.1, 0.2, 0.15],
+    "steps": 250,
+    "lost": 49,
+}
 
 
 @pytest.mark.parametrize(

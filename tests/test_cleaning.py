@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.cleaning import CleanConfig, Cleaned, clean_files, clean_text, find_files
-from minigpt.errors import ConfigError, DataError
+from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, clean_text, find_files
+from minigpt.support.errors import ConfigError, DataError
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -122,7 +122,7 @@ def test_records_keep_all_their_fields(tmp_path):
         ("a.jsonl", '{"text": " "}\n' * 9, "0 documents are left", "give more text"),
     ],
 )
-def test_fault_A8_bad_files_are_named(name, data, cause, remedy, tmp_path):
+def test_bad_files_are_named(name, data, cause, remedy, tmp_path):
     path = write(tmp_path / name, data)
     with pytest.raises(DataError) as caught:
         clean_files([path], CleanConfig())
@@ -131,7 +131,7 @@ def test_fault_A8_bad_files_are_named(name, data, cause, remedy, tmp_path):
     assert remedy in str(caught.value)
 
 
-def test_fault_A8_skip_bad_counts_and_has_a_limit(tmp_path):
+def test_skip_bad_counts_and_has_a_limit(tmp_path):
     lines = ["id,text", *(f"{n},{text}" for n, text in enumerate(SENTENCES))]
     path = write(tmp_path / "a.csv", "\n".join([*lines, "bad"]))
     cleaned = clean_files([path], CleanConfig(skip_bad=True))
@@ -142,7 +142,7 @@ def test_fault_A8_skip_bad_counts_and_has_a_limit(tmp_path):
         clean_files([path], CleanConfig(skip_bad=True))
 
 
-def test_fault_A3_replaced_bytes_are_counted(tmp_path):
+def test_replaced_bytes_are_counted(tmp_path):
     path = write(tmp_path / "a.csv", b"text\none \xff\ntwo\nthree\n")
     cleaned = clean_files([path], CleanConfig(errors="replace", validation_fraction=0.4))
     assert cleaned.counts.replaced == 1
@@ -150,7 +150,7 @@ def test_fault_A3_replaced_bytes_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["../../secret.txt", "/etc/passwd", "file:///etc/passwd"])
-def test_fault_A9_path_in_a_field_is_only_text(value, tmp_path):
+def test_path_in_a_field_is_only_text(value, tmp_path):
     write(tmp_path / "secret.txt", "secret")
     rows = "".join(f"{value},{text}\n" for text in SENTENCES[:5])
     path = write(tmp_path / "in" / "deep" / "a.csv", "path,text\n" + rows)
@@ -184,14 +184,14 @@ def test_a_name_with_brackets_is_not_a_pattern(tmp_path):
 @pytest.mark.parametrize(
     ("word", "cause"), [("none.txt", "no such file"), ("*.none", "no file matches"), ("in", "no t")]
 )
-def test_fault_A1_nothing_found(word, cause, tmp_path):
+def test_nothing_found(word, cause, tmp_path):
     write(tmp_path / "in" / "x.png", "x")
     with pytest.raises(DataError, match=cause):
         find_files([str(tmp_path / word)])
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.txt"])
-def test_fault_A9_link_out_of_the_folder(name, tmp_path):
+def test_link_out_of_the_folder(name, tmp_path):
     secret = write(tmp_path / name, "text\nsecret")
     write(tmp_path / "in" / "a.csv", "text\nx")
     try:
@@ -280,10 +280,15 @@ def test_sms_spam_has_403_exact_repeats(data_dir):
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("near", 0.1), ("near", 2.0), ("near", float("nan")), ("min_characters", 0),
-        ("validation_fraction", 0.0), ("validation_fraction", float("nan")), ("field", ()),
+        ("near", 0.1),
+        ("near", 2.0),
+        ("near", float("nan")),
+        ("min_characters", 0),
+        ("validation_fraction", 0.0),
+        ("validation_fraction", float("nan")),
+        ("field", ()),
     ],
-)  # fmt: skip
-def test_fault_C18_impossible_settings(option, value):
+)
+def test_impossible_settings(option, value):
     with pytest.raises(ConfigError, match=f"{option} = .* is not possible.*--.*give"):
         CleanConfig(**{option: value})

@@ -19,14 +19,14 @@ import safetensors.torch
 import torch
 
 from minigpt import storyworld
-from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
 from minigpt.commands import COMMANDS, main, pipeline
 from minigpt.commands.generate import GenerateCommand
 from minigpt.commands.inputs import make_data, make_tokenizer
 from minigpt.commands.train import TrainCommand
 from minigpt.gpt import GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.runs import (
+from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint
+from minigpt.runs.run import (
     PRESETS,
     RunConfig,
     load_config,
@@ -120,7 +120,7 @@ def test_flags_take_dashes_and_underscores(capsys, flag, tmp_path):
     )
 
 
-def test_fault_C18_typo_names_the_nearest_option(capsys, tmp_path):
+def test_typo_names_the_nearest_option(capsys, tmp_path):
     code, _, err = run(capsys, "train", "--out", tmp_path, "--max-stesp", 3)
     assert code == 2
     assert "--max-steps" in err
@@ -152,11 +152,30 @@ def test_presets_are_whole_and_stored_exactly(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_fault_R9_no_value_of_any_flag_gives_a_traceback(capsys, tmp_path):
+def test_no_value_of_any_flag_gives_a_traceback(capsys, tmp_path):
     """500 random settings: each parses, or exits with code 2 and a message."""
     rng = random.Random(0)
-    nasty = ["", "0", "-1", "1e400", "nan", "inf", "-inf", "1.5", "true", "None", "9" * 30, "é中",
-             "[]", "../x", "\x00", "auto", "--", "3", "1e-9"]  # fmt: skip
+    nasty = [
+        "",
+        "0",
+        "-1",
+        "1e400",
+        "nan",
+        "inf",
+        "-inf",
+        "1.5",
+        "true",
+        "None",
+        "9" * 30,
+        "é中",
+        "[]",
+        "../x",
+        "\x00",
+        "auto",
+        "--",
+        "3",
+        "1e-9",
+    ]
     flags = [name.replace("_", "-") for name in names_in(TrainCommand) if name not in ("resume",)]
     refusals = 0
     for _ in range(500):
@@ -175,19 +194,19 @@ def test_fault_R9_no_value_of_any_flag_gives_a_traceback(capsys, tmp_path):
 # --- faults of files and settings ---
 
 
-def test_fault_C21_out_is_a_file(capsys, text):
+def test_out_is_a_file(capsys, text):
     assert "is a file" in refused(capsys, "train", "--data", text, "--out", text)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root may write everywhere")
-def test_fault_C21_out_is_not_writable(capsys, text, tmp_path):
+def test_out_is_not_writable(capsys, text, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     line = refused(capsys, "train", "--data", text, "--out", tmp_path / "locked")
     assert "cannot be written" in line
     assert "choose another --out" in line
 
 
-def test_fault_C21_full_disk_is_found_before_step_one(capsys, text, tmp_path, monkeypatch):
+def test_full_disk_is_found_before_step_one(capsys, text, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -197,7 +216,7 @@ def test_fault_C21_full_disk_is_found_before_step_one(capsys, text, tmp_path, mo
     assert "free some space" in line
 
 
-def test_fault_C22_resume_with_a_changed_model_names_the_key_and_keeps_the_run(capsys, copied):
+def test_resume_with_a_changed_model_names_the_key_and_keeps_the_run(capsys, copied):
     line = refused(capsys, "train", "--out", copied, "--resume", "--n-layer", 2)
     assert "model.n_layer 1 -> 2" in line
     assert "start a new run" in line
@@ -205,7 +224,7 @@ def test_fault_C22_resume_with_a_changed_model_names_the_key_and_keeps_the_run(c
     assert load_config(copied).model.n_layer == 1
 
 
-def test_fault_C22_resume_may_train_longer(capsys, copied):
+def test_resume_may_train_longer(capsys, copied):
     code, _, _ = run(capsys, "train", "--out", copied, "--resume", "--max-steps", 40)
     assert code == 0
     assert open_run(copied).step == 40
@@ -246,7 +265,7 @@ def test_a_run_is_never_overwritten(capsys, copied, text):
         (lambda c: [c], "another format number"),
     ],
 )
-def test_fault_C23_config_of_nonsense_is_refused_by_name(capsys, copied, change, named):
+def test_config_of_nonsense_is_refused_by_name(capsys, copied, change, named):
     path = copied / "config.json"
     path.write_text(json.dumps(change(json.loads(path.read_text("utf-8")))), "utf-8")
     line = refused(capsys, "generate", "--checkpoint", copied)
@@ -254,7 +273,7 @@ def test_fault_C23_config_of_nonsense_is_refused_by_name(capsys, copied, change,
     assert "config.json" in line
 
 
-def test_fault_B16_the_tokenizer_of_another_run_is_refused(capsys, copied):
+def test_the_tokenizer_of_another_run_is_refused(capsys, copied):
     other = BPETokenizer.train(["some other text, as long as this"], 280)
     other.save(copied / "tokenizer.json")
     line = refused(capsys, "generate", "--checkpoint", copied)
@@ -262,7 +281,7 @@ def test_fault_B16_the_tokenizer_of_another_run_is_refused(capsys, copied):
     assert "restore the run's own tokenizer.json" in line
 
 
-def test_fault_B16_swapped_merges_are_refused(capsys, copied):
+def test_swapped_merges_are_refused(capsys, copied):
     path = copied / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
     merges = content["model"]["merges"]
@@ -273,7 +292,7 @@ def test_fault_B16_swapped_merges_are_refused(capsys, copied):
     assert "copy the run's tokenizer.json again" in line
 
 
-def test_fault_E35_generate_falls_back_to_an_older_checkpoint_and_says_so(capsys, copied):
+def test_generate_falls_back_to_an_older_checkpoint_and_says_so(capsys, copied):
     weights = checkpoint_paths(copied)[-1] / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -301,7 +320,7 @@ def test_generate_names_a_missing_run(capsys, tmp_path):
         (["--prompt", "Line 1 of my own text, " * 40], "context"),
     ],
 )
-def test_fault_G42_generate_refuses_impossible_values(capsys, trained, words, named):
+def test_generate_refuses_impossible_values(capsys, trained, words, named):
     code, _, err = run(capsys, "generate", "--checkpoint", trained, *words)
     assert code in (1, 2)
     assert named in err
@@ -406,8 +425,10 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
     data = make_data(tmp_path, config, tokenizer, False)
     source = pipeline.make_source(data, config, tokenizer)
     user, assistant = (tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant"))
-    short, whole = ({tuple(ids) for ids, _ in some}
-                    for some in (data.dialogues.beginnings, data.dialogues.encoded))  # fmt: skip
+    short, whole = (
+        {tuple(ids) for ids, _ in some}
+        for some in (data.dialogues.beginnings, data.dialogues.encoded)
+    )
     n_talks, all_text = 0, defaultdict(set)  # by half of the steps and kind: is all text learned?
     met = set()  # the kinds that a row holds
     for step in range(60):
@@ -509,7 +530,7 @@ def test_a_killed_run_ends_with_the_same_bits(capsys, text, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_fault_E33_a_request_to_end_leaves_a_checkpoint(text, tmp_path, number, code):
+def test_a_request_to_end_leaves_a_checkpoint(text, tmp_path, number, code):
     out = tmp_path / "run"
     words = ["train", "--data", text, "--out", out, "--max-steps", 100_000, *SMALL]
     command = [sys.executable, "-m", "minigpt", *map(str, words), "--save-interval", "50000"]

@@ -14,7 +14,7 @@ from minigpt.commands.pipeline import run_pipeline
 from minigpt.evaluate import text_score
 from minigpt.gpt import GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.runs import RunConfig, open_run
+from minigpt.runs.run import RunConfig, open_run
 from minigpt.tokenizer import BPETokenizer
 
 SMALL = GPTConfig(vocab_size=400, block_size=256, n_layer=1, n_head=1, n_embd=8)
@@ -48,9 +48,11 @@ def trained(tmp_path_factory) -> Path:
     (folder / "my.txt").write_text(text, "utf-8")
     BPETokenizer.train([text], 400, special_tokens=SPECIAL).save(folder / "tokenizer.json")
     config = RunConfig(
-        data=str(folder / "my.txt"), tokenizer=str(folder / "tokenizer.json"), model=SMALL,
+        data=str(folder / "my.txt"),
+        tokenizer=str(folder / "tokenizer.json"),
+        model=SMALL,
         training=TrainConfig(max_steps=5, batch_size=4),
-    )  # fmt: skip
+    )
     assert run_pipeline(folder / "run", config, resume=False) == 0
     return folder / "run"
 
@@ -93,8 +95,20 @@ def test_texts_of_a_jsonl_file_are_documents(capsys, trained, tmp_path):
     file = tmp_path / "texts.jsonl"
     rows = [json.dumps({"body": text}) for text in ("one text", "another text")]
     file.write_text("\n".join(rows), "utf-8")
-    assert run(capsys, "--checkpoint", trained, "--text", file, "--field", "body",
-               "--out", tmp_path / "o")[0] == 0  # fmt: skip
+    assert (
+        run(
+            capsys,
+            "--checkpoint",
+            trained,
+            "--text",
+            file,
+            "--field",
+            "body",
+            "--out",
+            tmp_path / "o",
+        )[0]
+        == 0
+    )
     assert report_of(tmp_path / "o")["text"]["n_documents"] == 2
 
 
@@ -103,10 +117,20 @@ def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
         rows = [f"great film {n},good" if n % 4 else f"dull film {n},bad" for n in range(count)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
     code, out, _ = run(
-        capsys, "--checkpoint", trained, "--data", tmp_path / "test.csv", "--prompt",
-        "Good or bad? {text}", "--answer", "{label}", "--learn-from", tmp_path / "train.csv",
-        "--out", tmp_path / "o",
-    )  # fmt: skip
+        capsys,
+        "--checkpoint",
+        trained,
+        "--data",
+        tmp_path / "test.csv",
+        "--prompt",
+        "Good or bad? {text}",
+        "--answer",
+        "{label}",
+        "--learn-from",
+        tmp_path / "train.csv",
+        "--out",
+        tmp_path / "o",
+    )
     assert code == 0
     tasks = report_of(tmp_path / "o")["tasks"]
     assert set(tasks) == {"accuracy", "f1"}
@@ -119,10 +143,11 @@ def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeypatch):
-    from minigpt import exam, storyworld
+    from minigpt import storyworld
+    from minigpt.batching.prepare import document_ids
+    from minigpt.batching.token_files import write_tokens
     from minigpt.commands import evaluate
-    from minigpt.prepare import document_ids
-    from minigpt.token_files import write_tokens
+    from minigpt.storyworld import exam
 
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})
@@ -132,8 +157,10 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     held = list(storyworld.documents(4))
     facts = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
     texts = [text[:40] for text, _ in held]  # they must fit into this small context
-    files = [write_tokens(copied / name, document_ids(texts, tokenizer), *facts)
-             for name in ("train.bin", "val.bin")]  # fmt: skip
+    files = [
+        write_tokens(copied / name, document_ids(texts, tokenizer), *facts)
+        for name in ("train.bin", "val.bin")
+    ]
     data = Data(*files, 240, 10.0, n_stories=4, dialogues=Dialogues([], [], set(), ""))
     monkeypatch.setattr(evaluate, "make_data", lambda *args, **more: data)
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]
@@ -154,14 +181,14 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
 # --- what it refuses ---
 
 
-def test_fault_A1_an_empty_text_is_refused(capsys, trained, tmp_path):
+def test_an_empty_text_is_refused(capsys, trained, tmp_path):
     (tmp_path / "empty.txt").write_text("", "utf-8")
     line = refused(capsys, "--checkpoint", trained, "--text", tmp_path / "empty.txt")
     assert "0 bytes" in line or "0 characters" in line
     assert "give a" in line
 
 
-def test_fault_A3_invalid_utf8_names_the_byte(capsys, trained, tmp_path):
+def test_invalid_utf8_names_the_byte(capsys, trained, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"good \xff bad")
     line = refused(capsys, "--checkpoint", trained, "--text", tmp_path / "bad.txt")
     assert "byte 5" in line
@@ -179,20 +206,20 @@ def test_fault_A3_invalid_utf8_names_the_byte(capsys, trained, tmp_path):
         (["--device", "tpu"], ["device 'tpu'", "--device", "choose auto"]),
     ],
 )
-def test_fault_C18_bad_flags(capsys, trained, flags, words):
+def test_bad_flags(capsys, trained, flags, words):
     line = refused(capsys, "--checkpoint", trained, *flags)
     for word in words:
         assert word in line, line
 
 
-def test_fault_C18_a_stride_beyond_the_context(capsys, trained, tmp_path):
+def test_a_stride_beyond_the_context(capsys, trained, tmp_path):
     (tmp_path / "my.txt").write_text("some text", "utf-8")
     line = refused(capsys, "--checkpoint", trained, "--text", tmp_path / "my.txt", "--stride", 257)
     assert "stride = 257" in line
     assert "1 to 256" in line
 
 
-def test_fault_C21_out_is_a_file(capsys, trained, tmp_path):
+def test_out_is_a_file(capsys, trained, tmp_path):
     (tmp_path / "file").write_text("x", "utf-8")
     line = refused(capsys, "--checkpoint", trained, "--out", tmp_path / "file")
     assert "--out is a file" in line

@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from minigpt.commands import main
 from minigpt.commands.exercise import changes, find_course, merge, work_on
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 TEXT = "Write f."
 BLANK = 'x = ...  # your code here\ncheck("attention.by_hand", x)'
@@ -109,10 +109,15 @@ def test_a_new_version_is_announced_and_taken_over_only_when_asked(course, capsy
     code, out, _ = run(capsys, "exercise", "attention", "--update")
     assert "the old one is 08_attention.before_1.ipynb" in out
     assert sources(mine(course)) == [
-        "# 8: exercises", "import math", "Write f, with care.",
-        'x = 3\ncheck("attention.by_hand", x)', "print(x)  # my own cell", "More.", "y = ...",
+        "# 8: exercises",
+        "import math",
+        "Write f, with care.",
+        'x = 3\ncheck("attention.by_hand", x)',
+        "print(x)  # my own cell",
+        "More.",
+        "y = ...",
         "A fourth question.",
-    ]  # fmt: skip
+    ]
     kept = course / "my_exercises" / "08_attention.before_1.ipynb"
     assert json.loads(kept.read_text(encoding="utf-8")) == json.loads(json.dumps(work))
     assert "stays as it is" in run(capsys, "exercise", "attention")[1]

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
 from minigpt.commands import main
 from minigpt.commands.chat import Chat, ChatCommand, talk
 from minigpt.commands.settings import load_command
-from minigpt.errors import ConfigError
-from minigpt.runs import open_run, read_metrics
+from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint
+from minigpt.runs.run import open_run, read_metrics
 from minigpt.sampling import SampleConfig
+from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer
 
 SMALL = ["--n-layer", 1, "--n-head", 1, "--n-embd", 16, "--vocab-size", 330, "--dropout", 0.0]
@@ -161,14 +161,26 @@ def test_parts_of_a_data_set_are_scored_apart(capsys, tmp_path):
             ][:stories]
             (tmp_path / f"{name}_{side}.txt").write_text("".join(lines), "utf-8")
     code, _, err = run(
-        capsys, "finetune", "--data", tmp_path / "*_train.txt", "--out", tmp_path / "r",
-        "--held-out", tmp_path / "*_test.txt", *SMALL, "--max-steps", 2,
-    )  # fmt: skip
+        capsys,
+        "finetune",
+        "--data",
+        tmp_path / "*_train.txt",
+        "--out",
+        tmp_path / "r",
+        "--held-out",
+        tmp_path / "*_test.txt",
+        *SMALL,
+        "--max-steps",
+        2,
+    )
     assert code == 0, err
     tasks = json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))["tasks"]
     assert {name: task["n"] for name, task in tasks.items()} == {
-        "accuracy": 8, "f1": 8, "qa1": 4, "qa2": 4,
-    }  # fmt: skip
+        "accuracy": 8,
+        "f1": 8,
+        "qa1": 4,
+        "qa2": 4,
+    }
     assert tasks["accuracy"]["shortcuts"]["majority"] == 1.0, "each part has its own"
 
 
@@ -179,8 +191,9 @@ def test_parts_of_a_data_set_are_scored_apart(capsys, tmp_path):
 def test_a_checkpoint_learns_on(capsys, trained, reviews, tmp_path):
     out = tmp_path / "run"
     words = ["finetune", "--checkpoint", trained, "--data", reviews, "--out", out]
-    code, _, err = run(capsys, *words, "--max-steps", 1, "--learning-rate", 1e-9,
-                       "--muon-learning-rate", 1e-9)  # fmt: skip
+    code, _, err = run(
+        capsys, *words, "--max-steps", 1, "--learning-rate", 1e-9, "--muon-learning-rate", 1e-9
+    )
     assert code == 0, err
     old, new = (open_run(path, "cpu") for path in (trained, out))
     assert new.tokenizer.fingerprint == old.tokenizer.fingerprint
@@ -190,11 +203,19 @@ def test_a_checkpoint_learns_on(capsys, trained, reviews, tmp_path):
     assert load_command(out).checkpoint == trained
 
 
-def test_fault_C19_model_flags_beside_a_checkpoint_are_refused(capsys, trained, reviews, tmp_path):
+def test_model_flags_beside_a_checkpoint_are_refused(capsys, trained, reviews, tmp_path):
     line = refused(
-        capsys, "finetune", "--checkpoint", trained, "--data", reviews, "--out", tmp_path / "r",
-        "--n-embd", 64,
-    )  # fmt: skip
+        capsys,
+        "finetune",
+        "--checkpoint",
+        trained,
+        "--data",
+        reviews,
+        "--out",
+        tmp_path / "r",
+        "--n-embd",
+        64,
+    )
     assert "n_embd" in line
     assert "--checkpoint" in line
     assert not checkpoint_paths(tmp_path / "r")
@@ -258,7 +279,7 @@ def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(
     assert open_run(out, "cpu").step == 3
 
 
-def test_fault_C22_changed_data_or_settings_are_refused(capsys, trained, reviews, tmp_path):
+def test_changed_data_or_settings_are_refused(capsys, trained, reviews, tmp_path):
     out = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(checkpoint_paths(out)[-1])
     line = refused(capsys, "finetune", "--out", out, "--resume", "--dropout", 0.5)
@@ -275,7 +296,7 @@ def test_fault_C22_changed_data_or_settings_are_refused(capsys, trained, reviews
     assert "train_sha256" in line
 
 
-def test_fault_E38_an_existing_run_is_not_overwritten(capsys, trained, reviews):
+def test_an_existing_run_is_not_overwritten(capsys, trained, reviews):
     line = refused(capsys, "finetune", "--data", reviews, "--out", trained)
     assert "already holds a run" in line
     assert "--resume" in line
@@ -283,7 +304,7 @@ def test_fault_E38_an_existing_run_is_not_overwritten(capsys, trained, reviews):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
-def test_fault_E33_ctrl_c_leaves_a_checkpoint(reviews, tmp_path):
+def test_ctrl_c_leaves_a_checkpoint(reviews, tmp_path):
     out = tmp_path / "run"
     words = ["finetune", "--data", reviews, "--out", out, *SMALL, "--epochs", 10_000]
     command = [sys.executable, "-m", "minigpt", *map(str, words), "--max-steps", "100000"]
@@ -303,7 +324,7 @@ def test_fault_E33_ctrl_c_leaves_a_checkpoint(reviews, tmp_path):
 
 
 @pytest.mark.slow
-def test_fault_A8_over_long_examples_name_the_line(capsys, tmp_path):
+def test_over_long_examples_name_the_line(capsys, tmp_path):
     path = write_reviews(tmp_path / "a.tsv", count=60)
     lines = path.read_text("utf-8").splitlines()
     long = next(n for n in range(9, 60) if run_side(lines[n]) == "train")
@@ -323,7 +344,7 @@ def test_fault_A8_over_long_examples_name_the_line(capsys, tmp_path):
 
 def run_side(row: str) -> str:
     """Tell on which side of the split the review of a row will be."""
-    from minigpt.examples import Example, split_examples
+    from minigpt.batching.examples import Example, split_examples
 
     text = " ".join(row.split("\t")[0].casefold().split())
     example = Example([], "", text, "")
@@ -340,7 +361,7 @@ def run_side(row: str) -> str:
         (["--vocab-size", "100"], "vocab_size 100 is too small", "261"),
     ],
 )
-def test_fault_C18_impossible_settings_are_refused(capsys, reviews, tmp_path, flags, cause, remedy):
+def test_impossible_settings_are_refused(capsys, reviews, tmp_path, flags, cause, remedy):
     data = [] if cause == "no examples given" or "--data" in flags else ["--data", reviews]
     line = refused(capsys, "finetune", "--out", tmp_path / "r", *data, *flags)
     assert cause in line
@@ -358,7 +379,7 @@ def test_fault_C18_impossible_settings_are_refused(capsys, reviews, tmp_path, fl
         (["--over-long", "shorten"], "refuse"),
     ],
 )
-def test_fault_C18_usage_errors_show_the_flag(capsys, reviews, tmp_path, flags, shown):
+def test_usage_errors_show_the_flag(capsys, reviews, tmp_path, flags, shown):
     words = ["finetune", "--data", reviews, "--out", tmp_path / "r", *flags]
     code, out, err = run(capsys, *words)
     assert code == 2
@@ -367,7 +388,7 @@ def test_fault_C18_usage_errors_show_the_flag(capsys, reviews, tmp_path, flags, 
     assert not (tmp_path / "r").exists()
 
 
-def test_fault_C23_settings_edited_into_nonsense_are_named(capsys, trained, tmp_path):
+def test_settings_edited_into_nonsense_are_named(capsys, trained, tmp_path):
     out = shutil.copytree(trained, tmp_path / "run")
     for content in ("{", "[]", '{"epochs": 3}'):
         (out / "finetune.json").write_text(content, "utf-8")
@@ -433,7 +454,7 @@ def test_chat_streams_what_it_returns_and_keeps_it_after_ctrl_c(trained):
     assert [message["role"] for message in chat.messages[-2:]] == ["user", "assistant"]
 
 
-def test_fault_G42_no_room_for_a_prompt_is_refused(trained):
+def test_no_room_for_a_prompt_is_refused(trained):
     with pytest.raises(ConfigError, match=r"max_new_tokens = 64.*less than 64"):
         Chat(open_run(trained, "cpu"), "", SampleConfig(max_new_tokens=64))
 

@@ -9,10 +9,10 @@ import torch
 from test_generate import tiny_model
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from minigpt import compiling
-from minigpt.errors import ConfigError
 from minigpt.generate import generate
+from minigpt.machine import compiling
 from minigpt.sampling import SampleConfig
+from minigpt.support.errors import ConfigError
 
 
 @pytest.mark.slow
@@ -20,9 +20,13 @@ from minigpt.sampling import SampleConfig
 def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns():
     """Steps do not check whose program they run: models are told apart when a text begins."""
     torch._dynamo.reset()
-    compiling.compile_form.cache_clear()
-    models = [tiny_model(9), tiny_model(9, seed=1), tiny_model(9, n_embd=16),
-              tiny_model(9, norm="layer", biases=True)]  # fmt: skip
+    compiling.compile_program.cache_clear()
+    models = [
+        tiny_model(9),
+        tiny_model(9, seed=1),
+        tiny_model(9, n_embd=16),
+        tiny_model(9, norm="layer", biases=True),
+    ]
     for name, parameter in models[-1].named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
@@ -35,7 +39,7 @@ def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns
             expected = generate(model, [[1, 2, 3]], config)
             compiled = generate(model, [[1, 2, 3]], dataclasses.replace(config, compile=True))
             assert compiled == expected
-    assert compiling.compile_form.cache_info().currsize == 4  # two share one
+    assert compiling.compile_program.cache_info().currsize == 4  # two share one
 
 
 @pytest.mark.slow
@@ -43,7 +47,7 @@ def test_truly_compiled_steps_give_the_same_for_models_of_several_forms_in_turns
 def test_truly_compiled_steps_notice_that_rows_have_ended():
     """The program compares no sizes itself: torch must choose another when the cache changes."""
     torch._dynamo.reset()
-    compiling.compile_form.cache_clear()
+    compiling.compile_program.cache_clear()
     model, prompts = tiny_model(9), [[1, 2, 3], [4, 5, 6], [7]]
     config = SampleConfig(max_new_tokens=20, seed=3)
     expected = generate(model, prompts, config, stop_ids=(5,))
@@ -55,12 +59,17 @@ def test_truly_compiled_steps_notice_that_rows_have_ended():
 
 def test_a_form_is_all_but_the_weights():
     model = tiny_model()
-    assert compiling.form(model) == compiling.form(tiny_model(seed=1))
-    for other in (tiny_model(n_embd=16), tiny_model(norm="layer"), tiny_model(mlp="gelu"),
-                  tiny_model(norm_eps=1e-3), tiny_model().double()):  # fmt: skip
-        assert compiling.form(other) != compiling.form(model)
+    assert compiling.program_key(model) == compiling.program_key(tiny_model(seed=1))
+    for other in (
+        tiny_model(n_embd=16),
+        tiny_model(norm="layer"),
+        tiny_model(mlp="gelu"),
+        tiny_model(norm_eps=1e-3),
+        tiny_model().double(),
+    ):
+        assert compiling.program_key(other) != compiling.program_key(model)
     model.blocks[0].mlp.down = torch.nn.Sequential(model.blocks[0].mlp.down)
-    assert compiling.form(model) != compiling.form(tiny_model())
+    assert compiling.program_key(model) != compiling.program_key(tiny_model())
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch):
@@ -89,5 +98,5 @@ def test_biases_are_added_apart_from_products():
 def test_what_a_user_declared_as_changing_stays():
     with torch.compiler.config.patch(dynamic_sources="L['x']"):
         for n in range(2):
-            compiling.compile_form(print, n, "cpu")
+            compiling.compile_program(print, n, "cpu")
             assert torch.compiler.config.dynamic_sources == f"L['x'],{compiling.GROWING}"

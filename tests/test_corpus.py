@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import corpus
 from minigpt.bpe import split_chunks
-from minigpt.corpus import (
+from minigpt.data import corpus
+from minigpt.data.corpus import (
     ReadCounts,
     list_files,
     read_documents,
     read_pieces,
 )
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -49,13 +49,13 @@ def small_pieces(monkeypatch) -> int:
         (b" \n\n ", " \n\n "),
     ],
 )
-def test_fault_A4_marks_are_stripped_and_the_rest_is_kept(data, text, tmp_path):
+def test_marks_are_stripped_and_the_rest_is_kept(data, text, tmp_path):
     assert list(read_documents(write(tmp_path / "a.txt", data))) == [text]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl"])
-def test_fault_A4_utf16_is_named(encoding, name, tmp_path):
+def test_utf16_is_named(encoding, name, tmp_path):
     text = '[{"text": "hello"}]' if name.endswith("json") else '{"text": "hello"}'
     path = write(tmp_path / name, text.encode(encoding))
     with pytest.raises(DataError, match=rf"{encoding[:6].upper()} text.*{name}.*save.*UTF-8"):
@@ -115,7 +115,7 @@ def test_no_chunk_of_the_tokenizer_is_cut(shift, tmp_path, small_pieces):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
-def test_fault_A1_empty_file(name, tmp_path):
+def test_empty_file(name, tmp_path):
     with pytest.raises(DataError, match=rf"0 bytes — .*{name} — give a file with text"):
         list(read_documents(write(tmp_path / name, "")))
 
@@ -123,7 +123,7 @@ def test_fault_A1_empty_file(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "data"), [("a.txt", b"\xef\xbb\xbf"), ("a.jsonl", "\n\n"), ("a.json", "[]")]
 )
-def test_fault_A1_file_without_text(name, data, tmp_path):
+def test_file_without_text(name, data, tmp_path):
     with pytest.raises(DataError, match=rf"no text — .*{name} — give a file or folder with text"):
         list(read_documents(write(tmp_path / name, data)))
 
@@ -149,7 +149,7 @@ def test_file_that_cannot_be_read_is_named(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("position", [0, 1, 31, 32, 33, 63, 200, 370])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
-def test_fault_A3_invalid_utf8_names_the_byte(position, bom, tmp_path, small_pieces):
+def test_invalid_utf8_names_the_byte(position, bom, tmp_path, small_pieces):
     data = bytearray(bom + "ab é中🙂 ".encode() * 30)
     place = len(bom) + position
     while data[place] >= 0x80:  # put the bad byte in place of a letter
@@ -164,21 +164,21 @@ def test_fault_A3_invalid_utf8_names_the_byte(position, bom, tmp_path, small_pie
     assert counts.replaced == 1
 
 
-def test_fault_A3_cut_character_at_the_end(tmp_path):
+def test_cut_character_at_the_end(tmp_path):
     path = write(tmp_path / "a.txt", "ab中".encode()[:-1])
     with pytest.raises(DataError, match=r"byte 2"):
         list(read_documents(path))
     assert list(read_documents(path, errors="replace")) == ["ab\ufffd"]
 
 
-def test_fault_A3_replacement_characters_of_the_text_are_not_counted(tmp_path, small_pieces):
+def test_replacement_characters_of_the_text_are_not_counted(tmp_path, small_pieces):
     data = ("\ufffd" * 50).encode("utf-8") + b"\xff" + ("x\ufffd" * 50).encode("utf-8") + b"\x80"
     counts = ReadCounts()
     list(read_pieces(write(tmp_path / "a.txt", data), errors="replace", counts=counts))
     assert counts.replaced == 2
 
 
-def test_fault_A3_in_json_lines_names_line_and_byte(tmp_path):
+def test_in_json_lines_names_line_and_byte(tmp_path):
     good = jsonl({"text": "é"})
     path = write(tmp_path / "a.jsonl", good.encode("utf-8") + b'{"text": "\xff"}\n')
     byte = len(good.encode("utf-8")) + 10
@@ -197,7 +197,7 @@ def test_unknown_errors_setting_is_refused(tmp_path):
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from minigpt.corpus import PIECE_BYTES, read_pieces
+from minigpt.data.corpus import PIECE_BYTES, read_pieces
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -211,7 +211,7 @@ print((peak() - before) / PIECE_BYTES)
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs the resource module")
-def test_fault_A5_a_line_of_200_MB_needs_three_pieces_of_memory(tmp_path):
+def test_a_line_of_200_MB_needs_three_pieces_of_memory(tmp_path):
     big = write(tmp_path / "big.txt", "x")
     with big.open("r+b") as file:
         file.truncate(200_000_000)  # sparse: zero bytes without a newline
@@ -237,7 +237,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize(("line", "message"), RECORDS)
-def test_fault_A8_bad_record_is_named(line, message, tmp_path):
+def test_bad_record_is_named(line, message, tmp_path):
     good = json.dumps({"text": "good"})
     path = write(tmp_path / "a.jsonl", f"{good}\n{line}\n{good}\n")
     with pytest.raises(DataError, match=message):
@@ -264,7 +264,7 @@ def test_fault_A8_bad_record_is_named(line, message, tmp_path):
         ),
     ],
 )
-def test_fault_A8_bad_json_file_is_named(text, message, tmp_path):
+def test_bad_json_file_is_named(text, message, tmp_path):
     with pytest.raises(DataError, match=message):
         list(read_documents(write(tmp_path / "a.json", text)))
 
@@ -276,7 +276,7 @@ def test_missing_field_of_real_data_lists_the_fields_there(data_dir):
         list(read_documents(data_dir / "tang-poems" / "poet.tang.0.json", field="paragraph"))
 
 
-def test_fault_A9_a_path_in_the_data_is_text(tmp_path):
+def test_a_path_in_the_data_is_text(tmp_path):
     secret = write(tmp_path / "secret.txt", "secret")
     paths = ["../secret.txt", str(secret), f"file://{secret}"]
     path = write(tmp_path / "data" / "a.jsonl", jsonl(*({"text": name} for name in paths)))
@@ -290,7 +290,7 @@ def link(path: Path, target: Path) -> None:
         pytest.skip("this system does not let us make links")
 
 
-def test_fault_A9_a_link_out_of_the_folder_is_refused(tmp_path):
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
     write(tmp_path / "secret.txt", "secret")
     write(tmp_path / "data" / "a.txt", "text")
     link(tmp_path / "data" / "b.txt", tmp_path / "secret.txt")
@@ -298,7 +298,7 @@ def test_fault_A9_a_link_out_of_the_folder_is_refused(tmp_path):
         list(read_documents(tmp_path / "data"))
 
 
-def test_fault_A9_links_to_folders_and_inside_are_not_followed(tmp_path):
+def test_links_to_folders_and_inside_are_not_followed(tmp_path):
     write(tmp_path / "other" / "secret.txt", "secret")
     write(tmp_path / "data" / "a.txt", "text")
     link(tmp_path / "data" / "again.txt", tmp_path / "data" / "a.txt")

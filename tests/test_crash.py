@@ -16,8 +16,8 @@ import pytest
 import torch
 from crash_worker import small_tensors
 
-from minigpt.checkpoint import latest_checkpoint, save_checkpoint
-from minigpt.errors import CheckpointError
+from minigpt.runs.checkpoint import latest_checkpoint, save_checkpoint
+from minigpt.support.errors import CheckpointError
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="needs fork and SIGKILL"),
@@ -26,9 +26,15 @@ pytestmark = [
 
 WORKER = Path(__file__).with_name("crash_worker.py")
 CONFIG = {
-    "max_steps": 40, "batch_size": 6, "micro_batch_size": 4, "warmup_steps": 3, "save_interval": 2,
-    "log_interval": 1, "dtype": "bfloat16", "device": "cpu",
-}  # fmt: skip
+    "max_steps": 40,
+    "batch_size": 6,
+    "micro_batch_size": 4,
+    "warmup_steps": 3,
+    "save_interval": 2,
+    "log_interval": 1,
+    "dtype": "bfloat16",
+    "device": "cpu",
+}
 
 
 class Workshop:
@@ -36,9 +42,12 @@ class Workshop:
 
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=environment(),
-        )  # fmt: skip
+            [sys.executable, str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
 
     def ask(self, order: dict) -> dict:
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -84,8 +93,10 @@ def final_hashes(run_dir: Path) -> dict:
     """Return the SHA-256 of the last step's weights and optimizer state."""
     checkpoint = latest_checkpoint(run_dir)
     assert checkpoint.step == CONFIG["max_steps"]
-    return {name: checkpoint.manifest["files"][name]["sha256"]
-            for name in ("model.safetensors", "optimizer.safetensors")}  # fmt: skip
+    return {
+        name: checkpoint.manifest["files"][name]["sha256"]
+        for name in ("model.safetensors", "optimizer.safetensors")
+    }
 
 
 def read_events(path: Path) -> str:
@@ -93,15 +104,24 @@ def read_events(path: Path) -> str:
 
 
 def kill_once(
-    shop: Workshop, run_dir: Path, rng: random.Random, longest: float, in_save: bool,
+    shop: Workshop,
+    run_dir: Path,
+    rng: random.Random,
+    longest: float,
+    in_save: bool,
     in_place: bool = False,
-) -> tuple[int, str]:  # fmt: skip
+) -> tuple[int, str]:
     """Start or resume a run and SIGKILL it; return its exit code and its events."""
     events = run_dir.parent / f"events-{run_dir.name}-{rng.random()}"
     pid = shop.start(
-        "train", run_dir=str(run_dir), config=CONFIG, events=str(events), slow=0.0004,
-        in_place=in_place, output=str(run_dir.parent / "output"),
-    )  # fmt: skip
+        "train",
+        run_dir=str(run_dir),
+        config=CONFIG,
+        events=str(events),
+        slow=0.0004,
+        in_place=in_place,
+        output=str(run_dir.parent / "output"),
+    )
     calls = rng.randrange(1, 600)
     end = time.monotonic() + (30 if in_save else rng.uniform(0.02, longest))
     while time.monotonic() < end:
@@ -147,7 +167,7 @@ def kill_many(shop: Workshop, folder: Path, kills: int, seed: int) -> dict:
 
 
 @pytest.mark.slow
-def test_fault_E32_killed_runs_end_with_the_bits_of_an_uninterrupted_one(workshop, tmp_path):
+def test_killed_runs_end_with_the_bits_of_an_uninterrupted_one(workshop, tmp_path):
     report = kill_many(workshop, tmp_path, kills=25, seed=1)
     print(report)
     assert report["inside"] >= 0.4 * report["kills"], report
@@ -184,7 +204,7 @@ def test_soak_saving_in_place(workshop, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["kill", "ENOSPC", "EIO"])
-def test_fault_E34_failure_at_every_file_system_call_of_a_save(workshop, tmp_path, kind):
+def test_failure_at_every_file_system_call_of_a_save(workshop, tmp_path, kind):
     report = tmp_path / "report"
     messages = set()
     for at in itertools.count():
@@ -192,8 +212,15 @@ def test_fault_E34_failure_at_every_file_system_call_of_a_save(workshop, tmp_pat
         for step in (1, 2):
             save_checkpoint(run_dir, step, *small_tensors(step), {"step": step})
         report.write_text("null", encoding="utf-8")
-        code = workshop.run("save", run_dir=str(run_dir), step=3, at=at, kind=kind,
-                            report=str(report), output=str(tmp_path / "output"))  # fmt: skip
+        code = workshop.run(
+            "save",
+            run_dir=str(run_dir),
+            step=3,
+            at=at,
+            kind=kind,
+            report=str(report),
+            output=str(tmp_path / "output"),
+        )
         newest = latest_checkpoint(run_dir)
         assert newest.step in (2, 3)
         assert torch.equal(newest.model["w"], small_tensors(newest.step)[0]["w"])
@@ -214,11 +241,12 @@ def test_fault_E34_failure_at_every_file_system_call_of_a_save(workshop, tmp_pat
     assert messages or kind == "kill"
 
 
-def test_fault_E34_a_quota_is_reported_with_megabytes_and_leaves_nothing(workshop, tmp_path):
+def test_a_quota_is_reported_with_megabytes_and_leaves_nothing(workshop, tmp_path):
     save_checkpoint(tmp_path, 1, *small_tensors(1), {})
     output = tmp_path / "output"
-    code = workshop.run("limited", run_dir=str(tmp_path), step=2, file_bytes=20_000,
-                        report="", output=str(output))  # fmt: skip
+    code = workshop.run(
+        "limited", run_dir=str(tmp_path), step=2, file_bytes=20_000, report="", output=str(output)
+    )
     assert code == 1
     message = output.read_text(encoding="utf-8")
     assert "disk full: need 0.0 MB, have" in message
@@ -227,7 +255,7 @@ def test_fault_E34_a_quota_is_reported_with_megabytes_and_leaves_nothing(worksho
     assert latest_checkpoint(tmp_path).step == 1
 
 
-def test_fault_E34_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
@@ -281,10 +309,15 @@ def check_resume(run, folder, dtype, dropout, micro, stop_at, compile):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_fault_E33_a_signal_leaves_a_checkpoint_within_one_step(workshop, tmp_path, number, code):
+def test_a_signal_leaves_a_checkpoint_within_one_step(workshop, tmp_path, number, code):
     events, config = tmp_path / "events", CONFIG | {"max_steps": 10_000, "save_interval": 10_000}
-    pid = workshop.start("train", run_dir=str(tmp_path / "run"), config=config, events=str(events),
-                         output=str(tmp_path / "output"))  # fmt: skip
+    pid = workshop.start(
+        "train",
+        run_dir=str(tmp_path / "run"),
+        config=config,
+        events=str(events),
+        output=str(tmp_path / "output"),
+    )
     wait_for(lambda: read_events(events).count("s") >= 3)
     os.kill(pid, number)
     assert workshop.wait(pid) == code, (tmp_path / "output").read_text(encoding="utf-8")
@@ -293,10 +326,15 @@ def test_fault_E33_a_signal_leaves_a_checkpoint_within_one_step(workshop, tmp_pa
     assert text.endswith(")E")
 
 
-def test_fault_E33_a_second_ctrl_c_quits_at_once(workshop, tmp_path):
+def test_a_second_ctrl_c_quits_at_once(workshop, tmp_path):
     events = tmp_path / "events"
-    pid = workshop.start("train", run_dir=str(tmp_path / "run"), config=CONFIG, delay=60.0,
-                         output=str(tmp_path / "output"))  # fmt: skip
+    pid = workshop.start(
+        "train",
+        run_dir=str(tmp_path / "run"),
+        config=CONFIG,
+        delay=60.0,
+        output=str(tmp_path / "output"),
+    )
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
     time.sleep(0.3)
     begin = time.monotonic()
@@ -318,8 +356,8 @@ def wait_for(condition, seconds: float = 30.0) -> None:
 LOCKER = """
 import sys, time
 from pathlib import Path
-from minigpt.errors import LockedError
-from minigpt.lock import RunLock
+from minigpt.support.errors import LockedError
+from minigpt.support.lock import RunLock
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -335,9 +373,12 @@ assert "torch" not in sys.modules
 
 def start_locker(run_dir: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", LOCKER, str(run_dir)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
+        [sys.executable, "-c", LOCKER, str(run_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
 
 
 def say(process: subprocess.Popen) -> None:
@@ -346,7 +387,7 @@ def say(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_fault_E38_of_eight_processes_exactly_one_gets_the_run(tmp_path, round_):
+def test_of_eight_processes_exactly_one_gets_the_run(tmp_path, round_):
     lockers = [start_locker(tmp_path) for _ in range(8)]
     assert {locker.stdout.readline() for locker in lockers} == {"ready\n"}
     for locker in lockers:
@@ -357,13 +398,16 @@ def test_fault_E38_of_eight_processes_exactly_one_gets_the_run(tmp_path, round_)
     ]
     assert len(winners) == 1, answers
     holder = f"process {winners[0].pid} on "
-    assert all(holder in answer and "wait until it ends" in answer
-               for answer in answers if answer != "got it"), answers  # fmt: skip
+    assert all(
+        holder in answer and "wait until it ends" in answer
+        for answer in answers
+        if answer != "got it"
+    ), answers
     winners[0].communicate("\n", timeout=30)
     assert sorted(locker.wait(timeout=30) for locker in lockers) == [0] + [4] * 7
 
 
-def test_fault_E38_a_dead_holder_frees_the_lock(tmp_path):
+def test_a_dead_holder_frees_the_lock(tmp_path):
     first, second = start_locker(tmp_path), start_locker(tmp_path)
     for locker in (first, second):
         locker.stdout.readline()
@@ -376,7 +420,7 @@ def test_fault_E38_a_dead_holder_frees_the_lock(tmp_path):
     second.communicate("\n", timeout=30)
 
 
-def test_fault_E37_a_checkpoint_cannot_take_more_memory_than_its_manifest_says(workshop, tmp_path):
+def test_a_checkpoint_cannot_take_more_memory_than_its_manifest_says(workshop, tmp_path):
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs Linux to limit the address space")
     size = 40_000_000
@@ -400,6 +444,6 @@ def test_the_worker_can_tell_a_wrong_run(workshop, tmp_path):
 
 
 def test_errno_names_are_those_that_a_full_disk_gives():
-    from minigpt.checkpoint import DISK_FULL
+    from minigpt.runs.checkpoint import DISK_FULL
 
     assert {errno.ENOSPC, errno.EFBIG} <= DISK_FULL

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from test_download import Server, send, server, status  # noqa: F401 - server is a fixture
 
-from minigpt import sources
 from minigpt.commands import data
-from minigpt.errors import ConfigError, DataError
-from minigpt.sources import Source, SourceFile, load_sources
+from minigpt.data import sources
+from minigpt.data.sources import Source, SourceFile, load_sources
+from minigpt.support.errors import ConfigError, DataError
 
 SENTENCES = [f"Sentence {n} speaks of {n * 7} apples and {n * n} pears." for n in range(300)]
 TABLE = "".join(f"{'ham' if n % 3 else 'spam'}\t{text}\n" for n, text in enumerate(SENTENCES))
@@ -48,12 +48,12 @@ def read(path: Path) -> list[dict]:
 # --- public data ---
 
 
-def test_list_shows_every_set_with_its_licence(cache, capsys):
+def test_list_shows_every_set_with_its_license(cache, capsys):
     assert data.main(["list"]) == 0
     out = capsys.readouterr().out
     for source in load_sources().values():
         assert source.name in out
-        assert source.licence in out
+        assert source.license in out
 
 
 def test_list_one_task_and_one_set(cache, capsys):
@@ -76,7 +76,7 @@ def test_download_verify_prepare(toy, server, cache, tmp_path, capsys):  # noqa:
     assert data.main(["download", "toy"]) == 0
     out = capsys.readouterr().out
     assert str(cache / "toy" / "toy.tsv") in out
-    assert toy.licence in out
+    assert toy.license in out
     assert data.main(["download", "toy"]) == 0
     assert len(server.requests) == 1
     assert data.main(["verify"]) == 0
@@ -86,7 +86,7 @@ def test_download_verify_prepare(toy, server, cache, tmp_path, capsys):  # noqa:
     assert {row["label"] for row in rows} == {"ham", "spam"}
 
 
-def test_fault_I46_failed_download_helps_and_others_go_on(toy, server, cache, capsys):  # noqa: F811
+def test_failed_download_helps_and_others_go_on(toy, server, cache, capsys):  # noqa: F811
     server.script = [status(404), serve_table]
     assert data.main(["download", "toy", "toy"]) == 1
     out, err = capsys.readouterr()
@@ -146,7 +146,7 @@ def test_prepare_real_sets(name, data_dir, tmp_path, monkeypatch, capsys):
     assert all(rows)
     source = load_sources()[name]
     sheet = (tmp_path / "out" / "datasheet.md").read_text("utf-8")
-    assert source.licence in sheet
+    assert source.license in sheet
     assert source.citation in sheet
     assert source.files[0].sha256 in sheet
     assert set(rows[0][0]) >= set(source.text_fields or ["text"])
@@ -196,7 +196,7 @@ def test_prepared_files_are_kept_unless_told(own, tmp_path):
     assert (tmp_path / "out" / "train.jsonl").read_text("utf-8") != "mine"
 
 
-def test_fault_C21_out_that_cannot_be(own, tmp_path):
+def test_out_that_cannot_be(own, tmp_path):
     for out, cause in ((own, "is a file"), (own.parent / "out", "in a folder that is read")):
         with pytest.raises(ConfigError, match=cause):
             data.main(["prepare", str(own.parent), "--out", str(out)])
@@ -208,7 +208,7 @@ def test_fault_C21_out_that_cannot_be(own, tmp_path):
 
 
 def test_prepared_text_can_be_read_again(own, tmp_path):
-    from minigpt.corpus import read_documents
+    from minigpt.data.corpus import read_documents
 
     data.main(["prepare", str(own), "--separator", "\\n", "--out", str(tmp_path / "out")])
     documents = [*read_documents(tmp_path / "out" / "train.jsonl")]
@@ -227,12 +227,12 @@ def test_a_bad_file_leaves_no_output(own, tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["downlod"], ["--out", "x"]])
-def test_fault_C18_no_such_action(words):
+def test_no_such_action(words):
     with pytest.raises(ConfigError, match=r"no action.*write data list\|download\|verify\|prepare"):
         data.main(words)
 
 
-def test_fault_C18_no_names(tmp_path):
+def test_no_names(tmp_path):
     with pytest.raises(ConfigError, match=r"no data set named.*data list"):
         data.main(["download"])
     with pytest.raises(ConfigError, match=r"no files given.*give files"):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from minigpt.dedup import (
+from minigpt.data.dedup import (
     BLOCK,
     HASHES,
     RECALL,
@@ -145,9 +145,13 @@ def test_near_repeats_in_chinese_and_english():
     english = "Once upon a time there was a reliable otter named Ollie who lived in a river."
     chinese = "从前有一只名叫奥利的水獭，他和家人一起住在一条清澈的小河里。"
     texts = [
-        english, chinese, english.upper() + "!", chinese.replace("，", ""),
-        "Something else entirely, about a fox.", chinese[:10] + "后来他离开了家乡去了远方。",
-    ]  # fmt: skip
+        english,
+        chinese,
+        english.upper() + "!",
+        chinese.replace("，", ""),
+        "Something else entirely, about a fox.",
+        chinese[:10] + "后来他离开了家乡去了远方。",
+    ]
     assert near_repeats(texts, 0.8) == [None, None, 0, 1, None, None]
 
 

@@ -1,38 +1,28 @@
 """Choice of device and precision, and the memory estimate against what is really taken."""
 
-import dataclasses
-import itertools
 import platform
-import re
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.profiler import ProfilerActivity, profile
 
-from minigpt import device
-from minigpt.counts import flops_per_token
-from minigpt.device import (
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine import device
+from minigpt.machine.device import (
     arrange_for_decoding,
     autocast,
     available_memory,
     cgroup_memory,
-    check_memory,
     choose_device,
     choose_dtype,
     matmul_flops,
-    training_memory,
-    training_seconds,
 )
-from minigpt.errors import ConfigError
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.support.errors import ConfigError
 
 CPU = torch.device("cpu")
-HUGE = GPTConfig(vocab_size=50_304, block_size=4096, n_layer=96, n_head=96, n_embd=12_288)
 
 
 @pytest.fixture(params=["none", "cuda", "mps", "both"])
@@ -65,14 +55,14 @@ def test_a_device_that_is_not_here_is_refused_with_the_ones_that_are(name, accel
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cpu:x", "cpu:-1", "cpu:", "cuda:x", "cuda:99"])
-def test_fault_C18_unknown_device_names_are_refused_with_the_remedy(name, accelerators):
+def test_unknown_device_names_are_refused_with_the_remedy(name, accelerators):
     with pytest.raises(ConfigError, match=r"is not here.*choose auto or .*cpu"):
         choose_device(name)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=8) | st.from_regex(r"\A(cpu|cuda|mps|meta)(:\w*)?\Z"))
-def test_fault_C18_any_device_name_is_taken_or_refused_by_a_config_error(name):
+def test_any_device_name_is_taken_or_refused_by_a_config_error(name):
     try:
         assert isinstance(choose_device(name), torch.device)
     except ConfigError:
@@ -96,13 +86,13 @@ def test_named_dtypes_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("name", ["float8", "", "fp16", "Float32"])
-def test_fault_C18_unknown_dtypes_are_refused_with_the_known_ones(name):
+def test_unknown_dtypes_are_refused_with_the_known_ones(name):
     with pytest.raises(ConfigError, match=r"unknown.*choose auto, float32, bfloat16, float16"):
         choose_dtype(CPU, name)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "mps"])
-def test_fault_C18_float16_off_cuda_is_refused_with_what_works(kind):
+def test_float16_off_cuda_is_refused_with_what_works(kind):
     with pytest.raises(ConfigError, match=r"CUDA GPUs only.*choose bfloat16 or float32"):
         choose_dtype(torch.device(kind), "float16")
 
@@ -140,7 +130,7 @@ def test_a_model_arranged_for_decoding_is_the_same_model(tied, has_amx, monkeypa
     torch.testing.assert_close(model(idx)[0], logits)
 
 
-# Memory (fault C20)
+# Memory
 
 
 @pytest.mark.slow
@@ -148,7 +138,7 @@ def test_a_model_arranged_for_decoding_is_the_same_model(tied, has_amx, monkeypa
 def test_available_memory_counts_a_limit_on_the_process():
     script = (
         "import resource, torch, psutil\n"
-        "from minigpt.device import available_memory\n"
+        "from minigpt.machine.device import available_memory\n"
         "used = psutil.Process().memory_info().vms\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)\n"
         "print(available_memory(torch.device('cpu')))"
@@ -157,64 +147,6 @@ def test_available_memory_counts_a_limit_on_the_process():
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) <= 300_000_000
     assert available_memory(CPU) > 0
-
-
-def proposals(error: ConfigError) -> list[dict[str, int]]:
-    """Read the settings that an error proposes: [{"micro_batch_size": 8, "n_layer": 3}, ...]."""
-    return [
-        {name.replace("-", "_"): int(value) for name, value in re.findall(r"--(\S+) (\d+)", text)}
-        for text in error.remedy.split(", or ")
-    ]
-
-
-@pytest.mark.parametrize("free", [2 * 10**9, 8 * 10**9, 40 * 10**9])
-@pytest.mark.parametrize("shards", [1, 8])
-@pytest.mark.parametrize(
-    "config",
-    [
-        HUGE,
-        GPTConfig(50_000, 4096, 8, n_head=4, n_embd=24),  # half of it has odd heads
-        GPTConfig(50_000, 4096, 8, n_head=4, n_kv_head=2, n_embd=100, head_dim=64),
-        GPTConfig(50_000, 4096, 1, n_head=4, n_embd=1024),
-        GPTConfig(50_000, 4096, 24, n_head=16, n_embd=2048),
-    ],
-    ids=str,
-)
-def test_fault_C20_what_does_not_fit_is_refused_with_three_smaller_settings_that_do(
-    config, shards, free, monkeypatch
-):
-    monkeypatch.setattr(device, "available_memory", lambda device: free)
-    start = time.monotonic()
-    with pytest.raises(
-        ConfigError, match=r"would take about [\d.]+ GB and [\d.]+ GB are free"
-    ) as error:
-        check_memory(config, 512, CPU, torch.float32, shards)
-    assert time.monotonic() - start < 2  # the catalogue's own limit: nothing may be allocated
-    found = proposals(error.value)
-    assert len(found) == len({str(settings) for settings in found}) == 3
-    for flags in found:
-        smaller = dict(flags)
-        rows = smaller.pop("micro_batch_size", 512)
-        assert all(value < getattr(config, name) for name, value in smaller.items())
-        smaller = dataclasses.replace(config, **smaller)  # a valid config
-        assert training_memory(smaller, rows, torch.float32, shards) <= free, flags
-
-
-def test_fault_C20_where_nothing_fits_the_error_says_so(monkeypatch):
-    monkeypatch.setattr(device, "available_memory", lambda device: 1000)
-    with pytest.raises(ConfigError, match="free some memory: no smaller model fits either"):
-        check_memory(HUGE, 64, CPU, torch.float32)
-
-
-def test_processes_share_a_computers_memory_and_split_models_take_less(monkeypatch):
-    config = GPTConfig(1000, 64, 4, n_head=4, n_embd=256)
-    needed = training_memory(config, 4, torch.float32)
-    monkeypatch.setattr(device, "available_memory", lambda device: needed)
-    assert check_memory(config, 4, CPU, torch.float32) == needed
-    with pytest.raises(ConfigError, match="try --n-layer 1"):
-        check_memory(config, 4, CPU, torch.float32, processes=2)
-    assert check_memory(config, 4, torch.device("cuda"), torch.float32, processes=8) == needed
-    assert training_memory(config, 4, torch.float32, shards=8) < 0.8 * needed
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -242,70 +174,8 @@ def test_available_memory_is_what_the_tightest_limit_leaves(monkeypatch):
     assert available_memory(CPU) == 5_000
 
 
-def test_time_grows_with_tokens_and_model(monkeypatch):
-    monkeypatch.setattr(device, "matmul_flops", lambda *_, **__: 1e12)
-    small, large = GPTConfig(100, 64, 2, n_head=2, n_embd=32), GPTConfig(100, 64, 8, 2, n_embd=64)
-    seconds = training_seconds(small, 10**6, CPU, torch.float32)
-    assert training_seconds(small, 10**7, CPU, torch.float32) == pytest.approx(10 * seconds)
-    assert training_seconds(large, 10**6, CPU, torch.float32) > 5 * seconds
-    assert 3 * flops_per_token(small) * 1e6 / 1e12 < seconds
-
-
 def test_measured_matmul_speed_is_a_number_above_0():
     assert 1e7 < matmul_flops(CPU, torch.float32, size=64, seconds=0.01) < 1e16
-
-
-def test_a_model_that_fits_returns_its_estimate():
-    config = GPTConfig(65, 32, 2, 2, n_embd=32)
-    estimate = check_memory(config, 4, CPU, torch.float32)
-    assert estimate == training_memory(config, 4, torch.float32) > 0
-
-
-@pytest.mark.slow
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1), st.integers(1, 2**31 - 1),
-       st.integers(1, 2**30 - 1), st.integers(1, 10**9))  # fmt: skip
-def test_fault_C20_no_size_makes_the_check_itself_fail(vocab, block, layers, half, batch):
-    config = GPTConfig(vocab, block, layers, n_head=1, n_embd=2 * half)
-    try:
-        assert check_memory(config, batch, CPU, torch.bfloat16) > 0
-    except ConfigError:
-        return
-
-
-def measured_peak(config: GPTConfig, batch_size: int, dtype: torch.dtype) -> int:
-    """Train two steps and return the most bytes of tensors that stood at once."""
-    idx = torch.randint(config.vocab_size, (batch_size, config.block_size))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model = GPT(config)
-        optimizer = torch.optim.AdamW(model.parameters())
-        for _ in range(2):
-            with autocast(CPU, dtype):
-                loss = model(idx, idx)[1]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return max(itertools.accumulate(size for _, size in changes))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("sizes", "batch_size"),
-    [
-        ((65, 64, 4, 4, None, 128), 8),  # activations outweigh the rest
-        ((20_000, 16, 2, 4, None, 128), 2),  # embeddings do
-        ((4000, 256, 1, 4, None, 64), 2),  # logits do
-        ((65, 256, 2, 8, None, 64), 2),  # attention scores do
-        ((65, 512, 2, 4, None, 64), 1),  # no scores are kept
-    ],
-)
-def test_estimated_memory_is_within_a_factor_of_2_of_the_measured_peak(sizes, batch_size, dtype):
-    config = GPTConfig(*sizes)
-    estimated = training_memory(config, batch_size, dtype)
-    assert 0.5 < estimated / measured_peak(config, batch_size, dtype) < 2
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
@@ -313,7 +183,7 @@ def test_freed_memory_is_kept_for_the_next_step():
     script = """
 import resource
 import torch
-from minigpt.device import keep_freed_memory
+from minigpt.machine.device import keep_freed_memory
 
 def faults(n):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,20 +11,34 @@ from pathlib import Path
 import pytest
 import torch
 
-from minigpt import distributed
-from minigpt.checkpoint import latest_checkpoint
-from minigpt.distributed import PeerError, World, connected, first_does, my_rows, world
-from minigpt.errors import ConfigError, DataError
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine import distributed
+from minigpt.machine.distributed import (
+    PeerError,
+    World,
+    connected,
+    rank_zero_first,
+    shard_validation,
+    world,
+)
 from minigpt.recipe import TrainConfig
+from minigpt.runs.checkpoint import latest_checkpoint
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = ROOT / "tests/ranks_worker.py"
 CONFIG = {
-    "max_steps": 20, "batch_size": 8, "micro_batch_size": 2, "warmup_steps": 2, "log_interval": 1,
-    "eval_interval": 10, "save_interval": 5, "device": "cpu", "dtype": "float32",
-}  # fmt: skip
+    "max_steps": 20,
+    "batch_size": 8,
+    "micro_batch_size": 2,
+    "warmup_steps": 2,
+    "log_interval": 1,
+    "eval_interval": 10,
+    "save_interval": 5,
+    "device": "cpu",
+    "dtype": "float32",
+}
 SPLIT = CONFIG | {"shard": True}
 CPU = torch.device("cpu")
 not_on_windows = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL and torchrun")
@@ -43,11 +57,13 @@ def launch(orders: list[dict], size: int = 2) -> list[subprocess.CompletedProces
     command = [sys.executable, str(WORKER), json.dumps(orders)]
     started = [
         subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True,
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
             env=environment(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), **place),
         )
         for rank in range(size)
-    ]  # fmt: skip
+    ]
     done = []
     for process in started:
         err = process.communicate(timeout=300)[1]
@@ -57,12 +73,24 @@ def launch(orders: list[dict], size: int = 2) -> list[subprocess.CompletedProces
 
 def torchrun(*words: str, **more: str) -> subprocess.CompletedProcess:
     """Run `torchrun` with two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               "2", *words]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *words,
+    ]
     return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", env=environment(**more),
-        timeout=300, check=False,
-    )  # fmt: skip
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment(**more),
+        timeout=300,
+        check=False,
+    )
 
 
 def alone(orders: list[dict]) -> None:
@@ -92,8 +120,7 @@ def runs(tmp_path_factory) -> Path:
     def order(name: str, config: dict = CONFIG, **more) -> dict:
         return {"run_dir": str(folder / name), "config": config, **more}
 
-    alone([order("one"), order("one, recall", recall=True),
-           order("one, then split", stop_after=7)])  # fmt: skip
+    alone([order("one"), order("one, recall", recall=True), order("one, then split", stop_after=7)])
     both = [
         order("copies"),
         order("split", SPLIT),
@@ -107,8 +134,11 @@ def runs(tmp_path_factory) -> Path:
     ]
     for name, config in (("copies, dropout", CONFIG), ("split, dropout", SPLIT)):
         part = order(name + ", in parts", config, dropout=0.1)
-        both += [order(name, config, dropout=0.1), part | {"stop_after": 8},
-                 part | {"resume": True}]  # fmt: skip
+        both += [
+            order(name, config, dropout=0.1),
+            part | {"stop_after": 8},
+            part | {"resume": True},
+        ]
     for done in launch(both):
         assert done.returncode == 0, done.stderr
     adamw = order("one, adamw", CONFIG | {"optimizer": "adamw"})
@@ -138,7 +168,7 @@ def test_resume_goes_on_with_another_number_of_processes(runs, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["copies", "split"])
-def test_fault_R5_resume_of_two_processes_is_bit_identical(runs, form):
+def test_resume_of_two_processes_is_bit_identical(runs, form):
     whole, parts = runs / f"{form}, dropout", runs / f"{form}, dropout, in parts"
     assert hashes(whole) == hashes(parts)
     assert len(losses(parts)) < len(losses(whole))
@@ -159,9 +189,7 @@ def test_one_format_for_one_process_and_many(runs):
 @pytest.mark.slow
 @not_on_windows
 @pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.soak), 1])
-def test_fault_F41_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
-    runs, tmp_path, killed
-):
+def test_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(runs, tmp_path, killed):
     order = {"run_dir": str(tmp_path / "run"), "config": CONFIG, "dropout": 0.1}
     kill = json.dumps([order | {"kill": [killed, 13]}])
     done = torchrun(str(WORKER), kill, SILENCE="3")
@@ -180,8 +208,23 @@ def test_fault_F41_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
 def test_torchrun_trains_from_text_to_report(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the cat saw a mouse\n\nthe mouse saw a cat\n\n" * 300, encoding="utf-8")
-    words = ["-m", "minigpt", "train", "tiny", "--data", str(text), "--out", str(tmp_path / "run"),
-             "--device", "cpu", "--shard", "--block-size", "32", "--vocab-size", "300"]  # fmt: skip
+    words = [
+        "-m",
+        "minigpt",
+        "train",
+        "tiny",
+        "--data",
+        str(text),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--shard",
+        "--block-size",
+        "32",
+        "--vocab-size",
+        "300",
+    ]
     done = torchrun(*words, "--max-steps", "6")
     assert done.returncode == 0, done.stderr
     assert "in each of 2 processes" in done.stderr
@@ -199,9 +242,9 @@ def test_alone_there_is_one_process_and_nothing_to_agree_on(monkeypatch):
     with connected(CPU) as place:
         assert place == world() == World(0, 1)
         assert place.is_first
-        assert first_does(lambda: 7) == 7
+        assert rank_zero_first(lambda: 7) == 7
     with pytest.raises(DataError):
-        first_does(lambda: (_ for _ in ()).throw(DataError("0 bytes", "x", "y")))
+        rank_zero_first(lambda: (_ for _ in ()).throw(DataError("0 bytes", "x", "y")))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8])
@@ -211,20 +254,20 @@ def test_the_rows_of_all_processes_are_the_batch(rows, size, monkeypatch):
     parts = []
     for rank in range(size):
         monkeypatch.setattr(distributed, "world", lambda rank=rank: World(rank, size))
-        mine, targets = my_rows((idx, idx + 1))
+        mine, targets = shard_validation((idx, idx + 1))
         assert len(mine) == len(targets) > 0
         parts.append(mine[(targets != distributed.IGNORE).any(dim=1)])
     assert torch.equal(torch.cat(parts), idx)
 
 
-def test_fault_F41_a_batch_that_cannot_be_divided_is_refused(tmp_path, monkeypatch):
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.trainer.world", lambda: World(0, 3))
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
     with pytest.raises(ConfigError, match=r"batch_size = 8 .* a multiple of 3, the number of"):
         Trainer(model, TrainConfig(batch_size=8, device="cpu"), tmp_path, {})
 
 
-def test_fault_F41_a_port_in_use_is_named_with_the_remedy(monkeypatch):
+def test_a_port_in_use_is_named_with_the_remedy(monkeypatch):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

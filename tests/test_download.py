@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import download as module
-from minigpt.download import MIN_SPEED, check_address, download, explain, is_right
-from minigpt.errors import DataError
+from minigpt.data import download as module
+from minigpt.data.download import MIN_SPEED, check_address, download, explain, is_right
+from minigpt.support.errors import DataError
 
 DATA = bytes(range(256)) * 400  # 102,400 bytes
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -207,7 +207,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_I46_is_named_and_the_old_file_stays(name, server, tmp_path):
+def test_is_named_and_the_old_file_stays(name, server, tmp_path):
     answer, attempts, message = FAULTS[name]
     server.script = [answer]
     assert re.search(message, refused(server, tmp_path))
@@ -215,25 +215,25 @@ def test_fault_I46_is_named_and_the_old_file_stays(name, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if FAULTS[name][1] == 2])
-def test_fault_I46_one_retry_helps(name, server, tmp_path):
+def test_one_retry_helps(name, server, tmp_path):
     server.script = [FAULTS[name][0], whole()]
     assert get(server, tmp_path).read_bytes() == DATA
     assert len(server.requests) == 2
 
 
-def test_fault_I46_circle_of_redirects_ends(server, tmp_path):
+def test_circle_of_redirects_ends(server, tmp_path):
     server.script = [to(server.url)]
     assert "302" in refused(server, tmp_path)
     assert len(server.requests) <= 8
 
 
-def test_fault_I46_long_chain_of_redirects_ends(server, tmp_path):
+def test_long_chain_of_redirects_ends(server, tmp_path):
     server.script = [to(f"{server.url}?{number}") for number in range(30)]
     assert "302" in refused(server, tmp_path)
     assert len(server.requests) <= 1 + module.HttpsRedirects.max_redirections < 10
 
 
-def test_fault_I46_no_more_than_the_known_bytes_are_read(server, tmp_path):
+def test_no_more_than_the_known_bytes_are_read(server, tmp_path):
     def endless(handler) -> None:
         handler.send_response(200)
         handler.end_headers()
@@ -252,21 +252,21 @@ def test_redirect_to_an_allowed_place_is_followed(server, tmp_path):
     assert get(server, tmp_path).read_bytes() == DATA
 
 
-def test_fault_I46_silent_server(server, tmp_path):
+def test_silent_server(server, tmp_path):
     server.script = [silent(server)]
     start = time.monotonic()
     assert "does not answer in time" in refused(server, tmp_path, timeout=0.2)
     assert time.monotonic() - start < 60
 
 
-def test_fault_I46_slow_server(server, tmp_path):
+def test_slow_server(server, tmp_path):
     server.script = [dripping(server)]
     message = refused(server, tmp_path, timeout=0.3)
     assert "too slow" in message
     assert int(message.split("too slow: ")[1].split()[0]) < MIN_SPEED
 
 
-def test_fault_I46_offline(server, tmp_path):
+def test_offline(server, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         server.url = f"http://127.0.0.1:{unused.getsockname()[1]}/data.bin"
@@ -275,7 +275,7 @@ def test_fault_I46_offline(server, tmp_path):
     assert "check the network" in message
 
 
-def test_fault_I46_no_name_server(server, tmp_path, monkeypatch):
+def test_no_name_server(server, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
@@ -287,20 +287,20 @@ def test_fault_I46_no_name_server(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://example.com/x", "file:///etc/passwd", "ftp://a/b", "x"])
-def test_fault_I46_only_https(url, tmp_path):
+def test_only_https(url, tmp_path):
     with pytest.raises(DataError, match=r"not https.*put it at"):
         download(url, tmp_path / "x", 1, SHA256)
     check_address("https://example.com/x")
 
 
-def test_fault_I46_loopback_is_for_tests_only(server, tmp_path, monkeypatch):
+def test_loopback_is_for_tests_only(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOOPBACK_ALLOWED", False)
     server.script = [whole()]
     assert "not https" in refused(server, tmp_path)
     assert not server.requests
 
 
-def test_fault_I46_untrusted_certificate():
+def test_untrusted_certificate():
     error = urllib.error.URLError(ssl.SSLCertVerificationError(1, "self-signed certificate"))
     failure = explain(error)
     assert "certificate" in failure.cause
@@ -308,7 +308,7 @@ def test_fault_I46_untrusted_certificate():
     assert not failure.again
 
 
-def test_fault_I46_disk_full(server, tmp_path, monkeypatch):
+def test_disk_full(server, tmp_path, monkeypatch):
     usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     server.script = [whole()]
@@ -318,7 +318,7 @@ def test_fault_I46_disk_full(server, tmp_path, monkeypatch):
     assert not server.requests
 
 
-def test_fault_I46_folder_that_is_a_file(server, tmp_path):
+def test_folder_that_is_a_file(server, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match=r"cannot write the file.*MINIGPT_CACHE"):
         get(server, tmp_path / "file")
@@ -359,20 +359,20 @@ def test_a_stopped_run_goes_on(server, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_fault_I46_changed_file_is_sent_whole(server, tmp_path):
+def test_changed_file_is_sent_whole(server, tmp_path):
     server.script = [broken_off('"old"'), whole('"new"')]
     assert get(server, tmp_path).read_bytes() == DATA
 
 
 @pytest.mark.parametrize("answer", [rest('"new"'), rest(shift=-100), rest(shift=100)])
-def test_fault_I46_part_of_another_file_is_not_joined(answer, server, tmp_path):
+def test_part_of_another_file_is_not_joined(answer, server, tmp_path):
     server.script = [broken_off(), answer, whole()]
     assert "changed between two attempts" in refused(server, tmp_path)
     assert get(server, tmp_path).read_bytes() == DATA
     assert "Range" not in server.requests[2]
 
 
-def test_fault_I46_range_that_the_server_refuses(server, tmp_path):
+def test_range_that_the_server_refuses(server, tmp_path):
     server.script = [broken_off(), status(416), whole()]
     refused(server, tmp_path)
     assert get(server, tmp_path).read_bytes() == DATA
@@ -385,7 +385,7 @@ def test_a_weak_tag_is_not_trusted(server, tmp_path):
     assert "Range" not in server.requests[1]
 
 
-def test_fault_I46_damaged_part_is_found(server, tmp_path):
+def test_damaged_part_is_found(server, tmp_path):
     (tmp_path / "data.bin.part").write_bytes(b"?" * HALF)
     (tmp_path / "data.bin.part.etag").write_text('"a"', "utf-8")
     server.script = [rest(), whole()]
@@ -396,7 +396,7 @@ def test_fault_I46_damaged_part_is_found(server, tmp_path):
 # --- others at the same time ---
 
 
-def test_fault_I46_many_downloaders_one_file(server, tmp_path):
+def test_many_downloaders_one_file(server, tmp_path):
     start, paths = threading.Barrier(6), []
     server.script = [whole()]
 

@@ -13,14 +13,14 @@ from minigpt.embeddings import (
     SkipGram,
     WordVectors,
     analogy_score,
-    neighbour_score,
+    neighbor_score,
     noise_distribution,
     principal_plane,
     skip_gram_pairs,
     thin_frequent,
     train_skip_gram,
 )
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 EOT = 3  # not the first id, so that nothing depends on it
 
@@ -80,15 +80,15 @@ def test_loss_is_the_formula_pair_by_pair():
     V, C, B, K = 11, 5, 7, 3
     model = SkipGram(V, C)
     torch.nn.init.normal_(model.contexts.weight)
-    centres, contexts = torch.randint(V, (B,)), torch.randint(V, (B,))
+    centers, contexts = torch.randint(V, (B,)), torch.randint(V, (B,))
     noise = torch.randint(V, (B, K))
     total = 0.0
     for b in range(B):
-        v = model.centres.weight[centres[b]]
+        v = model.centers.weight[centers[b]]
         total -= math.log(torch.sigmoid(v @ model.contexts.weight[contexts[b]]).item())
         for k in range(K):
             total -= math.log(torch.sigmoid(-v @ model.contexts.weight[noise[b, k]]).item())
-    assert model(centres, contexts, noise).item() == pytest.approx(total / B, rel=1e-5)
+    assert model(centers, contexts, noise).item() == pytest.approx(total / B, rel=1e-5)
 
 
 def test_before_training_every_answer_is_a_coin():
@@ -107,21 +107,21 @@ def two_worlds(count: int = 400) -> np.ndarray:
     return np.concatenate([np.append(side, EOT) for side in sides])
 
 
-def test_words_with_the_same_company_become_neighbours():
+def test_words_with_the_same_company_become_neighbors():
     tokens = two_worlds()
     model, losses = train_skip_gram(
         tokens, 7, EOT, n_embd=6, epochs=8, batch_size=256, threshold=1.0
     )
     assert losses[0] == pytest.approx(6 * math.log(2), abs=0.01)
     assert np.mean(losses[-20:]) < 0.9 * losses[0]
-    words = WordVectors([*"abc", "<end>", *"xyz"], model.centres.weight.detach().numpy())
-    assert neighbour_score(words, ["abc", "xyz"], k=2) == 1.0
+    words = WordVectors([*"abc", "<end>", *"xyz"], model.centers.weight.detach().numpy())
+    assert neighbor_score(words, ["abc", "xyz"], k=2) == 1.0
 
 
 def test_the_seed_decides():
     tokens = two_worlds(60)
     first, again, other = (
-        train_skip_gram(tokens, 7, EOT, n_embd=4, epochs=1, seed=seed)[0].centres.weight
+        train_skip_gram(tokens, 7, EOT, n_embd=4, epochs=1, seed=seed)[0].centers.weight
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
@@ -142,8 +142,8 @@ def test_vectors_have_length_1_and_words_know_their_place(plane):
     np.testing.assert_allclose(plane["queen"], np.array([3, -1]) / math.sqrt(10))
 
 
-def test_neighbours_are_sorted_and_leave_the_word_out(plane):
-    found = plane.neighbours("king", 4)
+def test_neighbors_are_sorted_and_leave_the_word_out(plane):
+    found = plane.neighbors("king", 4)
     assert [word for word, _ in found] == ["queen", "man", "woman", "apple"]
     assert [cosine for _, cosine in found] == sorted((c for _, c in found), reverse=True)
     assert found[0][1] == pytest.approx(0.8)
@@ -155,9 +155,9 @@ def test_analogy_takes_the_same_step_and_leaves_the_question_out(plane):
     assert analogy_score(plane, questions) == 0.5
 
 
-def test_neighbour_score_counts_within_the_group(plane):
-    assert neighbour_score(plane, [["king", "queen"]], k=1) == 1.0
-    assert neighbour_score(plane, [["king", "apple"]], k=1) == 0.0
+def test_neighbor_score_counts_within_the_group(plane):
+    assert neighbor_score(plane, [["king", "queen"]], k=1) == 1.0
+    assert neighbor_score(plane, [["king", "apple"]], k=1) == 0.0
 
 
 def test_principal_plane_finds_the_widest_directions():
@@ -175,7 +175,7 @@ def test_principal_plane_finds_the_widest_directions():
 
 
 def test_fault_a_word_without_vector_is_named(plane):
-    for ask in (plane.neighbours, plane.__getitem__):
+    for ask in (plane.neighbors, plane.__getitem__):
         with pytest.raises(DataError, match=r"'kng' has no vector.*spelled as there"):
             ask("kng")
 

@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from minigpt import storyworld
-from minigpt.batches import EvalDocuments
+from minigpt.batching.token_files import write_tokens
+from minigpt.batching.windows import EvalDocuments
 from minigpt.chat import SPECIAL, encode_prompt, end_id
-from minigpt.errors import ConfigError, DataError
 from minigpt.evaluate import (
     answers,
     batches_by_length,
     best_ngram,
     cut_windows,
     gap_closed,
+    generate_texts,
     likeliest,
     loss_scores,
     score_examples,
     text_score,
     token_losses,
-    write,
 )
 from minigpt.generate import generate
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
 from minigpt.sampling import SampleConfig
-from minigpt.token_files import write_tokens
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
 from minigpt.validation import evaluate_loss
 
@@ -185,21 +185,22 @@ def test_windows_cover_every_target_once(size, block_size, stride):
 
 
 @pytest.mark.parametrize("texts", ["", [], ["", ""]])
-def test_fault_A1_an_empty_text_is_refused(model, tokenizer, texts):
+def test_an_empty_text_is_refused(model, tokenizer, texts):
     with pytest.raises(DataError, match=r"0 characters.*give a text that is not empty"):
         text_score(model, tokenizer, texts)
 
 
 @pytest.mark.parametrize("stride", [0, -1, 25])
-def test_fault_C18_impossible_stride(model, tokenizer, stride):
+def test_impossible_stride(model, tokenizer, stride):
     with pytest.raises(ConfigError, match=rf"stride = {stride}.*--stride.*1 to 24"):
         text_score(model, tokenizer, "text", stride)
 
 
 def test_loss_scores_by_hand():
     assert loss_scores(2.0, n_targets=30, n_bytes=100) == {
-        "val_loss": 2.0, "bits_per_byte": pytest.approx(60 / 100 / math.log(2)),
-    }  # fmt: skip
+        "val_loss": 2.0,
+        "bits_per_byte": pytest.approx(60 / 100 / math.log(2)),
+    }
     scores = loss_scores(2.0, 30, 100, floor_nats=45.0, n_stories=5)
     assert scores["floor"] == 1.5
     assert scores["excess"] == pytest.approx(1 / 3)
@@ -265,14 +266,17 @@ def test_long_prompts_lose_their_beginning_with_a_warning(model, tokenizer):
 
 
 def test_no_two_batches_share_their_random_numbers(model, tokenizer):
-    rows = write(model, [[tokenizer.eot_id]] * 6, SampleConfig(12), [], batch_size=2)
+    prompts, sampling = [[tokenizer.eot_id]] * 6, SampleConfig(12)
+    rows = generate_texts(model, prompts, sampling, [], batch_size=2)
     assert len({tuple(row) for row in rows}) == 6
-    assert rows == write(model, [[tokenizer.eot_id]] * 6, SampleConfig(12), [], batch_size=2)
+    assert rows == generate_texts(
+        model, [[tokenizer.eot_id]] * 6, SampleConfig(12), [], batch_size=2
+    )
 
 
 def test_likeliest_is_the_choice_of_least_loss(model, tokenizer):
     choices = ["red", "a red ball", "蓝", "x"]
-    asked = [ask("Which?"), ask("What colour?"), ask("颜色？")]
+    asked = [ask("Which?"), ask("What color?"), ask("颜色？")]
     found = likeliest(model, tokenizer, asked, choices)
     for messages, text in zip(asked, found, strict=True):
         prompt = encode_prompt(messages, tokenizer)

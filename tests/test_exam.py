@@ -6,17 +6,17 @@ import random
 import numpy as np
 import pytest
 
-from minigpt import exam, metrics, storyworld, told
+from minigpt import metrics, storyworld
 from minigpt.chat import SPECIAL
 from minigpt.evaluate import token_losses
-from minigpt.exam import TASKS, draw_items, examine, task_scores, taught_items
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
 from minigpt.scoring import text_hash
-from minigpt.storyworld import lexicon
+from minigpt.storyworld import exam, lexicon, told
+from minigpt.storyworld.exam import TASKS, draw_items, examine, task_scores, taught_items
 from minigpt.storyworld.read import split_sentences
+from minigpt.storyworld.told import all_shapes, find_fault, story_scores, story_task
 from minigpt.tokenizer import BPETokenizer
-from minigpt.told import all_shapes, find_fault, story_scores, story_task
 
 TEXTS = [text for text, _ in storyworld.documents(80, seed=5000)]
 EN = storyworld.story(3).english
@@ -55,7 +55,7 @@ def answering(monkeypatch, answer) -> None:
 def telling(monkeypatch, tokenizer, texts: list[str]) -> None:
     """Let the model tell these stories."""
     rows = [tokenizer.encode(text) for text in texts]
-    monkeypatch.setattr(told, "write", lambda *args, **more: rows)
+    monkeypatch.setattr(told, "generate_texts", lambda *args, **more: rows)
 
 
 # --- tasks ---
@@ -68,9 +68,10 @@ def test_an_oracle_passes_and_its_mistakes_cost_what_they_should(
     right = {item.prompt: item.answer for of_task in items.values() for item in of_task}
     for item in items["story"]:  # instructions without a story recur, any good story will do
         right[item.prompt] = next(
-            lesson.answer for lesson in items["story"]
+            lesson.answer
+            for lesson in items["story"]
             if lesson.prompt == item.prompt and item.accepts(lesson.answer)
-        )  # fmt: skip
+        )
     answering(monkeypatch, right.get)
     scores, shown = task_scores(None, tokenizer, items, taught)
     assert set(scores) == set(TASKS)
@@ -180,9 +181,11 @@ def test_another_person_is_a_wrong_detail():
         cast = [name for name in names if any(name in text.split() for text in sentences)]
         stranger = next(name for name in names if name not in cast)
         place, name = next(
-            (place, name) for place in reversed(range(3, len(sentences))) for name in cast
+            (place, name)
+            for place in reversed(range(3, len(sentences)))
+            for name in cast
             if name in sentences[place].split()
-        )  # fmt: skip
+        )
         words = sentences[place].split()
         sentences[place] = " ".join(stranger if word == name else word for word in words)
         fault = find_fault(" ".join(sentences))
@@ -255,9 +258,13 @@ def test_the_whole_card(monkeypatch, tokenizer, model):
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 5)
     stages = []
     report = examine(
-        model, tokenizer, set(), per_task=1, n_stories=3,
+        model,
+        tokenizer,
+        set(),
+        per_task=1,
+        n_stories=3,
         on_progress=lambda *progress: stages.append(progress),
-    )  # fmt: skip
+    )
     assert set(report["tasks"]) == {*TASKS, "consistent_stories"}
     for task in report["tasks"].values():
         assert {"metric", "score", "baseline", "baseline_name", "low", "high", "n"} <= set(task)

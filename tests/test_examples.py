@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.errors import ConfigError, DataError
-from minigpt.examples import (
+from minigpt.batching.examples import (
     ExampleConfig,
     columns_of,
     load_examples,
@@ -17,6 +16,7 @@ from minigpt.examples import (
     read_examples,
     split_examples,
 )
+from minigpt.support.errors import ConfigError, DataError
 
 GOOD = {"prompt": "1 + 1?", "answer": "2"}
 
@@ -63,7 +63,7 @@ def pairs(conversations: list[list[dict]]) -> list[tuple[str, str]]:
         ),
     ],
 )
-def test_usual_layouts_are_recognised(record, pair, tmp_path):
+def test_usual_layouts_are_recognized(record, pair, tmp_path):
     assert pairs(read_examples(lines(tmp_path / "a.jsonl", [record]))) == [pair]
 
 
@@ -138,7 +138,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("case", BAD_LINES)
-def test_fault_A8_a_bad_line_is_named_with_cause_and_remedy(case, tmp_path):
+def test_a_bad_line_is_named_with_cause_and_remedy(case, tmp_path):
     bad, cause, remedy = BAD_LINES[case]
     path = lines(tmp_path / "a.jsonl", [*[GOOD] * 6, bad, *[GOOD] * 5])
     with pytest.raises(DataError, match="line 7") as error:
@@ -148,13 +148,13 @@ def test_fault_A8_a_bad_line_is_named_with_cause_and_remedy(case, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_fault_A8_missing_key_names_the_line(tmp_path):
+def test_missing_key_names_the_line(tmp_path):
     path = lines(tmp_path / "a.jsonl", [GOOD, {"prompt": "a"}])
     with pytest.raises(DataError, match=r"a\.jsonl, line 2 "):
         read_examples(path)
 
 
-def test_fault_A8_skip_bad_counts_and_fails_above_one_percent(tmp_path):
+def test_skip_bad_counts_and_fails_above_one_percent(tmp_path):
     bad = [content for content, _, _ in BAD_LINES.values()]
     path = lines(tmp_path / "a.jsonl", [*[GOOD] * 1683, *bad])
     with pytest.raises(DataError):
@@ -166,7 +166,7 @@ def test_fault_A8_skip_bad_counts_and_fails_above_one_percent(tmp_path):
         load_examples(path, ExampleConfig(skip_bad=True))
 
 
-def test_fault_A1_no_bytes_and_no_examples(tmp_path):
+def test_no_bytes_and_no_examples(tmp_path):
     with pytest.raises(DataError, match="0 bytes"):
         read_examples(write(tmp_path / "a.jsonl", ""))
     with pytest.raises(DataError, match=r"no examples.*give a file"):
@@ -177,7 +177,7 @@ def test_fault_A1_no_bytes_and_no_examples(tmp_path):
         read_examples(tmp_path / "c.jsonl")
 
 
-def test_fault_A3_invalid_utf8_names_the_byte_and_the_choice(tmp_path):
+def test_invalid_utf8_names_the_byte_and_the_choice(tmp_path):
     path = write(tmp_path / "a.tsv", b"good\ta\nbad\t\xff\n")
     with pytest.raises(DataError, match=r"0xFF.*byte 11.*--errors replace"):
         read_examples(path, "{1}", "{0}")
@@ -185,7 +185,7 @@ def test_fault_A3_invalid_utf8_names_the_byte_and_the_choice(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_fault_A9_a_link_out_of_the_folder_is_refused_and_paths_are_texts(tmp_path):
+def test_a_link_out_of_the_folder_is_refused_and_paths_are_texts(tmp_path):
     secret = lines(tmp_path / "secret.jsonl", [GOOD])
     folder = lines(tmp_path / "data" / "a.jsonl", [{"text": "../secret.jsonl", "label": "/etc"}])
     assert pairs(read_examples(folder.parent)) == [("../secret.jsonl", "/etc")]
@@ -217,7 +217,7 @@ def test_tabs_part_columns_and_quotes_are_text(suffix, tmp_path):
     assert pairs(read_examples(path, "{1}", "{0}")) == [('a "b', "good"), ('"c"', "bad")]
 
 
-def test_fault_A8_a_row_with_another_number_of_columns_is_named(tmp_path):
+def test_a_row_with_another_number_of_columns_is_named(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tlabel\na\tgood\nb\nc\tbad\n")
     with pytest.raises(DataError, match=r"1 columns where 2 are expected.*line 3.*--skip-bad"):
         read_examples(path)
@@ -281,7 +281,7 @@ def test_babi_gives_each_question_with_the_story_so_far(tmp_path):
     assert pairs(question_only)[0] == ("Where is Mary?", "park")
 
 
-def test_fault_A8_a_bad_line_of_babi_is_named(tmp_path):
+def test_a_bad_line_of_babi_is_named(tmp_path):
     path = write(tmp_path / "a.txt", BABI.replace("4 Tom left it.", "4 Tom left it.\tpark"))
     with pytest.raises(DataError, match=r"no line of a bAbI story.*line 4.*parted by tabs"):
         read_examples(path)

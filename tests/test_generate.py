@@ -10,11 +10,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minigpt import compiling
 from minigpt import generate as generation
-from minigpt.errors import ConfigError, TrainingError
 from minigpt.generate import (
-    FILL_ROWS,
+    PREFILL_ROWS,
     beam_search,
     evaluating,
     generate,
@@ -22,6 +20,7 @@ from minigpt.generate import (
     window_start,
 )
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine import compiling
 from minigpt.sampling import (
     FEW,
     SampleConfig,
@@ -32,6 +31,7 @@ from minigpt.sampling import (
     next_tokens,
 )
 from minigpt.streaming import StopStrings
+from minigpt.support.errors import ConfigError, TrainingError
 
 GREEDY = {"temperature": 0.0}
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()  # probabilities to count with by hand
@@ -143,9 +143,11 @@ def test_draw_never_returns_a_token_of_probability_zero():
 @settings(max_examples=100, deadline=None)
 @given(
     logits=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=8),
-    temperature=st.floats(0, 1e308), top_k=st.none() | st.integers(1, 10),
-    top_p=st.floats(0, 1, exclude_min=True), min_p=st.floats(0, 1, exclude_max=True),
-)  # fmt: skip
+    temperature=st.floats(0, 1e308),
+    top_k=st.none() | st.integers(1, 10),
+    top_p=st.floats(0, 1, exclude_min=True),
+    min_p=st.floats(0, 1, exclude_max=True),
+)
 def test_every_valid_setting_gives_a_distribution_with_the_likeliest_token(
     logits, temperature, top_k, top_p, min_p
 ):
@@ -174,12 +176,17 @@ def test_window_keeps_the_newest_half_whenever_it_is_full(block_size):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"pointer": True, "bigram_size": 169},
-        {"positions": "sentences", "sentence_ends": (3, 4, 5), "section_starts": (0, 1),
-         "values": "tokens"},
+        {},
+        {"pointer": True, "bigram_size": 169},
+        {
+            "positions": "sentences",
+            "sentence_ends": (3, 4, 5),
+            "section_starts": (0, 1),
+            "values": "tokens",
+        },
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_cached_equals_uncached_past_the_window_where_rows_hop_at_different_times(
     options, block_size, temperature
 ):
@@ -268,11 +275,11 @@ def test_many_prompts_are_read_a_few_at_a_time_and_dropped_without_copies(monkey
     model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     together = generate(model, prompts, config, stops)
     prefills = [shape for shape in shapes if shape[1] > 1]
-    assert max(rows for rows, _ in prefills) == FILL_ROWS
+    assert max(rows for rows, _ in prefills) == PREFILL_ROWS
     assert sum(rows * T for rows, T in prefills) < 1.5 * sum(map(len, prompts))  # little padding
     steps = sum(min(len(answer), 24) for answer in together)  # none after the 25th token
     assert sum(rows for rows, T in shapes if T == 1) == steps  # rows that ended cost nothing
-    monkeypatch.setattr("minigpt.generate.FILL_ROWS", 1000)
+    monkeypatch.setattr("minigpt.generate.PREFILL_ROWS", 1000)
     assert generate(model, prompts, config, stops) == together
     for row in range(0, 40, 7):
         alone = without_cache(model, prompts[row], config, row)
@@ -355,7 +362,7 @@ def test_more_beams_find_what_greedy_misses():
         ([], "all of it", "all of it"),
     ],
 )
-def test_fault_G42_stop_string_is_found_however_the_text_is_split(strings, text, expected):
+def test_stop_string_is_found_however_the_text_is_split(strings, text, expected):
     for cuts in itertools.product([False, True], repeat=len(text) - 1):
         pieces, stop = [text[0]], StopStrings(strings)
         for cut, character in zip(cuts, text[1:], strict=True):
@@ -377,7 +384,7 @@ def test_stop_strings_hold_back_no_more_than_they_must():
 
 
 @pytest.mark.parametrize("strings", [[""], ["a", ""], "END"])
-def test_fault_G42_impossible_stop_strings_are_refused(strings):
+def test_impossible_stop_strings_are_refused(strings):
     with pytest.raises(ConfigError, match="give a list of strings that are not empty"):
         StopStrings(strings)
 
@@ -407,7 +414,7 @@ def test_fault_G42_impossible_stop_strings_are_refused(strings):
         ("truncate", "right", '"no" or "left"'),
     ],
 )
-def test_fault_G42_impossible_settings_show_value_and_remedy(field, value, remedy):
+def test_impossible_settings_show_value_and_remedy(field, value, remedy):
     with pytest.raises(ConfigError) as error:
         SampleConfig(**{field: value})
     assert f"{field} = {value!r}" in str(error.value)
@@ -416,16 +423,20 @@ def test_fault_G42_impossible_settings_show_value_and_remedy(field, value, remed
 
 
 ANYTHING = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
     | st.sampled_from([10**400, -(10**400), 0, 1, 1.0, b"", [], {}, 1j])
-)  # fmt: skip
+)
 NAMES = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "truncate")
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING))
 @example({"temperature": 2**64})  # float32 holds it, an int in torch does not
-def test_fault_G42_any_setting_is_taken_or_refused_by_a_config_error(options):
+def test_any_setting_is_taken_or_refused_by_a_config_error(options):
     try:
         config = SampleConfig(**options)
     except ConfigError:
@@ -433,11 +444,14 @@ def test_fault_G42_any_setting_is_taken_or_refused_by_a_config_error(options):
     assert abs(next_probabilities(LOGITS, config).sum().item() - 1) < 1e-4
 
 
-@pytest.mark.parametrize("write", [
-    lambda model, prompt: generate(model, [[1], prompt]),
-    lambda model, prompt: stream(model, prompt),  # at once, not at the first token
-    lambda model, prompt: beam_search(model, prompt, 2, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model, prompt: generate(model, [[1], prompt]),
+        lambda model, prompt: stream(model, prompt),  # at once, not at the first token
+        lambda model, prompt: beam_search(model, prompt, 2, 3),
+    ],
+)
 @pytest.mark.parametrize(
     ("prompt", "cause", "remedy"),
     [
@@ -447,7 +461,7 @@ def test_fault_G42_any_setting_is_taken_or_refused_by_a_config_error(options):
         ([1, -1], "token id -1 is outside", "trained with"),
     ],
 )
-def test_fault_G42_bad_prompts_are_refused_before_any_computing(write, prompt, cause, remedy):
+def test_bad_prompts_are_refused_before_any_computing(write, prompt, cause, remedy):
     with pytest.raises(ConfigError) as error:
         write(tiny_model(), prompt)
     assert cause in str(error.value)
@@ -455,7 +469,7 @@ def test_fault_G42_bad_prompts_are_refused_before_any_computing(write, prompt, c
 
 
 @pytest.mark.parametrize("length", [9, 10, 14, 15, 40])
-def test_fault_G42_truncate_left_equals_giving_the_window_alone(length):
+def test_truncate_left_equals_giving_the_window_alone(length):
     model, prompt = tiny_model(), [n * n % 13 for n in range(length)]
     config = SampleConfig(max_new_tokens=1, truncate="left", **GREEDY)
     window = prompt[window_start(length, 9) :]
@@ -469,12 +483,15 @@ def test_fault_G42_truncate_left_equals_giving_the_window_alone(length):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_fault_G42_logits_that_are_not_finite_never_become_a_token(value, temperature):
+def test_logits_that_are_not_finite_never_become_a_token(value, temperature):
     model = tiny_model()
     torch.nn.init.constant_(model.norm.weight, value)
     config = SampleConfig(temperature=temperature)
-    for write in (lambda: generate(model, [[1]], config), lambda: beam_search(model, [1], 2, 3),
-                  lambda: next(stream(model, [1], config))):  # fmt: skip
+    for write in (
+        lambda: generate(model, [[1]], config),
+        lambda: beam_search(model, [1], 2, 3),
+        lambda: next(stream(model, [1], config)),
+    ):
         with pytest.raises(TrainingError, match=r"not finite.*use an earlier checkpoint"):
             write()
     one_bad = LOGITS.repeat(3, 1)
@@ -503,7 +520,7 @@ def test_next_tokens_are_those_that_drawing_gives():
 
 
 @pytest.mark.parametrize("n_beam", [0, -1, True, 1.5])
-def test_fault_G42_impossible_beams_are_refused(n_beam):
+def test_impossible_beams_are_refused(n_beam):
     with pytest.raises(ConfigError, match="give 1 or more"):
         beam_search(tiny_model(), [1], n_beam, 3)
 
@@ -533,13 +550,18 @@ def quickly_compiled(monkeypatch, request):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"pointer": True, "bigram_size": 169, "n_kv_head": 1},
-        {"positions": "sentences", "sentence_ends": (3, 4, 5), "section_starts": (0, 1),
-         "values": "tokens"},
+        {},
+        {"pointer": True, "bigram_size": 169, "n_kv_head": 1},
+        {
+            "positions": "sentences",
+            "sentence_ends": (3, 4, 5),
+            "section_starts": (0, 1),
+            "values": "tokens",
+        },
         {"positions": "learned", "norm": "layer"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_compiled_steps_give_the_same_past_the_window_and_as_rows_end(options, quickly_compiled):
     model = tiny_model(9, **options)
     prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 9, 2)]

@@ -11,24 +11,35 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from minigpt import attention, gpt
-from minigpt.batches import IGNORE
+from minigpt.batching.windows import IGNORE
 from minigpt.counts import count_parameters, flops_per_token
-from minigpt.errors import ConfigError
 from minigpt.gpt import FORMS, GPT, GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.runs import build
+from minigpt.runs.run import build
+from minigpt.support.errors import ConfigError
 from minigpt.train import train
 
 TINY = {"vocab_size": 37, "block_size": 11, "n_layer": 2, "n_head": 4, "n_embd": 24}
 VARIANTS = [  # each option off its default at least once, alone and together
-    {}, FORMS["llama"], FORMS["gpt2"], {"norm": "layer"}, {"mlp": "gelu"}, {"mlp": "relu2"},
-    {"positions": "learned"}, {"positions": "none"}, {"qk_norm": False}, {"biases": True},
-    {"bigram_size": 37 * 37}, {"bigram_size": 50}, {"init": "gpt2"}, {"pointer": True},
+    {},
+    FORMS["llama"],
+    FORMS["gpt2"],
+    {"norm": "layer"},
+    {"mlp": "gelu"},
+    {"mlp": "relu2"},
+    {"positions": "learned"},
+    {"positions": "none"},
+    {"qk_norm": False},
+    {"biases": True},
+    {"bigram_size": 37 * 37},
+    {"bigram_size": 50},
+    {"init": "gpt2"},
+    {"pointer": True},
     {"values": "tokens"},
     {"positions": "sentences", "sentence_ends": (1, *range(20, 30)), "section_starts": (2, 5, 6)},
     {"pointer": True, "values": "tokens", "n_kv_head": 2, "bigram_size": 50, "separator_id": 3},
     {**FORMS["gpt2"], "tie_embeddings": False, "bigram_size": 7, "mlp": "relu2", "n_kv_head": 2},
-]  # fmt: skip
+]
 
 
 def random_model(**options) -> GPT:
@@ -104,21 +115,37 @@ def reference(model: GPT, form: str):
     transformers, c = pytest.importorskip("transformers"), model.config
     if form == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer,
-            n_head=c.n_head, n_inner=c.n_hidden, activation_function="gelu_new", resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, layer_norm_epsilon=c.norm_eps, use_cache=False,
+            vocab_size=c.vocab_size,
+            n_positions=c.block_size,
+            n_embd=c.n_embd,
+            n_layer=c.n_layer,
+            n_head=c.n_head,
+            n_inner=c.n_hidden,
+            activation_function="gelu_new",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            layer_norm_epsilon=c.norm_eps,
+            use_cache=False,
             tie_word_embeddings=c.tie_embeddings,
-        )  # fmt: skip
+        )
         theirs = transformers.GPT2LMHeadModel(config).eval()
     else:
         sizes = {
-            "vocab_size": c.vocab_size, "hidden_size": c.n_embd, "intermediate_size": c.n_hidden,
-            "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head,
-            "num_key_value_heads": c.n_kv_head, "head_dim": c.head_dim, "rms_norm_eps": c.norm_eps,
-            "max_position_embeddings": c.block_size, "tie_word_embeddings": c.tie_embeddings,
+            "vocab_size": c.vocab_size,
+            "hidden_size": c.n_embd,
+            "intermediate_size": c.n_hidden,
+            "num_hidden_layers": c.n_layer,
+            "num_attention_heads": c.n_head,
+            "num_key_value_heads": c.n_kv_head,
+            "head_dim": c.head_dim,
+            "rms_norm_eps": c.norm_eps,
+            "max_position_embeddings": c.block_size,
+            "tie_word_embeddings": c.tie_embeddings,
             "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
-            "attention_dropout": 0.0, "use_cache": False,
-        }  # fmt: skip
+            "attention_dropout": 0.0,
+            "use_cache": False,
+        }
         if form == "qwen3":
             theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes)).eval()
         else:
@@ -173,7 +200,7 @@ def test_logits_loss_and_gradients_equal_transformers(form, options, monkeypatch
             torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
 
-# Behaviour
+# Behavior
 
 
 def test_shapes_and_the_loss_of_marked_targets_alone():
@@ -208,8 +235,9 @@ def test_loss_in_pieces_equals_the_loss_of_all_logits_with_gradients(rows, share
     assert sum(n for n, _ in shapes) == counted  # no logits where no target counts
     assert max(n for n, _ in shapes) == min(rows, counted)
     parameters = list(model.parameters())
-    for ours, theirs in zip(*(torch.autograd.grad(x, parameters) for x in (loss, whole)),
-                            strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        *(torch.autograd.grad(x, parameters) for x in (loss, whole)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
@@ -329,12 +357,15 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
 @pytest.mark.parametrize(
     "options",
     [
-        {}, FORMS["gpt2"],
-        *(pytest.param(each, marks=pytest.mark.slow)
-          for each in ({"tie_embeddings": False}, VARIANTS[-1])),
+        {},
+        FORMS["gpt2"],
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ({"tie_embeddings": False}, VARIANTS[-1])
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_one_batch_is_learned_by_heart(options):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**TINY, "n_kv_head": 2, **options}))
@@ -431,13 +462,22 @@ def test_flops_are_those_that_torchs_counter_finds(options, T, monkeypatch):
 
 # Settings (faults C18 and C19)
 
-NUMBERS = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim",
-           "n_hidden", "bigram_size")  # fmt: skip
+NUMBERS = (
+    "vocab_size",
+    "block_size",
+    "n_layer",
+    "n_head",
+    "n_kv_head",
+    "n_embd",
+    "head_dim",
+    "n_hidden",
+    "bigram_size",
+)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [0, -3, 2.0, True, math.nan, "8", 10**400])
-def test_fault_C18_whole_numbers_out_of_range_show_name_value_and_remedy(name, value):
+def test_whole_numbers_out_of_range_show_name_value_and_remedy(name, value):
     with pytest.raises(ConfigError) as error:
         GPTConfig(**{**TINY, name: value})
     message = str(error.value)
@@ -450,7 +490,7 @@ def test_fault_C18_whole_numbers_out_of_range_show_name_value_and_remedy(name, v
 @pytest.mark.parametrize(
     "value", [-1.0, math.nan, math.inf, float("1e400"), 10**400, True, False, "0.1", None, []]
 )
-def test_fault_C18_real_numbers_out_of_range_show_name_value_and_remedy(name, value):
+def test_real_numbers_out_of_range_show_name_value_and_remedy(name, value):
     with pytest.raises(ConfigError) as error:
         GPTConfig(**{**TINY, name: value})
     message = str(error.value)
@@ -460,14 +500,14 @@ def test_fault_C18_real_numbers_out_of_range_show_name_value_and_remedy(name, va
 
 @pytest.mark.parametrize("name", ["tie_embeddings", "qk_norm", "biases"])
 @pytest.mark.parametrize("value", [1, 0, None, "yes"])
-def test_fault_C18_switches_are_true_or_false(name, value):
+def test_switches_are_true_or_false(name, value):
     with pytest.raises(ConfigError, match=rf"{name} = .* give True or False"):
         GPTConfig(**TINY, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["sentence_ends", "section_starts"])
 @pytest.mark.parametrize("value", [None, 3, "3", [37], (-1,), (1.0,), [True], ["a"]])
-def test_fault_C18_ids_are_a_list_within_the_vocabulary(name, value):
+def test_ids_are_a_list_within_the_vocabulary(name, value):
     with pytest.raises(ConfigError, match=rf"{name} = .* give a list of ids below vocab_size"):
         GPTConfig(**TINY, **{name: value})
     assert getattr(GPTConfig(**TINY, **{name: [0, 36]}), name) == (0, 36)
@@ -484,7 +524,7 @@ def test_fault_C18_ids_are_a_list_within_the_vocabulary(name, value):
     ],
 )
 @pytest.mark.parametrize("value", ["", "batch", None, 1, True, ["rms"]])
-def test_fault_C18_unknown_choices_name_the_known_ones(name, choices, value):
+def test_unknown_choices_name_the_known_ones(name, choices, value):
     with pytest.raises(ConfigError) as error:
         GPTConfig(**TINY, **{name: value})
     assert f"{name} = {value!r}" in str(error.value)
@@ -492,18 +532,35 @@ def test_fault_C18_unknown_choices_name_the_known_ones(name, choices, value):
 
 
 BEFORE_FORMS = {  # the settings of a model as they were written before there were forms
-    "vocab_size": 37, "block_size": 11, "n_layer": 2, "n_head": 4, "n_kv_head": None,
-    "n_embd": 24, "head_dim": None, "n_hidden": None, "dropout": 0.0, "rope_theta": 10000.0,
-    "norm_eps": 1e-06, "tie_embeddings": True,
-}  # fmt: skip
+    "vocab_size": 37,
+    "block_size": 11,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_kv_head": None,
+    "n_embd": 24,
+    "head_dim": None,
+    "n_hidden": None,
+    "dropout": 0.0,
+    "rope_theta": 10000.0,
+    "norm_eps": 1e-06,
+    "tie_embeddings": True,
+}
 
 
 def test_settings_written_before_the_forms_existed_mean_the_default_form():
     assert build(GPTConfig, BEFORE_FORMS, "model") == GPTConfig(**TINY, **FORMS["qwen3"])
     names = {re.sub(r"\d+", "0", name) for name in GPT(GPTConfig(**TINY)).state_dict()}
-    block = ["attention_norm", "mlp_norm", *(f"attention.{part}" for part in (
-        "query", "key", "value", "output", "query_norm", "key_norm")), "mlp.gate", "mlp.up",
-        "mlp.down"]  # fmt: skip
+    block = [
+        "attention_norm",
+        "mlp_norm",
+        *(
+            f"attention.{part}"
+            for part in ("query", "key", "value", "output", "query_norm", "key_norm")
+        ),
+        "mlp.gate",
+        "mlp.up",
+        "mlp.down",
+    ]
     expected = ["embedding", "norm", "head", *(f"blocks.0.{part}" for part in block)]
     assert names == {f"{name}.weight" for name in expected}
 
@@ -544,7 +601,7 @@ def test_widths_are_free_of_rotary_pairs_without_rotary_positions():
         ({"block_size": 0}, "block_size = 0", "a whole number"),
     ],
 )
-def test_fault_C19_impossible_combinations_name_both_settings(options, name, remedy):
+def test_impossible_combinations_name_both_settings(options, name, remedy):
     with pytest.raises(ConfigError) as error:
         GPTConfig(**{**TINY, **options})
     assert name in str(error.value)
@@ -552,15 +609,20 @@ def test_fault_C19_impossible_combinations_name_both_settings(options, name, rem
 
 
 ANYTHING = (
-    st.none() | st.booleans() | st.integers(-2, 40) | st.integers() | st.floats()
-    | st.text(max_size=4) | st.sampled_from([10**400, -(10**400), b"1", [], {}, 1j])
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 40)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from([10**400, -(10**400), b"1", [], {}, 1j])
+)
 FIELDS = [field.name for field in dataclasses.fields(GPTConfig)]
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
-def test_fault_C18_any_setting_is_taken_or_refused_by_a_config_error(options):
+def test_any_setting_is_taken_or_refused_by_a_config_error(options):
     try:
         config = GPTConfig(**{**TINY, **options})
     except ConfigError:

@@ -41,7 +41,7 @@ from minigpt.classroom.notebook import Cell, forbidden, plan, split_checks
 from minigpt.classroom.session import grade_steps
 from minigpt.classroom.values import Opaque, decode, encode
 from minigpt.commands import main
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 FILE = "08_attention.ipynb"
 TARGET = "attention.window_mask"
@@ -85,8 +85,11 @@ CHOSEN = open_exercises(ROOT / "chapters" / "exercises", ["attention"])
 def part(*names: str) -> list[Exercises]:
     """Return the exercise with a few of its questions only, to be fast."""
     (whole,) = CHOSEN
-    return [replace(whole, cells=[c for c in whole.cells if c.key in (None, *names)],
-                    expected=list(names))]  # fmt: skip
+    return [
+        replace(
+            whole, cells=[c for c in whole.cells if c.key in (None, *names)], expected=list(names)
+        )
+    ]
 
 
 def grade(data: bytes, student: str = "ada") -> Grade:
@@ -96,7 +99,7 @@ def grade(data: bytes, student: str = "ada") -> Grade:
 def fails_alone(
     answer: str, verdict: str, *words: str, key: str = TARGET, limits: Limits = LIMITS
 ) -> None:
-    """Require that an answer fails its own exercise, with these words, and not its neighbours."""
+    """Require that an answer fails its own exercise, with these words, and not its neighbors."""
     names = dict.fromkeys(["attention.by_hand", key, "attention.repair"])
     found = grade_student("ada", {FILE: hand_in(answer, key)}, part(*names), limits).verdicts
     assert found[key][0] in verdict.split("|"), found[key]
@@ -147,9 +150,18 @@ def test_nothing_handed_in_scores_0():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff\xfe", b"{}", b"[]", b'{"cells": 3}', b'{"cells": [{"source": 1}]}',
-             b'{"cells": [{"cell_type": "code", "source": 3}]}', b"[" * 100_000],
-)  # fmt: skip
+    "data",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{}",
+        b"[]",
+        b'{"cells": 3}',
+        b'{"cells": [{"source": 1}]}',
+        b'{"cells": [{"cell_type": "code", "source": 3}]}',
+        b"[" * 100_000,
+    ],
+)
 def test_a_file_that_is_no_notebook_scores_0_and_says_so(data):
     found = grade(data)
     assert found.percent == 0
@@ -487,8 +499,10 @@ def test_a_private_exercise_is_judged_out_of_the_students_sight(private):
 
 
 def test_a_private_exercise_that_does_not_travel_is_judged_beside_the_answer(private):
-    for answer, verdict in (("type('A', (), {'__init__': lambda s, n: setattr(s, 'size', n)})",
-                             "passed"), ("complex", "error")):  # fmt: skip
+    for answer, verdict in (
+        ("type('A', (), {'__init__': lambda s, n: setattr(s, 'size', n)})", "passed"),
+        ("complex", "error"),
+    ):
         steps = plan(midterm(("kind", ""), blank=True), midterm(("kind", answer)))
         found = grade_steps(steps, ["midterm.kind"], "ada", LIMITS)
         assert found["midterm.kind"][0] == verdict, found
@@ -562,8 +576,10 @@ def test_a_watch_alone_would_stop_memory_too(tmp_path):
 def test_answers_are_found_by_tag_and_without_tags_by_check_or_name():
     blank = Cell('def f(x):\n    ...\n\n\ncheck("t.f", f)', ("answer:t.f",))
     tied = Cell("y = ...", ("answer:y",))
-    for mine in (Cell('def f(x): return 1\ncheck("t.f", f)', ("answer:t.f", "more")),
-                 Cell('def f(x): return 1\ncheck("t.f", f)')):  # fmt: skip
+    for mine in (
+        Cell('def f(x): return 1\ncheck("t.f", f)', ("answer:t.f", "more")),
+        Cell('def f(x): return 1\ncheck("t.f", f)'),
+    ):
         first, second = plan([blank, tied], [Cell("y = 3"), mine])
         assert first.source.rstrip() == "def f(x): return 1"
         assert first.asked == (("t.f", "f"),)
@@ -573,8 +589,12 @@ def test_answers_are_found_by_tag_and_without_tags_by_check_or_name():
 def test_a_split_answer_counts_as_one_and_other_cells_do_not_count():
     blank = Cell('x = ...\ncheck("t.x", x)', ("answer:t.x",))
     teacher = Cell("data = [1, 2]")
-    mine = [Cell("data = [9]"), Cell("x = 1", blank.tags), Cell("evil()"),
-            Cell('x += 1\ncheck("t.x", x)', blank.tags)]  # fmt: skip
+    mine = [
+        Cell("data = [9]"),
+        Cell("x = 1", blank.tags),
+        Cell("evil()"),
+        Cell('x += 1\ncheck("t.x", x)', blank.tags),
+    ]
     first, second = plan([teacher, blank], mine)
     assert first.source == "data = [1, 2]"
     assert second.source.split() == ["x", "=", "1", "x", "+=", "1"]
@@ -611,11 +631,16 @@ def test_an_answer_may_not_reach_for_the_checks(source, refused):
 # Values that travel
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-    | st.binary() | st.complex_numbers(allow_nan=False),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 def travel(value: object) -> object:
@@ -637,10 +662,20 @@ def test_plain_values_arrive_as_they_were(value):
 
 @pytest.mark.parametrize(
     "value",
-    [torch.randn(2, 3), torch.zeros(0, 3), torch.tensor(3), torch.ones(3, dtype=torch.bfloat16),
-     torch.tensor([True, False]), torch.arange(6).view(2, 3).T, torch.tensor([math.nan, math.inf]),
-     np.arange(6).reshape(2, 3)[:, ::2], np.float32(3), np.array(["a", "bc"]), np.array(1 + 2j)],
-)  # fmt: skip
+    [
+        torch.randn(2, 3),
+        torch.zeros(0, 3),
+        torch.tensor(3),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.arange(6).view(2, 3).T,
+        torch.tensor([math.nan, math.inf]),
+        np.arange(6).reshape(2, 3)[:, ::2],
+        np.float32(3),
+        np.array(["a", "bc"]),
+        np.array(1 + 2j),
+    ],
+)
 def test_tensors_and_arrays_arrive_as_they_were(value):
     got = travel(value)
     assert type(got) is type(value) or np.ndim(value) == 0
@@ -669,10 +704,13 @@ def test_functions_sets_and_generators_travel_and_objects_only_by_name():
 
 
 junk = st.recursive(
-    st.none() | st.integers() | st.text(max_size=5)
+    st.none()
+    | st.integers()
+    | st.text(max_size=5)
     | st.sampled_from(["tensor", "array", "list", "dict", "float32", "<f8", "rng", "function"]),
-    lambda inner: st.lists(inner, max_size=5), max_leaves=20,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=5),
+    max_leaves=20,
+)
 
 
 @pytest.mark.slow
@@ -685,10 +723,20 @@ def test_junk_is_refused_or_read_but_nothing_else(data):
 
 @pytest.mark.parametrize(
     "data",
-    [["tensor", "float32", [10**9], "AAAA"], ["tensor", "float32", [-1, -1], "AAAAAA=="],
-     ["tensor", "quint8", [4], "AAAAAA=="], ["array", "|O", [1], "AAAAAAAAAAA="],
-     ["array", "<f8", [2**40, 0], ""], ["opaque"], ["eval", "1"], {}, [], [[]], ["dict", 1]],
-)  # fmt: skip
+    [
+        ["tensor", "float32", [10**9], "AAAA"],
+        ["tensor", "float32", [-1, -1], "AAAAAA=="],
+        ["tensor", "quint8", [4], "AAAAAA=="],
+        ["array", "|O", [1], "AAAAAAAAAAA="],
+        ["array", "<f8", [2**40, 0], ""],
+        ["opaque"],
+        ["eval", "1"],
+        {},
+        [],
+        [[]],
+        ["dict", 1],
+    ],
+)
 def test_sizes_and_kinds_that_do_not_fit_are_refused(data):
     with pytest.raises((ValueError, TypeError)):
         decode(data, len)
@@ -698,11 +746,18 @@ def test_sizes_and_kinds_that_do_not_fit_are_refused(data):
 
 
 def test_submissions_are_found_in_folders_and_as_files(tmp_path):
-    for name in ("ada/08_attention.ipynb", "bob/course/chapters/my_exercises/08_attention.ipynb",
-                 "bob/course/chapters/exercises/08_attention.ipynb",
-                 "bob/course/chapters/solutions/08_attention.ipynb", "bob/08_attention.ipynb",
-                 "cyd_08_attention.ipynb", "dan-e_12345_08_attention (1).ipynb", "eve/notes.txt",
-                 ".git/08_attention.ipynb", "08_attention.ipynb"):  # fmt: skip
+    for name in (
+        "ada/08_attention.ipynb",
+        "bob/course/chapters/my_exercises/08_attention.ipynb",
+        "bob/course/chapters/exercises/08_attention.ipynb",
+        "bob/course/chapters/solutions/08_attention.ipynb",
+        "bob/08_attention.ipynb",
+        "cyd_08_attention.ipynb",
+        "dan-e_12345_08_attention (1).ipynb",
+        "eve/notes.txt",
+        ".git/08_attention.ipynb",
+        "08_attention.ipynb",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name, encoding="utf-8")
     found = find_submissions(tmp_path, [FILE])
@@ -828,9 +883,12 @@ def test_the_readmes_test_file_grades_with_plain_pytest(tmp_path):
         (tmp_path / "submissions" / student / FILE).write_bytes(data)
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_class.py"]
     done = subprocess.run(
-        words, cwd=tmp_path, env=os.environ | {"COURSE": str(ROOT)}, capture_output=True,
+        words,
+        cwd=tmp_path,
+        env=os.environ | {"COURSE": str(ROOT)},
+        capture_output=True,
         encoding="utf-8",
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
     assert "bob: 0 of 6 passed" in done.stdout
@@ -874,8 +932,9 @@ def test_processes_started_from_nothing_grade_the_same(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "chapters" / "exercises").glob("*.ipynb")),
-                         ids=lambda path: path.stem)  # fmt: skip
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "chapters" / "exercises").glob("*.ipynb")), ids=lambda path: path.stem
+)
 def test_every_solution_scores_100_percent_and_every_exercise_0(path):
     """An answer that cannot travel needs `travels=False` where its check is registered."""
     chosen = open_exercises(path.parent, [path.stem])

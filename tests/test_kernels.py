@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt import kernels
-from minigpt.attention import RMSNorm, rotary_table, rotate
+from minigpt.attention import RMSNorm, apply_rotary, rotary_table
+from minigpt.machine import kernels
 
 SHAPES = [(5, 8), (2, 3, 8), (2, 3, 4, 8)]
 
@@ -30,7 +30,7 @@ KERNELS = {
         lambda x, w: x / (x.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt() * w,
     ),
     "turn": (
-        lambda x, w: kernels.turn(x, *angles(x.size(-2))),
+        lambda x, w: kernels.apply_rotary(x, *angles(x.size(-2))),
         lambda x, w: turned_as_numbers(x, *angles(x.size(-2))),
     ),
     "squared_relu": (
@@ -85,7 +85,7 @@ def test_compiled_kernels_give_the_same():
     norm = RMSNorm(8)
 
     def both(x):
-        return kernels.squared_relu(rotate(norm(x), cos, sin))
+        return kernels.squared_relu(apply_rotary(norm(x), cos, sin))
 
     x, y = (torch.randn(2, 6, 8, generator=torch.manual_seed(0)).requires_grad_() for _ in "xy")
     torch.compile(both, backend="aot_eager", fullgraph=True)(x).sum().backward()

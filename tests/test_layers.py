@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from minigpt.attention import rotary_table, rotate
+from minigpt.attention import apply_rotary, rotary_table
 from minigpt.layers import (
     MLP,
     Bigrams,
-    Learned,
+    LearnedPositions,
     NoPositions,
     Rotary,
     RotaryBySentence,
@@ -51,7 +51,7 @@ def test_mlps_equal_their_formulas(biases):
 @pytest.mark.parametrize("positions", [slice(2, 7), torch.tensor([[2, 3], [0, 1], [8, 9]])])
 def test_positions_add_a_vector_or_turn_or_do_nothing(positions):
     shape = (B, 5, C) if isinstance(positions, slice) else (B, 2, C)
-    x, learned, rotary = torch.randn(shape), Learned(10, C), Rotary(10, 6, 100.0)
+    x, learned, rotary = torch.randn(shape), LearnedPositions(10, C), Rotary(10, 6, 100.0)
     torch.nn.init.normal_(learned.weight)
     found, turns = learned(x, positions)
     assert turns is None
@@ -92,8 +92,8 @@ def test_the_same_sentence_of_two_sections_matches_alike_however_far_apart():
     by_sentence = torch.tensor([1.0, 0.0, 1.0, 0.0] * 2)  # look at these dimensions alone
     for ids, asking, asked in ((SECTIONS, 9, 4), (SECTIONS, 7, 2), ([0, 5, 1, 0, 6], 4, 1)):
         _, (cos, sin) = rotary(q, slice(0, len(ids)), torch.tensor(ids)[None])
-        turned = rotate(q, cos[0, 0, asking], sin[0, 0, asking]) * by_sentence
-        scores.append(turned @ rotate(k, cos[0, 0, asked], sin[0, 0, asked]))
+        turned = apply_rotary(q, cos[0, 0, asking], sin[0, 0, asking]) * by_sentence
+        scores.append(turned @ apply_rotary(k, cos[0, 0, asked], sin[0, 0, asked]))
     torch.testing.assert_close(scores, [(q * by_sentence) @ k] * 3)
 
 
@@ -109,7 +109,7 @@ def test_places_of_rows_of_unequal_length_turn_as_in_each_row_alone():
             assert torch.equal(table[row], expected[0])
 
 
-def test_bigrams_look_up_each_pair_of_neighbours():
+def test_bigrams_look_up_each_pair_of_neighbors():
     bigrams = Bigrams(9, 3, 1)
     bigrams.weight.data = torch.arange(9.0)[:, None]
     idx, before = torch.tensor([[1, 2, 0], [0, 0, 1]]), torch.tensor([2, 1])

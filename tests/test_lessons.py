@@ -140,8 +140,10 @@ def test_the_order_of_places_is_that_of_the_journey():
         cast = dict(pair for step in told.derivation for pair in step.words)
         answers = {question.text[0]: question.answer[0] for question in told.questions()}
         for child in (cast["hero"], cast["friend"]):
-            for relation, other, place in (("before", "second", "start"),
-                                           ("after", "start", "second")):  # fmt: skip
+            for relation, other, place in (
+                ("before", "second", "start"),
+                ("after", "start", "second"),
+            ):
                 text = f"Where was {child} right {relation} the {cast[other]}?"
                 if text in answers:
                     assert answers[text].endswith(f"the {cast[place]}"), told.english
@@ -194,7 +196,7 @@ def test_shortcuts_know_where_places_are_mentioned():
 
 
 def test_shortcuts_are_what_they_say():
-    colours = "|".join(colour.en for colour in lexicon.COLOURS)
+    colours = "|".join(colour.en for colour in lexicon.COLORS)
     for lesson in of_task("question", "en"):
         if lesson.kind == "colour":
             named = re.findall(rf"\b(?:{colours})\b", lesson.story)
@@ -265,9 +267,18 @@ def test_fault_a_story_that_is_none_is_never_accepted(language):
     for lesson in of_task("story", language)[:60]:
         sentences = split_sentences(lesson.answer, language)
         space = " " if language == "en" else ""
-        for bad in ("", "  \n", lesson.prompt, space.join(sentences[:-1]), lesson.answer[:-1],
-                    space.join([*sentences, sentences[-1]]), space.join(sentences[::-1]),
-                    lesson.answer + space + lesson.answer, "\ud800", "x" * 5000):  # fmt: skip
+        for bad in (
+            "",
+            "  \n",
+            lesson.prompt,
+            space.join(sentences[:-1]),
+            lesson.answer[:-1],
+            space.join([*sentences, sentences[-1]]),
+            space.join(sentences[::-1]),
+            lesson.answer + space + lesson.answer,
+            "\ud800",
+            "x" * 5000,
+        ):
             assert not obeys(lesson, bad), bad
         assert obeys(lesson, f" {lesson.answer}\n")
         told_wrong = lesson._replace(language="zh" if language == "en" else "en")
@@ -391,8 +402,14 @@ def test_beginnings_are_short_and_their_answers_follow_from_what_was_told():
     assert forms["beginning"] > 100
     assert lengths == {1, 2, 3}
     assert max(starts) > 10  # excerpts come from anywhere
-    assert set(kinds) == {"where thing", "where person", "who has", "colour", "where happened",
-                          "in what order"}  # fmt: skip
+    assert set(kinds) == {
+        "where thing",
+        "where person",
+        "who has",
+        "colour",
+        "where happened",
+        "in what order",
+    }
 
 
 def test_a_beginning_is_asked_nothing_about_what_comes_later():
@@ -406,8 +423,9 @@ def test_a_beginning_is_asked_nothing_about_what_comes_later():
 @pytest.mark.slow
 def test_every_wording_occurs():
     stories_only = SHARES | {"dialogue": {"story": 1}}
-    told = [dialogue(seed, shares=shares) for seed in range(1000) for shares in
-            (SHARES, stories_only)]  # fmt: skip
+    told = [
+        dialogue(seed, shares=shares) for seed in range(1000) for shares in (SHARES, stories_only)
+    ]
     together = "\n".join(m["content"] for messages in told for m in messages[::2])
     for wordings in (*ASKED.values(), *WANTED.values()):
         assert len(wordings) >= 3
@@ -417,8 +435,11 @@ def test_every_wording_occurs():
 
 
 def test_shares_can_be_chosen():
-    only = SHARES | {"dialogue": {"conversation": 1}, "turns": {2: 1}, "asked": {"title": 5,
-                     "who has": 1}}  # fmt: skip
+    only = SHARES | {
+        "dialogue": {"conversation": 1},
+        "turns": {2: 1},
+        "asked": {"title": 5, "who has": 1},
+    }
     for seed in range(50):
         messages = dialogue(seed, shares=only)
         answers = {m["content"] for m in messages[1::2]}

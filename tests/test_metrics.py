@@ -16,16 +16,77 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn import metrics as sklearn_metrics
 
 from minigpt import metrics
-from minigpt.errors import ConfigError, DataError
+from minigpt.support.errors import ConfigError, DataError
 
 # Units that meet every rule of the tokenizations: marks, numbers, spaces, entities, both languages.
 PIECES = [
-    "the", "The", "cat", "a", "an", "sat", "on", "mat", "don't", "co-op", "1.5", "2,000", "3-4",
-    "5-", "-", "--", ".", ",", "..", ".5", "5.", "!", "?", "'", '"', "(x)", "[y]", "{z}", "a/b",
-    "&amp;", "&quot;", "&lt;b&gt;", "<skipped>", "$", "%", "^", "_", "`", "~", "#", "@", "*", "+",
-    "=", ":", ";", "\\", "|", "é", "naïve", "我", "喜欢", "红球", "。", "，", "《书》", "12", "\n",
-    "\t", "-\n", "\u3000", "ß", "İ", "—", "…", "&amp;quot;",
-]  # fmt: skip
+    "the",
+    "The",
+    "cat",
+    "a",
+    "an",
+    "sat",
+    "on",
+    "mat",
+    "don't",
+    "co-op",
+    "1.5",
+    "2,000",
+    "3-4",
+    "5-",
+    "-",
+    "--",
+    ".",
+    ",",
+    "..",
+    ".5",
+    "5.",
+    "!",
+    "?",
+    "'",
+    '"',
+    "(x)",
+    "[y]",
+    "{z}",
+    "a/b",
+    "&amp;",
+    "&quot;",
+    "&lt;b&gt;",
+    "<skipped>",
+    "$",
+    "%",
+    "^",
+    "_",
+    "`",
+    "~",
+    "#",
+    "@",
+    "*",
+    "+",
+    "=",
+    ":",
+    ";",
+    "\\",
+    "|",
+    "é",
+    "naïve",
+    "我",
+    "喜欢",
+    "红球",
+    "。",
+    "，",
+    "《书》",
+    "12",
+    "\n",
+    "\t",
+    "-\n",
+    "\u3000",
+    "ß",
+    "İ",
+    "—",
+    "…",
+    "&amp;quot;",
+]
 NAMES = ("precision", "recall", "f1")
 
 
@@ -124,9 +185,17 @@ def test_bits_per_byte_of_uniform_bytes_is_8():
 
 @pytest.mark.parametrize(
     ("text", "language"),
-    [("", "en"), ("12 !", "en"), ("red", "en"), ("红", "zh"), ("红球 red ball", "en"),
-     ("大红球 red ball", "zh"), ("Tom说：“好！”", "zh"), ("the word 红", "en")],
-)  # fmt: skip
+    [
+        ("", "en"),
+        ("12 !", "en"),
+        ("red", "en"),
+        ("红", "zh"),
+        ("红球 red ball", "en"),
+        ("大红球 red ball", "zh"),
+        ("Tom说：“好！”", "zh"),
+        ("the word 红", "en"),
+    ],
+)
 def test_the_language_of_a_text_is_that_of_most_of_its_units(text, language):
     assert metrics.language_of(text) == language
 
@@ -218,10 +287,11 @@ def test_longest_common_subsequence_equals_trying_all():
     for _ in range(200):
         a, b = ("".join(rng.choices("abc", k=rng.randrange(7))) for _ in range(2))
         inside = [
-            word for choice in range(1 << len(a))
+            word
+            for choice in range(1 << len(a))
             if (word := "".join(a[i] for i in range(len(a)) if choice >> i & 1)) is not None
             and re.search(".*".join(word), b)
-        ]  # fmt: skip
+        ]
         assert metrics.common_length(a, b) == max(map(len, inside))
 
 
@@ -245,9 +315,10 @@ def test_answers_equal_a_plain_reading_of_squad(data_dir):
     data = json.loads((data_dir / "xquad" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
     answers = [
         question["answers"][0]["text"]
-        for article in data[:10] for paragraph in article["paragraphs"]
+        for article in data[:10]
+        for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
-    ]  # fmt: skip
+    ]
     cases = list(itertools.pairwise(answers)) + list(zip(*pairs(300, 5), strict=True))
     for prediction, target in cases:
         assert metrics.token_f1(prediction, target) == pytest.approx(squad_f1(prediction, target))

@@ -7,7 +7,7 @@ import torch
 from torch.optim import _muon
 
 from minigpt import muon
-from minigpt.muon import Muon, orthogonalise
+from minigpt.muon import Muon, orthogonalize
 
 SHAPES = [(7, 12), (12, 7), (5, 5), (7, 12), (1, 9)]
 
@@ -41,9 +41,10 @@ def set_gradients(parameters: list[torch.nn.Parameter], step: int) -> None:
 def test_equals_torchs_muon_for_20_steps(weight_decay, momentum, dtype, monkeypatch):
     if dtype == "float32":  # torch's iteration knows bfloat16 only: lend it ours, compare the rest
         monkeypatch.setattr(
-            _muon, "_zeropower_via_newtonschulz",
-            lambda gradient, coefficients, steps, eps: orthogonalise(gradient, steps),
-        )  # fmt: skip
+            _muon,
+            "_zeropower_via_newtonschulz",
+            lambda gradient, coefficients, steps, eps: orthogonalize(gradient, steps),
+        )
     ours = matrices()
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     options = {"lr": 0.03, "momentum": momentum, "weight_decay": weight_decay}
@@ -64,18 +65,18 @@ def test_equals_torchs_muon_for_20_steps(weight_decay, momentum, dtype, monkeypa
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_orthogonalise_equals_torchs_iteration_up_to_its_bfloat16(shape):
+def test_orthogonalize_equals_torchs_iteration_up_to_its_bfloat16(shape):
     gradient = torch.randn(shape)
     theirs = _muon._zeropower_via_newtonschulz(gradient, (3.4445, -4.7750, 2.0315), 5, 1e-7)
-    distance = (orthogonalise(gradient) - theirs.float()).norm() / theirs.float().norm()
+    distance = (orthogonalize(gradient) - theirs.float()).norm() / theirs.float().norm()
     assert distance < 0.15
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6])
-def test_orthogonalise_brings_singular_values_near_1_and_keeps_directions(scale, dtype):
+def test_orthogonalize_brings_singular_values_near_1_and_keeps_directions(scale, dtype):
     tolerance = 1e-3 if dtype == "float32" else 0.1
     stack = torch.randn(3, 24, 40) * scale
-    found = orthogonalise(stack)
+    found = orthogonalize(stack)
     assert found.shape == stack.shape
     for before, after in zip(stack, found, strict=True):
         values = torch.linalg.svdvals(after)
@@ -84,12 +85,12 @@ def test_orthogonalise_brings_singular_values_near_1_and_keeps_directions(scale,
         u, _, v = torch.linalg.svd(before, full_matrices=False)
         across = u.T @ after @ v.T  # diagonal, where the directions are the same
         assert (across - across.diag().diag()).abs().max() < tolerance
-    for same in (orthogonalise(stack.mT).mT, torch.stack([orthogonalise(x) for x in stack])):
+    for same in (orthogonalize(stack.mT).mT, torch.stack([orthogonalize(x) for x in stack])):
         torch.testing.assert_close(same, found, atol=tolerance, rtol=0)
 
 
-def test_orthogonalise_leaves_zero_alone():
-    assert not orthogonalise(torch.zeros(4, 6)).any()
+def test_orthogonalize_leaves_zero_alone():
+    assert not orthogonalize(torch.zeros(4, 6)).any()
 
 
 def test_updates_have_the_size_that_adamws_have():

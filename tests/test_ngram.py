@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from minigpt import ngram
-from minigpt.batches import IGNORE, EvalDocuments
-from minigpt.errors import ConfigError, DataError
+from minigpt.batching.token_files import write_tokens
+from minigpt.batching.windows import IGNORE, EvalDocuments
 from minigpt.ngram import Bigram, NGram, count_ngrams, join_documents
 from minigpt.storyworld import documents
-from minigpt.token_files import write_tokens
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer
 
 EOT = 3  # not the first id, so that nothing depends on it
@@ -336,7 +336,7 @@ def test_loss_is_the_mean_over_the_targets_of_eval_documents(stories, tmp_path):
         ([EOT, EOT], "only empty documents.*give whole documents"),
     ],
 )
-def test_fault_A7_tokens_that_cannot_be_counted(tokens, message):
+def test_tokens_that_cannot_be_counted(tokens, message):
     with pytest.raises(DataError, match=message):
         count_ngrams(np.array(tokens, dtype=np.int64), 9, EOT, 2)
     model = NGram(count_ngrams(np.array([1, EOT]), 9, EOT, 2))
@@ -354,13 +354,13 @@ def test_fault_A7_tokens_that_cannot_be_counted(tokens, message):
         ({"alpha": math.nan}, "alpha = nan.*above 0"),
     ],
 )
-def test_fault_C18_bad_options(options, message):
+def test_bad_options(options, message):
     counts = count_ngrams(np.array([1, EOT]), 9, EOT, 2)
     with pytest.raises(ConfigError, match=message):
         NGram(counts, **options)
 
 
-def test_fault_C18_no_order_and_no_alpha():
+def test_no_order_and_no_alpha():
     with pytest.raises(ConfigError, match=r"n = 0.*give n above 0"):
         count_ngrams(np.array([1, EOT]), 9, EOT, 0)
     with pytest.raises(ConfigError, match=r"alpha = -1.*give alpha above 0"):

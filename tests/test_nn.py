@@ -1,4 +1,4 @@
-"""Layers and losses against torch's; initialisation and dropout by their statistics."""
+"""Layers and losses against torch's; initialization and dropout by their statistics."""
 
 import math
 
@@ -83,14 +83,16 @@ def test_network_shapes_and_parameters():
     assert network(numbers(2, 3, 6)).shape == (2, 3, V)
     assert [p.shape for p in network.parameters()] == [(6, 11), (11,), (11, V), (V,)]
     assert network.weights() == [network.layers[0].weight, network.layers[1].weight]
-    check_gradients(lambda: cross_entropy(network(numbers(N, 6)), np.arange(N) % V),
-                    network.parameters())  # fmt: skip
+    check_gradients(
+        lambda: cross_entropy(network(numbers(N, 6)), np.arange(N) % V), network.parameters()
+    )
 
 
 def test_the_same_generator_gives_the_same_network():
     a, b = (MLP([3, 4, 2], np.random.default_rng(5)) for _ in range(2))
-    assert all(np.array_equal(p.data, q.data) for p, q in
-               zip(a.parameters(), b.parameters(), strict=True))  # fmt: skip
+    assert all(
+        np.array_equal(p.data, q.data) for p, q in zip(a.parameters(), b.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "none"])
@@ -133,8 +135,9 @@ def test_dropout_acts_in_training_only_and_draws_anew():
     assert not np.array_equal(first, second)
     network = MLP([3, 50, 2], np.random.default_rng(0), dropout=0.5)
     assert np.array_equal(network(numbers(4, 3)).data, network(numbers(4, 3)).data)
-    assert not np.array_equal(network(numbers(4, 3), training=True).data,
-                              network(numbers(4, 3), training=True).data)  # fmt: skip
+    assert not np.array_equal(
+        network(numbers(4, 3), training=True).data, network(numbers(4, 3), training=True).data
+    )
     with pytest.raises(AssertionError, match="share = 1"):
         Dropout(1, np.random.default_rng(0))
 

@@ -120,9 +120,15 @@ def test_nothing_comes_from_elsewhere_when_a_notebook_is_read(path):
 
 @pytest.mark.parametrize(
     "page",
-    ["<script>x</script>", "<img src='https://x/y.png'>", "![a](http://x/y.png)",
-     "<a href='javascript:x'>", "<img src=x onerror=alert(1)>", "<style>@import 'x'</style>"],
-)  # fmt: skip
+    [
+        "<script>x</script>",
+        "<img src='https://x/y.png'>",
+        "![a](http://x/y.png)",
+        "<a href='javascript:x'>",
+        "<img src=x onerror=alert(1)>",
+        "<style>@import 'x'</style>",
+    ],
+)
 def test_something_from_elsewhere_is_caught(page, tmp_path):
     for cell in (
         nbformat.v4.new_markdown_cell(page),
@@ -195,28 +201,38 @@ def test_links_lead_somewhere(path):
 
 
 def modules() -> dict[str, list[Path]]:
-    """Map each top-level module of the package to its files."""
+    """Map each module of the course to its files; a room's `__init__` holds nothing to import."""
     found: dict[str, list[Path]] = {}
     for path in sorted((ROOT / "minigpt").rglob("*.py")):
         parts = path.relative_to(ROOT / "minigpt").with_suffix("").parts
-        if parts != ("__init__",):
-            found.setdefault(parts[0], []).append(path)
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if module and not (is_room(module) and not imports(path)):
+            found.setdefault(course.place(module) or module, []).append(path)
     return found
 
 
+def is_room(module: str) -> bool:
+    """Tell whether this is a folder whose files have places of their own."""
+    return module not in course.MODULES and any(m.startswith(f"{module}.") for m in course.MODULES)
+
+
 def imports(path: Path) -> set[str]:
-    """Return the top-level modules of minigpt that a file imports, also inside functions."""
+    """Return the modules of the course that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno}: imports are absolute"
-            if node.module == "minigpt":
-                found |= {alias.name for alias in node.names}
-            elif (node.module or "").startswith("minigpt."):
-                found.add(node.module.split(".")[1])
+            if (node.module or "").split(".")[0] == "minigpt":
+                module = node.module.removeprefix("minigpt").removeprefix(".")
+                inside = {f"{module}.{alias.name}".removeprefix(".") for alias in node.names}
+                found |= inside if is_room(module) or not module else {module}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("minigpt.")}
-    return found - {"__version__"}
+            found |= {
+                alias.name.removeprefix("minigpt.")
+                for alias in node.names
+                if alias.name.startswith("minigpt.")
+            }
+    return {course.place(module) or module for module in found - {"__version__"}}
 
 
 def order_faults(order: list[str], uses: dict[str, set[str]]) -> list[str]:
@@ -229,15 +245,9 @@ def order_faults(order: list[str], uses: dict[str, set[str]]) -> list[str]:
     return faults
 
 
-def test_the_readme_lists_every_module_in_reading_order():
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## The package\n")[1]
-    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
-    listed = [name.strip("`/") for row in rows for name in re.findall("`[^`]+`", row)]
-    built = [
-        name for name in course.MODULES
-        if (ROOT / "minigpt" / name).is_dir() or (ROOT / "minigpt" / f"{name}.py").is_file()
-    ]  # fmt: skip
-    assert listed == [name for name in built if name != "__main__"]
+def test_the_package_readme_is_made_from_the_module_order():
+    text = (ROOT / "minigpt" / "README.md").read_text(encoding="utf-8")
+    assert text == course.package_readme(), "run: python tools/course.py"
 
 
 def test_modules_import_only_from_above():
@@ -260,6 +270,6 @@ def test_an_import_inside_a_function_is_seen(tmp_path):
 
 @pytest.mark.slow
 def test_imports_of_the_package_print_nothing():
-    code = "import minigpt.gpt, minigpt.plots, minigpt.checks"
+    code = "import minigpt.gpt, minigpt.support.plots, minigpt.checks"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True)
     assert done.stdout == done.stderr == b""

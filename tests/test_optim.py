@@ -97,8 +97,9 @@ def test_equals_torch_under_a_schedule(name):
     def schedule(t):
         return 0.03 * cosine_factor(t, STEPS, warmup_steps=20, final=0.1)
 
-    for a, b in zip(trajectory(ours, True, schedule), trajectory(theirs, False, schedule),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        trajectory(ours, True, schedule), trajectory(theirs, False, schedule), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -194,9 +195,11 @@ def test_schedules_equal_torchs(warmup, final):
     parameter = torch.nn.Parameter(torch.zeros(1))
     for factor, make in [
         (linear_factor, lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, final, steps - warmup)),
-        (cosine_factor, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(
-            o, steps - warmup, final * lr)),
-    ]:  # fmt: skip
+        (
+            cosine_factor,
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, steps - warmup, final * lr),
+        ),
+    ]:
         optimizer = torch.optim.SGD([parameter], lr)
         scheduler = make(optimizer)
         for t in range(warmup, steps + 1):

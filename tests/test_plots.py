@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt import plots
 from minigpt.autograd import Tensor
+from minigpt.support import plots
 
 matplotlib.use("Agg")
 
@@ -109,7 +109,7 @@ def test_heat_map_takes_tensors_and_leaves_nan_cells_white():
     assert ax.images[0].get_clim() == (0.0, 1.0)
 
 
-def test_heat_map_centres_the_colours_of_signed_values():
+def test_heat_map_centres_the_colors_of_signed_values():
     ax = plots.heat_map([[-2.0, 1.0]], ["a"], ["b", "c"])
     assert ax.images[0].get_clim() == (-2.0, 2.0)
 
@@ -136,8 +136,8 @@ def test_arcs_draw_one_arc_for_each_weight_that_counts():
     assert [text.get_text() for text in ax.texts] == ["a", "b", "c", "d"]
 
 
-def test_colours_are_told_apart_in_grey():
-    """Neighbours in the cycle differ in luminance, so a grey print still tells curves apart."""
+def test_colors_are_told_apart_in_grey():
+    """Neighbors in the cycle differ in luminance, so a gray print still tells curves apart."""
     rgb = [matplotlib.colors.to_rgb(color) for color in plots.COLORS[:4]]
     luminance = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in rgb]
     assert all(abs(a - b) > 0.03 for a, b in itertools.pairwise(luminance))
@@ -153,7 +153,7 @@ def test_drawing_changes_no_global_setting_and_use_style_does():
 
 
 def test_importing_plots_does_not_import_matplotlib():
-    code = "import sys, minigpt.plots; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, minigpt.support.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -202,7 +202,7 @@ def test_loss_surface_draws_each_path_from_ring_to_dot():
     assert plots.loss_surface(lambda x, y: x * y, (0, 1), (0, 1)).get_legend() is None
 
 
-def test_decision_boundary_colours_regions_and_draws_every_example():
+def test_decision_boundary_colors_regions_and_draws_every_example():
     points, classes = np.array([[0.0, 0], [1, 1], [2, 0], [3, 1]]), np.array([0, 0, 1, 2])
     ax = plots.decision_boundary(lambda z: (z[:, 0] > 1.5).astype(int), points, classes)
     regions = ax.collections[0].get_array()
@@ -211,7 +211,7 @@ def test_decision_boundary_colours_regions_and_draws_every_example():
     assert len({line.get_marker() for line in ax.lines}) == 3
 
 
-def test_confusion_matrix_writes_counts_and_colours_shares_of_the_true_class():
+def test_confusion_matrix_writes_counts_and_colors_shares_of_the_true_class():
     ax = plots.confusion_matrix([[8, 2], [0, 0]], ["a", "b"])
     assert texts(ax) == ["8", "2", "0", "0"]
     assert ax.images[0].get_array().tolist() == [[0.8, 0.2], [0, 0]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt.batches import IGNORE
+from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.pointer import Pointed, Pointer
 from minigpt.recipe import TrainConfig, make_optimizers
@@ -58,8 +58,19 @@ def test_it_points_to_the_past_and_to_its_own_document_alone(documents):
 )
 def test_training_loss_is_the_cross_entropy_of_the_predicted_probabilities(options, monkeypatch):
     torch.manual_seed(1)
-    model = GPT(GPTConfig(**{"vocab_size": V, "block_size": T, "n_layer": 1, "n_head": 2,
-                             "n_embd": C, "pointer": True} | options))  # fmt: skip
+    model = GPT(
+        GPTConfig(
+            **{
+                "vocab_size": V,
+                "block_size": T,
+                "n_layer": 1,
+                "n_head": 2,
+                "n_embd": C,
+                "pointer": True,
+            }
+            | options
+        )
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     idx = torch.tensor([[3, 5, 1, 5, 1], [3, 7, 7, 2, 8]])  # one document a row
@@ -71,8 +82,11 @@ def test_training_loss_is_the_cross_entropy_of_the_predicted_probabilities(optio
 
 
 def test_a_target_that_is_nowhere_in_the_context_has_finite_loss_and_gradient():
-    pointed = Pointed(torch.ones(1, 1, 1, requires_grad=True), torch.tensor([[4]]),
-                      torch.full((1, 1), 30.0, requires_grad=True))  # fmt: skip
+    pointed = Pointed(
+        torch.ones(1, 1, 1, requires_grad=True),
+        torch.tensor([[4]]),
+        torch.full((1, 1), 30.0, requires_grad=True),
+    )
     loss = pointed.losses(torch.full((1, 1), 2.0), torch.tensor([[5]])).sum()
     loss.backward()
     assert loss.item() == pytest.approx(32.0)  # the gate leaves e^-30 to the head

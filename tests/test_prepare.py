@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt.batches import EvalDocuments
-from minigpt.corpus import read_documents
-from minigpt.errors import DataError
-from minigpt.prepare import document_ids, prepare
-from minigpt.token_files import open_tokens
+from minigpt.batching.prepare import document_ids, prepare
+from minigpt.batching.token_files import open_tokens
+from minigpt.batching.windows import EvalDocuments
+from minigpt.data.corpus import read_documents
+from minigpt.support.errors import DataError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
 
 EOT = 0
@@ -24,9 +24,12 @@ def test_prepare_writes_what_the_tokenizer_says(tmp_path):
     tokenizer = BPETokenizer.train([text], 300)
     shown = []
     prepared = prepare(
-        tmp_path / "a.txt", tokenizer, tmp_path / "out", validation_fraction=0.05,
+        tmp_path / "a.txt",
+        tokenizer,
+        tmp_path / "out",
+        validation_fraction=0.05,
         on_progress=lambda done, total: shown.append((done, total)),
-    )  # fmt: skip
+    )
     train, validation = prepared.train.tokens.tolist(), prepared.validation.tokens.tolist()
     assert train[-1] == validation[-1] == tokenizer.eot_id
     assert train[:-1] + validation[:-1] == tokenizer.encode(text)
@@ -53,14 +56,14 @@ def test_prepare_encodes_long_texts_like_short_ones(data_dir, tmp_path, monkeypa
     path = data_dir / "alice" / "11-0.txt"
     (text,) = read_documents(path)
     tokenizer = BPETokenizer.train([text], 500)
-    monkeypatch.setattr("minigpt.corpus.PIECE_BYTES", 4096)
+    monkeypatch.setattr("minigpt.data.corpus.PIECE_BYTES", 4096)
     prepared = prepare(path, tokenizer, tmp_path)
     ids = [*prepared.train.tokens[:-1].tolist(), *prepared.validation.tokens[:-1].tolist()]
     assert ids == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("text", ["x", "same text\n"])
-def test_fault_A10_empty_side_is_refused_and_nothing_written(text, tmp_path):
+def test_empty_side_is_refused_and_nothing_written(text, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text((json.dumps({"text": text}) + "\n") * (1 if text == "x" else 500), "utf-8")
     tokenizer = CharTokenizer.train([text])
@@ -94,7 +97,7 @@ def test_document_ids_end_each_document(tmp_path):
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from minigpt.prepare import prepare
+from minigpt.batching.prepare import prepare
 from minigpt.tokenizer import BPETokenizer
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024

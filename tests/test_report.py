@@ -8,28 +8,56 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from minigpt.report import finite, report_page, report_text, write_report
+from minigpt.runs.report import finite, report_page, report_text, write_report
 
 TASK = {
-    "metric": "exact", "score": 0.93, "low": 0.9, "high": 0.96, "n": 1200, "baseline": 0.41,
-    "baseline_name": "last_mention", "shortcuts": {"last_mention": 0.41},
-}  # fmt: skip
+    "metric": "exact",
+    "score": 0.93,
+    "low": 0.9,
+    "high": 0.96,
+    "n": 1200,
+    "baseline": 0.41,
+    "baseline_name": "last_mention",
+    "shortcuts": {"last_mention": 0.41},
+}
 REPORT = {
-    "data": "storyworld", "parameters": 1328768, "steps": 2000, "tokens": 4096000,
-    "tokens_per_second": 10223, "val_loss": 0.72, "bits_per_byte": 0.17, "floor": 0.52,
-    "excess": 0.38, "gap_nats_per_story": 23.5, "ngram_loss": 1.19, "ngram_order": 6,
-    "gap_closed": 0.701, "contamination": 0.0,
+    "data": "storyworld",
+    "parameters": 1328768,
+    "steps": 2000,
+    "tokens": 4096000,
+    "tokens_per_second": 10223,
+    "val_loss": 0.72,
+    "bits_per_byte": 0.17,
+    "floor": 0.52,
+    "excess": 0.38,
+    "gap_nats_per_story": 23.5,
+    "ngram_loss": 1.19,
+    "ngram_order": 6,
+    "gap_closed": 0.701,
+    "contamination": 0.0,
     "tasks": {"translation_en_zh": TASK, "question_changed": TASK | {"score": 0.5}},
     "stories": {
-        "n": 1000, "temperature": 1.0, "consistent": 0.91, "low": 0.89, "high": 0.93, "new": 0.999,
-        "mean_log_q_minus_log_p": -1.25, "faults": {"wrong detail": 80, "wrong event": 10},
+        "n": 1000,
+        "temperature": 1.0,
+        "consistent": 0.91,
+        "low": 0.89,
+        "high": 0.93,
+        "new": 0.999,
+        "mean_log_q_minus_log_p": -1.25,
+        "faults": {"wrong detail": 80, "wrong event": 10},
         "sentences_before_fault": 6.5,
     },
-    "answers": [{"task": "summary", "prompt": "Tell. " * 40 + "Sum it up.", "answer": "It is.",
-                 "right": "It was."}],
+    "answers": [
+        {
+            "task": "summary",
+            "prompt": "Tell. " * 40 + "Sum it up.",
+            "answer": "It is.",
+            "right": "It was.",
+        }
+    ],
     "samples": ["One day.\nThe end.", "从前，有一天。"],
     "seconds": {"training": 100.0, "total": 120.5},
-}  # fmt: skip
+}
 RECORDS = [{"step": 0, "loss": 5.0}, {"step": 9, "loss": 2.0}, {"step": 9, "val_loss": 2.1}]
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>&lt;|`'
 
@@ -63,8 +91,11 @@ class Page(html.parser.HTMLParser):
 def test_all_files_are_written_and_json_keeps_every_field(tmp_path):
     text = write_report(tmp_path, REPORT, RECORDS)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "loss.png", "report.html", "report.json", "report.md",
-    ]  # fmt: skip
+        "loss.png",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == REPORT
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -74,12 +105,28 @@ def test_all_files_are_written_and_json_keeps_every_field(tmp_path):
 @pytest.mark.parametrize("write", [report_text, report_page])
 def test_people_read_every_figure(write):
     page = write(REPORT)
-    for figure in ("1,328,768", "0.7200", "0.5200 nats a token: no model can do better", "70.1%",
-                   "93.0 %", "90.0 to 96.0 %", "41.0 % (last mention)", "+52.0", "1,200",
-                   "91.0 % (95 % interval 89.0 % to 93.0 %)", "99.9 %", "-1.25 nats",
-                   "wrong detail 80, wrong event 10", "6.5 right sentences", "n = 6",
-                   "English to Chinese", "questions, fact changed", "It was.", "从前，有一天。",
-                   "training 100.0, total 120.5"):  # fmt: skip
+    for figure in (
+        "1,328,768",
+        "0.7200",
+        "0.5200 nats a token: no model can do better",
+        "70.1%",
+        "93.0 %",
+        "90.0 to 96.0 %",
+        "41.0 % (last mention)",
+        "+52.0",
+        "1,200",
+        "91.0 % (95 % interval 89.0 % to 93.0 %)",
+        "99.9 %",
+        "-1.25 nats",
+        "wrong detail 80, wrong event 10",
+        "6.5 right sentences",
+        "n = 6",
+        "English to Chinese",
+        "questions, fact changed",
+        "It was.",
+        "从前，有一天。",
+        "training 100.0, total 120.5",
+    ):
         assert figure in page, figure
 
 
@@ -91,8 +138,16 @@ def test_what_is_missing_is_left_out(missing):
 
 
 def test_a_text_and_its_unknown_characters():
-    text = {"loss": 1.5, "perplexity": 4.48, "bits_per_byte": 0.9, "n_tokens": 1234,
-            "n_bytes": 5678, "n_documents": 3, "stride": 128, "n_unknown": 7}  # fmt: skip
+    text = {
+        "loss": 1.5,
+        "perplexity": 4.48,
+        "bits_per_byte": 0.9,
+        "n_tokens": 1234,
+        "n_bytes": 5678,
+        "n_documents": 3,
+        "stride": 128,
+        "n_unknown": 7,
+    }
     page = report_text({"data": "my.txt", "text": text})
     assert "4.480 a token" in page
     assert "1,234 tokens, 5,678 bytes, 3 documents" in page
@@ -105,13 +160,15 @@ def test_a_text_and_its_unknown_characters():
 
 def test_html_injection_is_escaped_everywhere():
     report = REPORT | {
-        "data": EVIL, "samples": [EVIL],
+        "data": EVIL,
+        "samples": [EVIL],
         "tasks": {EVIL: TASK | {"metric": EVIL, "baseline_name": EVIL}},
         "answers": [{"task": EVIL, "prompt": EVIL, "answer": EVIL, "right": EVIL}],
-        "about_tasks": EVIL, "seconds": {EVIL: 1},
-    }  # fmt: skip
+        "about_tasks": EVIL,
+        "seconds": {EVIL: 1},
+    }
     report["stories"] = REPORT["stories"] | {"faults": {EVIL: 3}}
-    from minigpt import plots
+    from minigpt.support import plots
 
     page = report_page(report, plots.loss_curve(RECORDS, title=EVIL))
     seen = Page(page)
@@ -123,7 +180,7 @@ def test_html_injection_is_escaped_everywhere():
 
 
 def test_the_page_is_whole_and_needs_nothing_else():
-    from minigpt import plots
+    from minigpt.support import plots
 
     page = report_page(REPORT, plots.loss_curve(RECORDS, 0.5, title="t", ngram=1.0))
     seen = Page(page)
@@ -142,7 +199,7 @@ def test_the_page_is_whole_and_needs_nothing_else():
     assert len(page) < 200_000
 
 
-def test_pictures_take_the_colour_of_the_text(page):
+def test_pictures_take_the_color_of_the_text(page):
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         assert "currentColor" in svg
         assert "#000000" not in svg
@@ -170,7 +227,8 @@ def test_cells_keep_their_table():
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
     assert finite({"a": [math.inf, (1.0, math.nan)], "b": "inf"}) == {
-        "a": [None, [1.0, None]], "b": "inf",
-    }  # fmt: skip
+        "a": [None, [1.0, None]],
+        "b": "inf",
+    }
     write_report(tmp_path, {"data": "x", "val_loss": math.nan})
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["val_loss"] is None

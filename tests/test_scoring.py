@@ -7,7 +7,6 @@ import pytest
 import sacrebleu
 from sklearn.metrics import f1_score
 
-from minigpt.errors import ConfigError, DataError
 from minigpt.scoring import (
     METRICS,
     Item,
@@ -21,6 +20,7 @@ from minigpt.scoring import (
     shortcut_answers,
     text_hash,
 )
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer
 
 
@@ -65,8 +65,13 @@ def test_f1_equals_scikit_learn_and_a_wrong_spelling_is_a_miss():
     assert scorer("f1", guesses, items)(np.arange(60)) == pytest.approx(expected)
     some = np.array([5, 5, 9, 30])
     there = sorted({targets[i] for i in some})
-    part = f1_score([targets[i] for i in some], [guesses[i] for i in some], labels=there,
-                    average="macro", zero_division=0)  # fmt: skip
+    part = f1_score(
+        [targets[i] for i in some],
+        [guesses[i] for i in some],
+        labels=there,
+        average="macro",
+        zero_division=0,
+    )
     assert scorer("f1", guesses, items)(some) == pytest.approx(part)
 
 
@@ -109,14 +114,21 @@ def test_a_constant_answer_scores_the_majority_baseline():
 def test_shortcuts_learn_from_their_own_group_and_language():
     taught = [item("?", "a", group="g")] * 3 + [item("?", "b", group="h")] * 5
     taught += [item("?", "c", group="g", language="zh")] * 9
-    items = [item("?", "", group="g"), item("?", "", group="h"),
-             item("?", "", group="g", language="zh"), item("?", "", group="new")]  # fmt: skip
+    items = [
+        item("?", "", group="g"),
+        item("?", "", group="h"),
+        item("?", "", group="g", language="zh"),
+        item("?", "", group="new"),
+    ]
     assert shortcut_answers(items, taught)["majority"] == ["a", "b", "c", ""]
 
 
 def test_bag_of_words_knows_words_and_is_left_out_where_answers_do_not_recur():
-    taught = [item(f"{word} day {n}", label) for n in range(6)
-              for word, label in (("fine", "good"), ("sad", "bad"))]  # fmt: skip
+    taught = [
+        item(f"{word} day {n}", label)
+        for n in range(6)
+        for word, label in (("fine", "good"), ("sad", "bad"))
+    ]
     items = [item("a sad one", "bad"), item("a fine one", "good")]
     assert learned_answers(items, taught)["bag_of_words"] == ["bad", "good"]
     assert "bag_of_words" not in learned_answers(ITEMS, ITEMS)
@@ -124,14 +136,19 @@ def test_bag_of_words_knows_words_and_is_left_out_where_answers_do_not_recur():
 
 
 def test_the_best_constant_text_is_the_majority_where_many_texts_are_right():
-    taught = [item("?", answer, accepts=lambda text: "good" in text)
-              for answer in ("bad end", "good end", "sad end")]  # fmt: skip
+    taught = [
+        item("?", answer, accepts=lambda text: "good" in text)
+        for answer in ("bad end", "good end", "sad end")
+    ]
     assert learned_answers(taught, taught) == {"majority": ["good end"] * 3}
 
 
 def test_example_items_ask_for_the_last_answer():
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "Sum: A b. C d."},
-             {"role": "assistant", "content": "A"}]  # fmt: skip
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "Sum: A b. C d."},
+        {"role": "assistant", "content": "A"},
+    ]
     more = [
         *turns,
         {"role": "user", "content": "Sum: E f. G."},
@@ -163,7 +180,7 @@ def test_contamination_counts_the_texts_that_training_had():
     assert contamination(items, set()) == 0
 
 
-def test_fault_C18_bad_scoring_options():
+def test_bad_scoring_options():
     with pytest.raises(ConfigError, match=r"metric 'blue' is unknown.*choose from.*bleu"):
         score_task("t", "blue", ["x"], ITEMS[:1])
     with pytest.raises(DataError, match=r"2 predictions for 1 targets.*one prediction for each"):

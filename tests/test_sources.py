@@ -9,9 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from minigpt import sources
-from minigpt.errors import ConfigError, DataError
-from minigpt.sources import (
+from minigpt.data import sources
+from minigpt.data.sources import (
     Source,
     SourceFile,
     cache_folder,
@@ -23,6 +22,7 @@ from minigpt.sources import (
     load_sources,
     local_files,
 )
+from minigpt.support.errors import ConfigError, DataError
 
 ALL = load_sources()
 FILES = [file for source in ALL.values() for file in source.files]
@@ -71,25 +71,32 @@ def test_every_path_stays_inside_and_is_unique():
     assert all(re.fullmatch(r"[\w.-]+(/[\w.-]+)+", path) and ".." not in path for path in paths)
 
 
-def test_every_set_has_a_clear_licence():
+def test_every_set_has_a_clear_license():
     for source in ALL.values():
-        assert source.licence
-        assert source.licence_stated
+        assert source.license
+        assert source.license_stated
         assert source.citation
         wrong = r"unclear|non-?commercial|\bNC\b|research use|not for redistribution"
-        assert not re.search(wrong, source.licence, re.IGNORECASE), source.name
+        assert not re.search(wrong, source.license, re.IGNORECASE), source.name
 
 
-def test_sets_without_a_clear_licence_are_left_out():
+def test_sets_without_a_clear_license_are_left_out():
     assert not {"rt-polarity", "sst2", "ag-news", "chnsenticorp", "multi30k", "triviaqa"} & set(ALL)
 
 
 def test_every_task_of_the_course_has_a_set():
     tasks = {source.task for source in ALL.values()}
     assert tasks >= {
-        "language-modelling", "classification", "translation", "question-answering",
-        "summarisation", "instruction", "preference", "benchmark", "vision",
-    }  # fmt: skip
+        "language-modeling",
+        "classification",
+        "translation",
+        "question-answering",
+        "summarization",
+        "instruction",
+        "preference",
+        "benchmark",
+        "vision",
+    }
     assert {source.language for source in ALL.values()} >= {"en", "zh", "en-zh"}
 
 
@@ -99,7 +106,7 @@ def test_text_fields_are_fields():
 
 
 def test_the_registry_agrees_with_the_list_it_was_made_from(data_dir):
-    """Same address, size, SHA-256 and licence, for every file that both have."""
+    """Same address, size, SHA-256 and license, for every file that both have."""
     path = data_dir / "sources.json"
     if not path.is_file():
         pytest.skip("the data folder has no list of its own")
@@ -110,9 +117,11 @@ def test_the_registry_agrees_with_the_list_it_was_made_from(data_dir):
         for file in source.files:
             fact = facts.get(file.path) or facts[file.url]
             assert (file.url, file.bytes, file.sha256) == (
-                fact["url"], fact["bytes"], fact["sha256"],
-            )  # fmt: skip
-            assert source.licence == fact["licence"]
+                fact["url"],
+                fact["bytes"],
+                fact["sha256"],
+            )
+            assert source.license == fact["licence"]  # the list spells it so
             assert file.records == fact["records"]
 
 
@@ -181,7 +190,7 @@ def test_the_data_folder_comes_first_but_only_if_right(folders, file):
     assert find_file(file) == in_data
 
 
-def test_fault_I46_good_file_works_offline(folders, file, monkeypatch):
+def test_good_file_works_offline(folders, file, monkeypatch):
     def no_network(*_, **__):
         raise AssertionError("the network was used")
 
@@ -190,7 +199,7 @@ def test_fault_I46_good_file_works_offline(folders, file, monkeypatch):
     assert fetch_file(file) == folders[1] / file.path
 
 
-def test_fault_I46_file_put_by_hand_is_taken(folders, file, monkeypatch):
+def test_file_put_by_hand_is_taken(folders, file, monkeypatch):
     """The message of a failed download says where to put the file; from there it works."""
 
     def fail(url, target, size, sha256, progress):

@@ -3,9 +3,9 @@
 import pytest
 
 from minigpt.bpe import split_chunks
-from minigpt.corpus import Piece, ReadCounts
-from minigpt.errors import ConfigError
-from minigpt.splitting import Overlap, split_documents
+from minigpt.data.corpus import Piece, ReadCounts
+from minigpt.data.splitting import Overlap, split_documents
+from minigpt.support.errors import ConfigError
 
 
 def split(texts: list[str], fraction: float) -> tuple[list[str], list[str]]:
@@ -48,12 +48,12 @@ def test_a_long_text_gives_its_end_to_validation(documents):
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
-def test_fault_A10_impossible_fraction_is_refused(fraction):
+def test_impossible_fraction_is_refused(fraction):
     with pytest.raises(ConfigError, match=r"validation fraction.*give one between 0 and 1"):
         split(["abc"], fraction)
 
 
-def test_fault_A10_overlap_is_measured_by_lines():
+def test_overlap_is_measured_by_lines():
     overlap = Overlap()
     overlap.add_validation("same line\n\nnew one..\n")
     overlap.add_training("same line \nsomething else\n")

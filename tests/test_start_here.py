@@ -28,9 +28,12 @@ def test_what_is_called_planned_is_not_there_yet():
 
 @pytest.mark.parametrize(
     ("text", "numbers"),
-    [("chapter 25 (planned)", {25}), ("Chapters 18, 20 and 21 (planned)", {18, 20, 21}),
-     ("chapters 8 and 9", set())],
-)  # fmt: skip
+    [
+        ("chapter 25 (planned)", {25}),
+        ("Chapters 18, 20 and 21 (planned)", {18, 20, 21}),
+        ("chapters 8 and 9", set()),
+    ],
+)
 def test_announcements_are_found(text, numbers):
     assert announced(text) == numbers
 

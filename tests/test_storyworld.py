@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.errors import DataError
 from minigpt.storyworld import Story, documents, lexicon, log_prob, measure, story, verify
 from minigpt.storyworld.casting import kept_apart
 from minigpt.storyworld.census import castings, entropy, enumerate_stories, small_world
@@ -25,6 +24,7 @@ from minigpt.storyworld.spelling import article, spell
 from minigpt.storyworld.stories import total
 from minigpt.storyworld.tables import TRAIN, Table, World
 from minigpt.storyworld.tell import join, render, sample
+from minigpt.support.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh")
@@ -188,8 +188,9 @@ def test_documents_are_stories_in_either_language_and_cost_one_bit_more():
 def test_training_never_shows_a_pair_that_is_held_out(many):
     for told in many:
         cast = cast_of(told)
-        pairs = [(cast[child], cast[thing]) for child in ("hero", "friend")
-                 for thing in ("toy", "other")]  # fmt: skip
+        pairs = [
+            (cast[child], cast[thing]) for child in ("hero", "friend") for thing in ("toy", "other")
+        ]
         assert not any(kept_apart(*pair) for pair in pairs)
     for told in stories(300, split="held_out"):
         cast = cast_of(told)
@@ -330,7 +331,7 @@ def mutants(told: Story) -> dict[str, list[str]]:
     sentences, cast = [english for english, _ in told.sentences], cast_of(told)
     stranger = next(p.en for p in lexicon.PEOPLE if p.en not in cast.values())
     elsewhere = next(p.en for p in lexicon.PLACES if p.en not in cast.values())
-    colour = next(c.en for c in lexicon.COLOURS if c.en not in cast.values())
+    colour = next(c.en for c in lexicon.COLORS if c.en not in cast.values())
     made = {
         "cut off": sentences[:-1],
         "gone on": [*sentences, sentences[-1]],

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigpt import token_files as module
-from minigpt.errors import DataError
-from minigpt.token_files import HEADER_BYTES, TokenFile, open_tokens, write_tokens
+from minigpt.batching import token_files as module
+from minigpt.batching.token_files import HEADER_BYTES, TokenFile, open_tokens, write_tokens
+from minigpt.support.errors import DataError
 from minigpt.tokenizer import CharTokenizer
 
 EOT = 0
@@ -52,7 +52,7 @@ def meaning(file: TokenFile) -> tuple:
     return (*facts, file.tokens.dtype.str, file.tokens.tolist())
 
 
-def test_fault_A6_every_mutation_is_detected(tmp_path):
+def test_every_mutation_is_detected(tmp_path):
     path = token_file(tmp_path, random.Random(0).choices(range(1000), k=360)).path
     good, expected = path.read_bytes(), meaning(open_tokens(path))
     path = tmp_path / "mutated.bin"
@@ -97,14 +97,14 @@ def rewrite(path: Path, **changes: object) -> None:
         (lambda data: b"", r"not a token file"),
     ],
 )
-def test_fault_A6_damage_is_named(change, message, tmp_path):
+def test_damage_is_named(change, message, tmp_path):
     path = token_file(tmp_path, [1] * 50 + [2]).path
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(DataError, match=message):
         open_tokens(path)
 
 
-def test_fault_A6_wrong_dtype_in_the_header(tmp_path):
+def test_wrong_dtype_in_the_header(tmp_path):
     path = token_file(tmp_path, [1, 2, 3, 4]).path
     rewrite(path, dtype="<u4")
     with pytest.raises(DataError, match=r"520 bytes instead of 528"):
@@ -116,7 +116,7 @@ def test_missing_file_is_named(tmp_path):
         open_tokens(tmp_path / "nothing.bin")
 
 
-def test_fault_A7_id_outside_the_vocabulary_is_not_written(tmp_path):
+def test_id_outside_the_vocabulary_is_not_written(tmp_path):
     for bad in (1000, -1):
         ids = list(range(500))
         ids[123] = bad
@@ -126,7 +126,7 @@ def test_fault_A7_id_outside_the_vocabulary_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 77, 199])
-def test_fault_A7_id_outside_the_vocabulary_is_found_on_opening(place, tmp_path):
+def test_id_outside_the_vocabulary_is_found_on_opening(place, tmp_path):
     ids = [5] * 200
     ids[place] = 999
     path = token_file(tmp_path, ids).path
@@ -140,7 +140,7 @@ def test_fault_A7_id_outside_the_vocabulary_is_found_on_opening(place, tmp_path)
         open_tokens(path)
 
 
-def test_fault_B16_another_tokenizer_is_named(tmp_path):
+def test_another_tokenizer_is_named(tmp_path):
     one, other = CharTokenizer.train(["abc"]), CharTokenizer.train(["abd"])
     assert one.vocab_size == other.vocab_size
     file = write_tokens(tmp_path / "t.bin", [[1]], one.vocab_size, one.eot_id, one.fingerprint)

@@ -24,8 +24,8 @@ from minigpt.bpe import (
     merge_short,
     split_chunks,
 )
-from minigpt.errors import ConfigError, DataError
 from minigpt.streaming import TextStream
+from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import (
     END_OF_TEXT,
     UNKNOWN,
@@ -114,7 +114,7 @@ def test_ties_go_to_the_smaller_pair_of_ids():
     assert tokenizer.token_bytes[257:] == [b"ab", b"zy", b" ab"]
 
 
-def test_merge_pair_says_which_neighbours_it_parts():
+def test_merge_pair_says_which_neighbors_it_parts():
     assert merge_pair([5, 1, 2, 6], (1, 2), 9) == ([5, 9, 6], [(5, 1), (2, 6)], [(5, 9), (9, 6)])
     assert merge_pair([1, 1, 1], (1, 1), 9)[0] == [9, 1]
 
@@ -343,12 +343,12 @@ def assert_round_trips(tokenizer: BPETokenizer, pairs: list[int], strings: int) 
         assert tokenizer.decode_bytes(tokenizer.encode_bytes(data)) == data
 
 
-def test_fault_B11_B12_text_and_bytes_round_trip(bpe):
+def test_B12_text_and_bytes_round_trip(bpe):
     assert_round_trips(bpe, random.Random(0).sample(range(1 << 16), 10_000), 5_000)
 
 
 @pytest.mark.soak
-def test_fault_B11_B12_all_byte_pairs_and_all_characters_round_trip(bpe):
+def test_B12_all_byte_pairs_and_all_characters_round_trip(bpe):
     assert_round_trips(bpe, list(range(1 << 16)), 400_000)
     for character in SCALARS:
         assert bpe.decode(bpe.encode(character)) == character
@@ -358,7 +358,7 @@ def test_bytes_of_a_text_have_the_ids_of_the_text(any_tokenizer):
     assert any_tokenizer.encode_bytes(SAMPLE.encode("utf-8")) == any_tokenizer.encode(SAMPLE)
 
 
-def test_fault_B12_streaming_holds_back_every_partial_character(bpe):
+def test_streaming_holds_back_every_partial_character(bpe):
     for text in ("é", "中", "🙂", "aé中🙂b", "👩‍👩‍👧"):
         data = text.encode("utf-8")
         for cut in range(len(data) + 1):
@@ -375,7 +375,7 @@ def test_fault_B12_streaming_holds_back_every_partial_character(bpe):
 @pytest.mark.slow
 @given(st.lists(st.integers(0, 360), max_size=30))
 @settings(max_examples=300, deadline=None)
-def test_fault_B12_streaming_any_ids_equals_decoding_them(ids):
+def test_streaming_any_ids_equals_decoding_them(ids):
     tokenizer = BPETokenizer.train([SAMPLE], 400, SPECIAL)
     stream = TextStream(tokenizer)
     assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
@@ -385,7 +385,7 @@ def test_fault_B12_streaming_any_ids_equals_decoding_them(ids):
 
 
 @pytest.mark.parametrize("text", ["ab\ud800", "ab\udc80c"])
-def test_fault_B13_lone_surrogate_names_its_index(any_tokenizer, text):
+def test_lone_surrogate_names_its_index(any_tokenizer, text):
     for encode in (any_tokenizer.encode, lambda t: any_tokenizer.encode_batch(["ok", t])):
         with pytest.raises(DataError, match=r"lone surrogate U\+D.*index 2.*replace"):
             encode(text)
@@ -412,16 +412,16 @@ def assert_no_special_from_text(tokenizer: Tokenizer, injections: int) -> None:
         assert special.isdisjoint(set(ids) - {tokenizer.special_tokens.get(UNKNOWN)})
 
 
-def test_fault_B14_user_text_never_becomes_a_special_token(any_tokenizer):
+def test_user_text_never_becomes_a_special_token(any_tokenizer):
     assert_no_special_from_text(any_tokenizer, 2_500)
 
 
 @pytest.mark.soak
-def test_fault_B14_user_text_never_becomes_a_special_token_100_000(bpe):
+def test_user_text_never_becomes_a_special_token_100_000(bpe):
     assert_no_special_from_text(bpe, 100_000)
 
 
-def test_fault_B14_learned_on_text_full_of_special_tokens():
+def test_learned_on_text_full_of_special_tokens():
     tokenizer = BPETokenizer.train([END_OF_TEXT * 500 + " " + "<|endoftext|>\n" * 500], 400)
     ids = tokenizer.encode(END_OF_TEXT * 3)
     assert tokenizer.eot_id not in ids
@@ -454,7 +454,7 @@ class CountingMerges(dict):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "ab", "中", "abcdefgh"])
-def test_fault_B15_work_is_linear_on_one_huge_chunk(unit):
+def test_work_is_linear_on_one_huge_chunk(unit):
     training = [unit * 3000, "abc bca cab aab"]
     tokenizer = BPETokenizer.train(training, 300)
     work = []
@@ -467,7 +467,7 @@ def test_fault_B15_work_is_linear_on_one_huge_chunk(unit):
     assert work[1] <= 10 * len((unit * 40_000).encode("utf-8"))
 
 
-def test_fault_B15_memory_of_chunks_is_bounded(monkeypatch):
+def test_memory_of_chunks_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "REMEMBERED", 10)
     tokenizer = BPETokenizer.train([SAMPLE], 400)
     tokenizer.encode(SAMPLE + "x" * 5000)
@@ -475,7 +475,7 @@ def test_fault_B15_memory_of_chunks_is_bounded(monkeypatch):
     assert max(map(len, tokenizer._remembered)) <= 32
 
 
-def test_fault_B16_two_swapped_merges_change_the_fingerprint(bpe, tmp_path):
+def test_two_swapped_merges_change_the_fingerprint(bpe, tmp_path):
     bpe.save(tmp_path / "good.json")
     content = json.loads((tmp_path / "good.json").read_text(encoding="utf-8"))
     merges = list(bpe.merges)
@@ -510,7 +510,7 @@ def test_fault_B16_two_swapped_merges_change_the_fingerprint(bpe, tmp_path):
         lambda text: text.replace("<|endoftext|>", "<|other|>"),
     ],
 )
-def test_fault_B16_damaged_file_is_refused_by_name(bpe, damage, tmp_path):
+def test_damaged_file_is_refused_by_name(bpe, damage, tmp_path):
     path = tmp_path / "tokenizer.json"
     text = damage(bpe.to_json())
     assert text != bpe.to_json()
@@ -519,7 +519,7 @@ def test_fault_B16_damaged_file_is_refused_by_name(bpe, damage, tmp_path):
         load_tokenizer(path)
 
 
-def test_fault_B16_missing_or_binary_file_is_named(tmp_path):
+def test_missing_or_binary_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read: No such file.*missing\.json"):
         load_tokenizer(tmp_path / "missing.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
@@ -528,7 +528,7 @@ def test_fault_B16_missing_or_binary_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6, True, 1.0, "1", None])
-def test_fault_B17_bad_id_is_named_with_the_vocabulary_size(any_tokenizer, bad):
+def test_bad_id_is_named_with_the_vocabulary_size(any_tokenizer, bad):
     size = any_tokenizer.vocab_size
     with pytest.raises(DataError, match=rf"id {bad!r} is outside the vocabulary of {size} tokens"):
         any_tokenizer.decode([5, bad])
@@ -536,7 +536,7 @@ def test_fault_B17_bad_id_is_named_with_the_vocabulary_size(any_tokenizer, bad):
         TextStream(any_tokenizer).push(bad)
 
 
-def test_fault_B17_numpy_ids_decode_in_range_only(any_tokenizer):
+def test_numpy_ids_decode_in_range_only(any_tokenizer):
     np = pytest.importorskip("numpy")
     ids = np.array(any_tokenizer.encode("the cat"), dtype=np.uint16)
     assert any_tokenizer.decode(ids) == "the cat"

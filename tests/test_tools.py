@@ -209,7 +209,7 @@ def test_a_method_in_nobodys_way_is_free(root, cells):
 
 
 def test_an_import_that_no_chapter_has_shown_is_caught(root):
-    write(root, "from minigpt.attention import Pair", "from minigpt.plots import bars")
+    write(root, "from minigpt.attention import Pair", "from minigpt.support.plots import bars")
     assert "imports Pair from minigpt.attention" in faults(root)
     assert "bars" not in faults(root)
 

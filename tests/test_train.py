@@ -19,15 +19,21 @@ from hypothesis import strategies as st
 
 from minigpt import recipe
 from minigpt import trainer as trainer_module
-from minigpt.batches import IGNORE
-from minigpt.checkpoint import checkpoint_paths, latest_checkpoint
-from minigpt.errors import CheckpointError, ConfigError, DataError, LockedError, TrainingError
+from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.lock import RunLock
 from minigpt.muon import Muon
 from minigpt.recipe import TrainConfig, learning_rate_factor, make_optimizers
-from minigpt.signals import stop_on_signals, uninterrupted
-from minigpt.train import made_ahead, train
+from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint
+from minigpt.support.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LockedError,
+    TrainingError,
+)
+from minigpt.support.lock import RunLock
+from minigpt.support.signals import stop_on_signals, uninterrupted
+from minigpt.train import prefetch, train
 from minigpt.trainer import Trainer, seed_step
 from minigpt.validation import evaluate_loss
 
@@ -67,9 +73,15 @@ def make_model(dropout: float = 0.0, **options) -> GPT:
 
 def make_config(**options) -> TrainConfig:
     defaults = {
-        "max_steps": 6, "batch_size": B, "warmup_steps": 2, "log_interval": 1, "eval_interval": 3,
-        "save_interval": 3, "device": "cpu", "dtype": "float32",
-    }  # fmt: skip
+        "max_steps": 6,
+        "batch_size": B,
+        "warmup_steps": 2,
+        "log_interval": 1,
+        "eval_interval": 3,
+        "save_interval": 3,
+        "device": "cpu",
+        "dtype": "float32",
+    }
     return TrainConfig(**defaults | options)
 
 
@@ -95,9 +107,13 @@ def test_training_learns_writes_rows_and_saves_the_last_step(tmp_path):
     source.batch = lambda step: fixed
     config = make_config(max_steps=60, save_interval=25, learning_rate=0.03, muon_learning_rate=0.1)
     result = train(
-        make_model(), source, config, tmp_path, validation=[fixed],
+        make_model(),
+        source,
+        config,
+        tmp_path,
+        validation=[fixed],
         on_log=seen.append,
-    )  # fmt: skip
+    )
     assert (result.step, result.stopped, result.tokens) == (60, False, 60 * B * T)
     assert result.val_loss < 0.5 < math.log(V) - 0.5 < seen[0]["loss"] < math.log(V) + 0.5
     assert rows(tmp_path) == seen
@@ -109,16 +125,23 @@ def test_training_learns_writes_rows_and_saves_the_last_step(tmp_path):
 
 
 def test_one_step_is_adamw_by_torch_on_the_clipped_gradient(tmp_path):
-    config = make_config(optimizer="adamw", max_steps=1, warmup_steps=0, grad_clip=0.1,
-                         weight_decay=0.3, learning_rate=0.01)  # fmt: skip
+    config = make_config(
+        optimizer="adamw",
+        max_steps=1,
+        warmup_steps=0,
+        grad_clip=0.1,
+        weight_decay=0.3,
+        learning_rate=0.01,
+    )
     model, twin = make_model(), make_model()
     train(model, Source(), config, tmp_path)
     decayed = [p for p in twin.parameters() if p.ndim == 2]
     others = [p for p in twin.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}],
-        lr=0.01, betas=(0.9, 0.95),
-    )  # fmt: skip
+        lr=0.01,
+        betas=(0.9, 0.95),
+    )
     twin(*Source().batch(0))[1].backward()
     torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
     optimizer.step()
@@ -128,7 +151,7 @@ def test_one_step_is_adamw_by_torch_on_the_clipped_gradient(tmp_path):
 
 @pytest.mark.parametrize("micro", [1, 2, 4, 5])
 @pytest.mark.parametrize("ignored", [0.0, 0.4])
-def test_fault_D29_accumulation_equals_one_big_batch(tmp_path, micro, ignored):
+def test_accumulation_equals_one_big_batch(tmp_path, micro, ignored):
     batch = Source(rows=B, ignored=ignored).batch(3)
     if ignored:
         batch[1][2] = IGNORE  # a row without targets: a piece of its own when micro is 1
@@ -146,7 +169,7 @@ def test_fault_D29_accumulation_equals_one_big_batch(tmp_path, micro, ignored):
     assert losses[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_fault_D29_a_short_last_batch_trains_with_its_own_mean(tmp_path):
+def test_a_short_last_batch_trains_with_its_own_mean(tmp_path):
     trainer = Trainer(make_model(), make_config(micro_batch_size=4), tmp_path, {})
     batch = Source(rows=5).batch(0)
     assert trainer.accumulate(batch)[0].item() == pytest.approx(make_model()(*batch)[1].item())
@@ -171,7 +194,7 @@ def make_model_leaves_seed(_: torch.Tensor) -> torch.Tensor:
     return torch.rand(3)
 
 
-def test_fault_D30_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
     finals = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         model = make_model(dropout=0.2)
@@ -227,10 +250,12 @@ def test_the_schedules_rise_stay_and_fall():
 @settings(max_examples=100, deadline=None)
 def test_the_schedule_is_always_within_its_bounds(max_steps, cooldown, final, data):
     config = make_config(
-        max_steps=max_steps, warmup_steps=data.draw(st.integers(0, max_steps)),
-        cooldown_fraction=cooldown, final_learning_rate_fraction=final,
+        max_steps=max_steps,
+        warmup_steps=data.draw(st.integers(0, max_steps)),
+        cooldown_fraction=cooldown,
+        final_learning_rate_fraction=final,
         schedule=data.draw(st.sampled_from(["linear", "cosine", "constant"])),
-    )  # fmt: skip
+    )
     factors = [learning_rate_factor(step, config) for step in range(max_steps)]
     after = factors[config.warmup_steps :]
     assert all(0 < f <= 1 for f in factors[: config.warmup_steps])
@@ -243,15 +268,37 @@ def test_the_schedule_is_always_within_its_bounds(max_steps, cooldown, final, da
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_steps", 0), ("max_steps", 1.5), ("max_steps", True), ("max_steps", "9"),
-     ("batch_size", -1), ("micro_batch_size", 0), ("learning_rate", 0), ("learning_rate", math.nan),
-     ("learning_rate", float("1e400")), ("learning_rate", "fast"), ("muon_learning_rate", -1.0),
-     ("weight_decay", -0.1), ("beta1", 1.0), ("beta2", math.inf), ("grad_clip", -1),
-     ("cooldown_fraction", 1.1), ("final_learning_rate_fraction", -0.1), ("keep_checkpoints", 1),
-     ("optimizer", "sgd"), ("schedule", []), ("dtype", "int8"), ("device", 3), ("seed", -1),
-     ("compile", 1), ("eval_interval", 0), ("warmup_steps", 7), ("micro_batch_size", 7)],
-)  # fmt: skip
-def test_fault_C18_impossible_settings_show_the_value_and_the_range(name, value):
+    [
+        ("max_steps", 0),
+        ("max_steps", 1.5),
+        ("max_steps", True),
+        ("max_steps", "9"),
+        ("batch_size", -1),
+        ("micro_batch_size", 0),
+        ("learning_rate", 0),
+        ("learning_rate", math.nan),
+        ("learning_rate", float("1e400")),
+        ("learning_rate", "fast"),
+        ("muon_learning_rate", -1.0),
+        ("weight_decay", -0.1),
+        ("beta1", 1.0),
+        ("beta2", math.inf),
+        ("grad_clip", -1),
+        ("cooldown_fraction", 1.1),
+        ("final_learning_rate_fraction", -0.1),
+        ("keep_checkpoints", 1),
+        ("optimizer", "sgd"),
+        ("schedule", []),
+        ("dtype", "int8"),
+        ("device", 3),
+        ("seed", -1),
+        ("compile", 1),
+        ("eval_interval", 0),
+        ("warmup_steps", 7),
+        ("micro_batch_size", 7),
+    ],
+)
+def test_impossible_settings_show_the_value_and_the_range(name, value):
     with pytest.raises(ConfigError) as caught:
         make_config(**{name: value})
     assert f"{name} = {value!r} is not possible" in str(caught.value)
@@ -284,10 +331,15 @@ def test_resume_goes_on_bit_for_bit(tmp_path, optimizer, tied):
     def run(name, stop_at, resume):
         model, steps = make_model(dropout=0.1, tie_embeddings=tied), []
         result = train(
-            model, Source(ignored=0.2), config, tmp_path / name, resume=resume,
-            validation=[Source().batch(99)], on_log=lambda row: steps.append(row["step"]),
+            model,
+            Source(ignored=0.2),
+            config,
+            tmp_path / name,
+            resume=resume,
+            validation=[Source().batch(99)],
+            on_log=lambda row: steps.append(row["step"]),
             should_stop=lambda: steps[-1] >= stop_at,
-        )  # fmt: skip
+        )
         return weights(model), result
 
     whole, expected = run("whole", 99, False)
@@ -332,7 +384,7 @@ def test_the_next_batch_is_made_while_one_trains_and_no_more():
                 raise ValueError("no batch")
             return torch.tensor([[step]]), torch.tensor([[step]])
 
-    batches = made_ahead(Asked(), range(3, 9), torch.device("cpu"))
+    batches = prefetch(Asked(), range(3, 9), torch.device("cpu"))
     assert next(batches)[0].item() == 3
     assert [asked.get(timeout=5), asked.get(timeout=5)] == [3, 4]  # 4 before anybody wants it
     for step in (4, 5):
@@ -341,10 +393,10 @@ def test_the_next_batch_is_made_while_one_trains_and_no_more():
         assert asked.empty()
     with pytest.raises(ValueError, match="no batch"):
         next(batches)
-    assert list(made_ahead(Asked(), range(5, 5), torch.device("cpu"))) == []
+    assert list(prefetch(Asked(), range(5, 5), torch.device("cpu"))) == []
 
 
-def test_fault_E32_the_step_says_which_batches_are_asked_for(tmp_path):
+def test_the_step_says_which_batches_are_asked_for(tmp_path):
     first, second = Source(), Source()
     train(make_model(), first, make_config(max_steps=3, schedule="constant"), tmp_path)
     config = make_config(max_steps=5, schedule="constant")
@@ -354,10 +406,14 @@ def test_fault_E32_the_step_says_which_batches_are_asked_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "diff"),
-    [({"learning_rate": 0.5}, "learning_rate 0.003 -> 0.5"), ({"seed": 4}, "seed 0 -> 4"),
-     ({"batch_size": 4}, "batch_size 6 -> 4"), ({"grad_clip": 0}, "grad_clip 1.0 -> 0")],
-)  # fmt: skip
-def test_fault_C22_resume_with_other_settings_is_refused_with_a_diff(tmp_path, changed, diff):
+    [
+        ({"learning_rate": 0.5}, "learning_rate 0.003 -> 0.5"),
+        ({"seed": 4}, "seed 0 -> 4"),
+        ({"batch_size": 4}, "batch_size 6 -> 4"),
+        ({"grad_clip": 0}, "grad_clip 1.0 -> 0"),
+    ],
+)
+def test_resume_with_other_settings_is_refused_with_a_diff(tmp_path, changed, diff):
     train(make_model(), Source(), make_config(), tmp_path)
     with pytest.raises(ConfigError) as caught:
         train(make_model(), Source(), make_config(**changed), tmp_path, resume=True)
@@ -367,19 +423,25 @@ def test_fault_C22_resume_with_other_settings_is_refused_with_a_diff(tmp_path, c
     assert latest_checkpoint(tmp_path).step == 6
 
 
-def test_fault_C22_resume_with_other_data_or_another_model_is_refused(tmp_path):
+def test_resume_with_other_data_or_another_model_is_refused(tmp_path):
     facts = {"data_sha256": "aa", "tokenizer_sha256": "bb", "kind": {"x": (1, 2)}}
     train(make_model(), Source(), make_config(), tmp_path, manifest=facts)
     train(make_model(), Source(), make_config(), tmp_path, manifest=facts, resume=True)
     assert latest_checkpoint(tmp_path).manifest["tokenizer_sha256"] == "bb"
     with pytest.raises(ConfigError, match="data_sha256 'aa' -> 'cc'"):
-        train(make_model(), Source(), make_config(), tmp_path, resume=True,
-              manifest=facts | {"data_sha256": "cc"})  # fmt: skip
+        train(
+            make_model(),
+            Source(),
+            make_config(),
+            tmp_path,
+            resume=True,
+            manifest=facts | {"data_sha256": "cc"},
+        )
     with pytest.raises(ConfigError, match=r"model\.n_layer 2 -> 3"):
         train(make_model(n_layer=3), Source(), make_config(), tmp_path, manifest=facts, resume=True)
 
 
-def test_fault_C22_intervals_are_free_and_what_costs_bits_is_said(tmp_path):
+def test_intervals_are_free_and_what_costs_bits_is_said(tmp_path):
     train(make_model(), Source(), make_config(), tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -392,7 +454,7 @@ def test_fault_C22_intervals_are_free_and_what_costs_bits_is_said(tmp_path):
         train(make_model(), Source(), config, tmp_path, resume=True)
 
 
-def test_fault_D31_another_number_of_threads_is_said(tmp_path):
+def test_another_number_of_threads_is_said(tmp_path):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -406,7 +468,7 @@ def test_fault_D31_another_number_of_threads_is_said(tmp_path):
     assert (environment["threads"], environment["optimizer"]) == (1, "Muon + AdamW fused")
 
 
-def test_fault_E35_a_damaged_newest_checkpoint_is_passed_over_and_written_again(tmp_path):
+def test_a_damaged_newest_checkpoint_is_passed_over_and_written_again(tmp_path):
     model = make_model(dropout=0.1)
     train(model, Source(), make_config(), tmp_path)
     damaged = tmp_path / "checkpoints" / "step-00000006" / "model.safetensors"
@@ -419,7 +481,7 @@ def test_fault_E35_a_damaged_newest_checkpoint_is_passed_over_and_written_again(
 
 
 @pytest.mark.filterwarnings("ignore:passed over")
-def test_fault_E35_without_any_good_checkpoint_resume_does_not_begin_anew(tmp_path):
+def test_without_any_good_checkpoint_resume_does_not_begin_anew(tmp_path):
     train(make_model(), Source(), make_config(), tmp_path)
     for path in checkpoint_paths(tmp_path):
         (path / "state.json").unlink()
@@ -435,8 +497,13 @@ def test_a_new_run_never_overwrites_an_old_one(tmp_path):
 
 def test_the_lock_is_held_while_training(tmp_path):
     locked = []
-    train(make_model(), Source(), make_config(), tmp_path,
-          on_log=lambda row: locked.append(bool(RunLock.held)))  # fmt: skip
+    train(
+        make_model(),
+        Source(),
+        make_config(),
+        tmp_path,
+        on_log=lambda row: locked.append(bool(RunLock.held)),
+    )
     assert all(locked)
     assert not RunLock.held
     assert LockedError.exit_code == 4
@@ -445,7 +512,7 @@ def test_the_lock_is_held_while_training(tmp_path):
 # ---- numbers that are not finite, memory, data
 
 
-def test_fault_D24_inf_in_a_weight_stops_before_the_update_and_keeps_the_batch(tmp_path):
+def test_inf_in_a_weight_stops_before_the_update_and_keeps_the_batch(tmp_path):
     model, source = make_model(), Source()
 
     def poison(row):
@@ -468,7 +535,7 @@ def test_fault_D24_inf_in_a_weight_stops_before_the_update_and_keeps_the_batch(t
 
 @pytest.mark.parametrize("k", range(0, 6))
 @pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_fault_D24_no_update_is_made_with_a_gradient_that_is_not_finite(tmp_path, k, number):
+def test_no_update_is_made_with_a_gradient_that_is_not_finite(tmp_path, k, number):
     model, before, source, steps = make_model(), {}, Source(), itertools.count()
 
     def poison(module, inputs, output):
@@ -485,16 +552,17 @@ def test_fault_D24_no_update_is_made_with_a_gradient_that_is_not_finite(tmp_path
     assert (newest.step if newest else 0) == k // 2 * 2
 
 
-def test_fault_D24_an_absurd_learning_rate_leaves_no_broken_checkpoint(tmp_path):
-    config = make_config(max_steps=20, save_interval=1, learning_rate=1e20, warmup_steps=0,
-                         muon_learning_rate=1e20)  # fmt: skip
+def test_an_absurd_learning_rate_leaves_no_broken_checkpoint(tmp_path):
+    config = make_config(
+        max_steps=20, save_interval=1, learning_rate=1e20, warmup_steps=0, muon_learning_rate=1e20
+    )
     with pytest.raises(TrainingError, match="learning rate"):
         train(make_model(), Source(), config, tmp_path)
     newest = latest_checkpoint(tmp_path)
     assert newest is None or all(t.isfinite().all() for t in newest.model.values())
 
 
-def test_fault_D25_a_validation_loss_that_is_not_finite_ends_the_run_unsaved(tmp_path):
+def test_a_validation_loss_that_is_not_finite_ends_the_run_unsaved(tmp_path):
     model = make_model()
     bad = Source().batch(5)
 
@@ -503,8 +571,9 @@ def test_fault_D25_a_validation_loss_that_is_not_finite_ends_the_run_unsaved(tmp
             model.norm.weight.data[0] = math.nan
 
     with pytest.raises(TrainingError, match=r"validation loss nan — step 3 — .*lower learning"):
-        train(model, Source(), make_config(save_interval=1), tmp_path, validation=[bad],
-              on_log=poison)  # fmt: skip
+        train(
+            model, Source(), make_config(save_interval=1), tmp_path, validation=[bad], on_log=poison
+        )
     assert latest_checkpoint(tmp_path).step == 2
     assert model.training
 
@@ -525,9 +594,7 @@ class Overflowing(torch.amp.GradScaler):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("overflows", "ends"), [(range(1, 51), False), (range(0, 99), True)])
-def test_fault_D26_float16_skips_steps_and_gives_up_after_50(
-    tmp_path, monkeypatch, overflows, ends
-):
+def test_float16_skips_steps_and_gives_up_after_50(tmp_path, monkeypatch, overflows, ends):
     monkeypatch.setattr(trainer_module, "make_scaler", lambda device, dtype: Overflowing())
     monkeypatch.setattr(Overflowing, "steps", overflows)
     config = make_config(max_steps=60, save_interval=10)
@@ -550,7 +617,7 @@ def test_fault_D26_float16_skips_steps_and_gives_up_after_50(
         assert train(model, Source(), config, tmp_path, resume=True).step == 60
 
 
-def test_fault_D27_a_batch_without_targets_is_refused_with_its_rows_and_step(tmp_path):
+def test_a_batch_without_targets_is_refused_with_its_rows_and_step(tmp_path):
     source = Source()
     good = source.batch
     source.batch = lambda step: (
@@ -561,7 +628,7 @@ def test_fault_D27_a_batch_without_targets_is_refused_with_its_rows_and_step(tmp
     assert latest_checkpoint(tmp_path).step == 3
 
 
-def test_fault_A10_a_validation_without_targets_is_refused(tmp_path):
+def test_a_validation_without_targets_is_refused(tmp_path):
     for validation in ([], [(torch.zeros(2, T).long(), torch.full((2, T), IGNORE))]):
         with pytest.raises(DataError, match=r"no target to predict.*more validation text"):
             evaluate_loss(make_model(), validation, torch.device("cpu"), torch.float32)
@@ -573,20 +640,28 @@ def test_validation_weighs_every_target_the_same_and_switches_dropout_off():
     found = evaluate_loss(model, batches, torch.device("cpu"), torch.float32)
     assert model.training
     model.eval()
-    total = sum(torch.nn.functional.cross_entropy(
-        model(idx)[0].flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE
-    ).item() for idx, targets in batches)  # fmt: skip
+    total = sum(
+        torch.nn.functional.cross_entropy(
+            model(idx)[0].flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORE
+        ).item()
+        for idx, targets in batches
+    )
     count = sum(int((targets != IGNORE).sum()) for _, targets in batches)
     assert found == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")],
-)  # fmt: skip
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+        ),
+    ],
+)
 @pytest.mark.parametrize(("micro", "advice"), [(4, "micro_batch_size 2"), (1, "block_size 3")])
-def test_fault_D28_out_of_memory_says_what_to_make_smaller(tmp_path, error, micro, advice):
+def test_out_of_memory_says_what_to_make_smaller(tmp_path, error, micro, advice):
     model = make_model()
 
     def no_memory(module, inputs):
@@ -613,7 +688,7 @@ def test_other_errors_are_not_taken_for_memory(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_fault_E34_a_failed_save_ends_the_run_or_not_by_choice(tmp_path, monkeypatch, stop):
+def test_a_failed_save_ends_the_run_or_not_by_choice(tmp_path, monkeypatch, stop):
     real, calls = trainer_module.save_checkpoint, []
 
     def full(run_dir, step, *rest):
@@ -638,7 +713,7 @@ def test_fault_E34_a_failed_save_ends_the_run_or_not_by_choice(tmp_path, monkeyp
 # ---- Ctrl-C (real processes: test_crash.py)
 
 
-def test_fault_E33_a_keyboard_interrupt_saves_the_last_whole_step_and_the_model_stays_usable(
+def test_a_keyboard_interrupt_saves_the_last_whole_step_and_the_model_stays_usable(
     tmp_path,
 ):
     whole = make_model(dropout=0.1)
@@ -669,7 +744,7 @@ def interrupt_at_call(number: int):
     return hook
 
 
-def test_fault_E33_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
+def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
     whole = make_model()
     train(whole, Source(), make_config(), tmp_path / "whole")
     update, calls = Muon.step, []
@@ -692,8 +767,13 @@ def test_fault_E33_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path,
 
 def test_should_stop_saves_the_step(tmp_path):
     answers = iter([False, True])
-    result = train(make_model(), Source(), make_config(save_interval=100), tmp_path,
-                   should_stop=lambda: next(answers))  # fmt: skip
+    result = train(
+        make_model(),
+        Source(),
+        make_config(save_interval=100),
+        tmp_path,
+        should_stop=lambda: next(answers),
+    )
     assert (result.step, result.stopped) == (2, True)
     assert latest_checkpoint(tmp_path).step == 2
 
@@ -729,8 +809,13 @@ def test_signals_are_left_alone_in_other_threads():
 def test_the_deterministic_switch_is_set_for_the_run_only(tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     seen = []
-    train(make_model(), Source(), make_config(max_steps=2, deterministic=True), tmp_path,
-          on_log=lambda row: seen.append(torch.are_deterministic_algorithms_enabled()))  # fmt: skip
+    train(
+        make_model(),
+        Source(),
+        make_config(max_steps=2, deterministic=True),
+        tmp_path,
+        on_log=lambda row: seen.append(torch.are_deterministic_algorithms_enabled()),
+    )
     assert seen == [True, True]
     assert not torch.are_deterministic_algorithms_enabled()
 

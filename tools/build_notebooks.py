@@ -97,7 +97,7 @@ def keep_same_picture(output: dict, before: list[dict]) -> bool:
 
 
 def shrink_picture(output: dict) -> None:
-    """Store a picture with at most 256 colours: a third of the bytes, and no eye can tell."""
+    """Store a picture with at most 256 colors: a third of the bytes, and no eye can tell."""
     if picture := output.get("data", {}).get("image/png"):
         image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
         shrunk = io.BytesIO()

@@ -26,14 +26,14 @@ from pathlib import Path
 
 import nbformat
 from course import (
-    IMPORT_ONLY,
-    IMPORT_ONLY_NAMES,
     LONGEST_CELL,
     MODULES,
     ROOT,
     SHOWN_ONCE,
     chapter_number,
+    is_import_only,
     notebooks,
+    place,
     ready_chapters,
 )
 
@@ -199,10 +199,10 @@ def public_names(root: Path = ROOT) -> dict[str, str]:
     A folder's public names are those that its __init__ takes in; commands have none.
     """
     found = {}
-    for path in sorted((root / "minigpt").glob("*.py")) + sorted(
-        (root / "minigpt").glob("*/__init__.py")
-    ):
+    for path in sorted((root / "minigpt").rglob("*.py")):
         module = _module(path.relative_to(root))
+        if module not in MODULES and path.name != "__init__.py":
+            continue  # a file inside a room that is one module: its __init__ names what is public
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             taken_in = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
                 f"minigpt.{module}."
@@ -315,7 +315,7 @@ def draft_faults(cells: list[Cell], public: dict[str, str]) -> Iterator[str]:
             tie = next((i for i, c in enumerate(later) if _asserts_about(c, name)), None)
             if tie is None:
                 yield f"{cell.where}: no assert further down ties the draft of {name} to minigpt"
-            elif not any(_finalises(c, name) for c in later[tie:]):
+            elif not any(_finalizes(c, name) for c in later[tie:]):
                 yield f"{cell.where}: after its tie, {name} is neither shown nor imported again"
 
 
@@ -325,7 +325,7 @@ def _asserts_about(cell: Cell, name: str) -> bool:
     return used and any(isinstance(n, ast.Assert) for n in nodes)
 
 
-def _finalises(cell: Cell, name: str) -> bool:
+def _finalizes(cell: Cell, name: str) -> bool:
     imports = [n for n in ast.walk(cell.tree()) if isinstance(n, ast.ImportFrom)]
     shown = cell.header and name in [n for b in cell.tree().body for n in bound_names(b)]
     return bool(shown) or any(_is_package(n.module) and name in bound_names(n) for n in imports)
@@ -351,13 +351,12 @@ def import_faults(cells: list[Cell], root: Path = ROOT) -> Iterator[str]:
     for cell in cells:
         number = chapter_number(cell.path)
         for module, name in _package_uses(cell) if number > 0 else ():
-            chapters = MODULES.get(module.split(".")[0])
-            if chapters is None:
+            entry = place(module)
+            if entry is None:
                 yield f"{cell.where}: minigpt.{module} is no module of the course"
             elif not (
-                module.split(".")[0] in IMPORT_ONLY
-                or f"{module}.{name}" in IMPORT_ONLY_NAMES
-                or not ready & set(chapters)  # its chapter is still planned: plumbing until then
+                is_import_only(module, name)
+                or not ready & set(MODULES[entry])  # its chapter is planned: plumbing until then
                 or appeared.get(name, 99) <= number
             ):
                 yield (
@@ -372,11 +371,13 @@ def _package_uses(cell: Cell) -> Iterator[tuple[str, str]]:
     modules = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and _is_package(node.module):
+            room = node.module.removeprefix("minigpt").removeprefix(".")
             for alias in node.names:
-                if node.module == "minigpt":
-                    modules[alias.asname or alias.name] = alias.name
+                module = f"{room}.{alias.name}".removeprefix(".")
+                if module in MODULES or not room:
+                    modules[alias.asname or alias.name] = module
                 else:
-                    yield node.module.removeprefix("minigpt."), alias.name
+                    yield room, alias.name
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith("minigpt."):

@@ -1,102 +1,153 @@
 """The course as data: modules in reading order, and the chapters that build them."""
 
+import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Reading order = import order: a module may import only from modules above it.
+# Reading order = import order: a module may import only from modules above it. Flat modules are
+# what the course teaches; the files of a folder ("room") stand together, those of `storyworld`
+# apart: its world is told in chapter 5, its exam needs a model.
 # The numbers are the chapters that build the module; () is plumbing that no chapter derives.
 MODULES: dict[str, tuple[int, ...]] = {
-    "errors": (),
-    "files": (),
-    "plots": (),
+    "support.errors": (),
+    "support.settings": (),
+    "support.files": (),
+    "support.signals": (),
+    "support.lock": (10,),
+    "support.plots": (),
     "autograd": (1, 2),
     "optim": (3,),
     "nn": (4,),
     "metrics": (4, 7, 18, 22),
     "baselines": (22,),
     "storyworld": (5,),
-    "archives": (5,),
-    "download": (5,),
-    "sources": (5,),
-    "corpus": (5,),
-    "splitting": (5,),
-    "tables": (5,),
-    "dedup": (5,),
-    "cleaning": (5,),
+    "data.corpus": (5,),
+    "data.splitting": (5,),
+    "data.tables": (5,),
+    "data.archives": (5,),
+    "data.download": (5,),
+    "data.sources": (5,),
+    "data.records": (5,),
+    "data.dedup": (5,),
+    "data.cleaning": (5,),
     "bpe": (6,),
-    "words": (6,),
+    "cohesion": (6,),
     "tokenizer": (6,),
     "streaming": (6, 11),
     "chat": (18,),
-    "records": (),
-    "examples": (),
     "ngram": (7,),
     "embeddings": (7,),
-    "token_files": (10,),
-    "prepare": (),
-    "batches": (10,),
-    "kernels": (12,),
+    "batching.token_files": (10,),
+    "batching.prepare": (),
+    "batching.windows": (10,),
+    "batching.examples": (),
+    "batching.conversations": (18,),
+    "batching.packing": (17, 18),
+    "machine.device": (12,),
+    "machine.kernels": (12,),
+    "machine.distributed": (13,),
+    "machine.compiling": (12,),
     "cache": (11,),
     "attention": (8, 9, 11),
     "layers": (9, 15),
     "pointer": (15,),
     "gpt": (9, 15),
     "counts": (9,),
-    "vision": (25,),
-    "device": (12,),
-    "signals": (),
-    "distributed": (13,),
     "muon": (15,),
     "recipe": (10,),
-    "lock": (10,),
-    "checkpoint": (10,),
-    "resume": (10,),
+    "runs.checkpoint": (10,),
+    "runs.resume": (10,),
+    "runs.planning": (12,),
+    "runs.run": (),
+    "runs.report": (22,),
     "validation": (10,),
     "trainer": (10,),
     "train": (10,),
     "sampling": (11,),
-    "compiling": (12,),
     "generate": (11,),
+    "moe": (15,),
     "scaling": (14,),
     "pretrained": (16,),
-    "lora": (19,),
-    "conversations": (18,),
     "finetune": (17, 18),
+    "lora": (19,),
     "preference": (20,),
     "rl": (21,),
-    "quantize": (23,),
-    "runs": (),
     "scoring": (22,),
     "evaluate": (22,),
-    "told": (22,),
-    "exam": (22,),
-    "report": (22,),
+    "storyworld.told": (22,),
+    "storyworld.exam": (22,),
+    "quantize": (23,),
     "serve": (24,),
-    "benchmarks": (),
+    "vision": (25,),
     "checks": (),
     "classroom": (),
     "commands": (),
     "__main__": (),
 }
 
+
+def place(module: str) -> str | None:
+    """Return the entry of MODULES that a dotted module belongs to: storyworld.tell -> storyworld.
+
+    None where the course has no such module.
+    """
+    parts = module.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in names if name in MODULES), None)
+
+
 # Modules whose every definition appears at most once, in the chapter that completes it.
 SHOWN_ONCE = {
-    "autograd", "optim", "nn", "metrics", "bpe", "tokenizer", "streaming", "ngram",
-    "embeddings", "cache", "attention", "layers", "gpt", "token_files", "batches", "recipe",
-    "validation", "trainer", "train", "sampling", "generate", "muon",
-    "lora", "preference", "rl", "quantize",
-}  # fmt: skip
+    "autograd",
+    "optim",
+    "nn",
+    "metrics",
+    "bpe",
+    "tokenizer",
+    "streaming",
+    "ngram",
+    "embeddings",
+    "batching.token_files",
+    "batching.windows",
+    "cache",
+    "attention",
+    "layers",
+    "gpt",
+    "muon",
+    "recipe",
+    "validation",
+    "trainer",
+    "train",
+    "sampling",
+    "generate",
+    "lora",
+    "preference",
+    "rl",
+    "quantize",
+}
 
-# Modules, and single names, that any chapter may import before (or without) explaining them.
+# Rooms, modules and single names that any chapter may import before (or without) explaining them.
 IMPORT_ONLY = frozenset(
-    {"errors", "files", "plots", "storyworld", "signals", "runs", "checks", "device", "kernels"}
+    {
+        "support",
+        "storyworld",
+        "runs.run",
+        "runs.report",
+        "checks",
+        "machine.device",
+        "machine.kernels",
+    }
 )
-IMPORT_ONLY_NAMES = frozenset({
-    "storyworld.story", "storyworld.documents", "storyworld.lexicon", "storyworld.tables.World",
-    "storyworld.tell.render", "storyworld.tell.sample", "storyworld.verify",
-    "sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO",
-})  # fmt: skip
+IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})
+
+
+def is_import_only(module: str, name: str) -> bool:
+    """Tell whether any chapter may import `name` from the dotted module."""
+    parts = module.split(".")
+    rooms = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return bool(rooms & IMPORT_ONLY) or f"{module}.{name}" in IMPORT_ONLY_NAMES
+
 
 LONGEST_CELL = 45  # lines of one code cell
 
@@ -115,3 +166,44 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 def ready_chapters(root: Path = ROOT) -> set[int]:
     """Return the numbers of the chapters that exist; all others are still planned."""
     return {chapter_number(path) for path in (root / "chapters").glob("*.ipynb")}
+
+
+def first_sentence(path: Path) -> str:
+    """Return the first paragraph of a module's docstring as one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+def package_readme(root: Path = ROOT) -> str:
+    """Return minigpt/README.md: what each module and room is for, in reading order."""
+    rows, rooms = [], set()
+    for name, chapters in MODULES.items():
+        room, _, file = name.partition(".")
+        path = root / "minigpt" / room
+        if file and room not in rooms:
+            rows.append(f"| **[{room}/]({room})** | **{first_sentence(path / '__init__.py')}** | |")
+        rooms.add(room)
+        source = path / f"{file}.py" if file else path.with_suffix(".py")
+        is_folder = not file and path.is_dir()
+        source = path / "__init__.py" if is_folder else source
+        if not source.is_file() or room == "__main__":
+            continue  # planned
+        link = f"[{room}/]({room})" if is_folder else f"[{name}]({name.replace('.', '/')}.py)"
+        built = ", ".join(f"{chapter:02d}" for chapter in chapters)
+        rows.append(f"| {link} | {first_sentence(source)} | {built} |")
+    return "\n".join([README_HEAD, *rows, ""])
+
+
+README_HEAD = """\
+# The package, in reading order
+
+Flat modules are what the course teaches; folders hold what serves it. A module imports only from
+modules above it, which a test proves. Made by `python tools/course.py` from the order of modules
+and their docstrings.
+
+| module | what it does | chapters |
+| --- | --- | --- |"""
+
+
+if __name__ == "__main__":
+    (ROOT / "minigpt" / "README.md").write_text(package_readme(), encoding="utf-8", newline="\n")

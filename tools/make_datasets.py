@@ -14,18 +14,30 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from minigpt.files import atomic_write
 from minigpt.storyworld import Story, dialogue, lessons, measure, preferences, story
 from minigpt.storyworld.census import entropy, enumerate_stories, small_world
 from minigpt.storyworld.tables import TRAIN
+from minigpt.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 STORIES = range(800)  # seeds of the shipped stories
 MEASURED = range(1_000_000, 1_002_000)  # seeds of the stories behind the figures
 
 LESSONS = range(400)  # seeds of the shipped tasks: one each, in turn
-TURNS = ("question", "summary", "question", "title", "question", "translation",
-         "question", "sentiment", "question", "topic", "question", "story")  # fmt: skip
+TURNS = (
+    "question",
+    "summary",
+    "question",
+    "title",
+    "question",
+    "translation",
+    "question",
+    "sentiment",
+    "question",
+    "topic",
+    "question",
+    "story",
+)
 DIALOGUES = range(200)
 PREFERENCES = range(20)
 
@@ -71,8 +83,9 @@ def task_records() -> Iterator[dict]:
     """Yield one lesson for each seed; the tasks and the languages take turns."""
     for seed in LESSONS:
         language = ("en", "zh")[seed // len(TURNS) % 2]
-        taught = [one for one in lessons(seed, language)
-                  if one.task.startswith(TURNS[seed % len(TURNS)])]  # fmt: skip
+        taught = [
+            one for one in lessons(seed, language) if one.task.startswith(TURNS[seed % len(TURNS)])
+        ]
         lesson = taught[seed // len(TURNS) % len(taught)]
         yield {"seed": seed} | {
             name: getattr(lesson, name) for name in ("task", "kind", "language", "prompt", "answer")
@@ -157,10 +170,12 @@ def label_rows() -> Iterator[str]:
     groups["sentiment, to be inferred"] = [one for one in groups["sentiment"] if not one.said]
     for name, group in groups.items():
         majority = Counter(one.answer for one in group).most_common(1)[0][1]
-        right = Counter(key for one in group for key in one.shortcuts
-                        if one.shortcuts[key] == one.answer)  # fmt: skip
-        tried = " / ".join(f"{right[key] / len(group):.1%} ({key.replace('_', ' ')})"
-                           for key in group[0].shortcuts)  # fmt: skip
+        right = Counter(
+            key for one in group for key in one.shortcuts if one.shortcuts[key] == one.answer
+        )
+        tried = " / ".join(
+            f"{right[key] / len(group):.1%} ({key.replace('_', ' ')})" for key in group[0].shortcuts
+        )
         yield f"| {name} | {len(group):,} | {majority / len(group):.1%} | {tried or '-'} |"
 
 
@@ -287,7 +302,7 @@ Compressed by xz (preset 9, extreme), as a share of the bytes before, each on ab
 | storyworld, Chinese | {chinese:.3f} |
 | TinyStories (first part of tinystories_10k.txt) | {tinystories} |
 
-## Licence
+## License
 
 MIT, like the rest of the repository.
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from minigpt.checks.compare import Wrong
-from minigpt.errors import ConfigError
+from minigpt.support.errors import ConfigError
 
 TOPICS = tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "compare"))
 BLANK = "not answered yet"

@@ -67,9 +67,13 @@ def _hand_hint(got: Any, scores: Tensor) -> str:
 @exercise("attention.window_mask", "start from causal_mask and compare t - s with the window.")
 def window_mask(answer: Callable, generator: Generator) -> None:
     """Expect window_mask(T, window): True where 0 <= t - s < window."""
-    for T, window in [(7, 3), (1, 1), (5, 1), (4, 9), *zip(
-        integers(generator, 6, 13, 2), integers(generator, 2, 5, 2), strict=True
-    )]:  # fmt: skip
+    for T, window in [
+        (7, 3),
+        (1, 1),
+        (5, 1),
+        (4, 9),
+        *zip(integers(generator, 6, 13, 2), integers(generator, 2, 5, 2), strict=True),
+    ]:
         distance = torch.arange(T)[:, None] - torch.arange(T)
         expected = (distance >= 0) & (distance < window)
         case = f"T = {T}, window = {window}"
@@ -132,9 +136,17 @@ def repair(answer: Callable, generator: Generator) -> None:
 
 
 def _multi_head(
-    x: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, n_head: int,
-    width: int | None = None, dim: int = -1, cut: bool = True, diagonal: int = 0,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    n_head: int,
+    width: int | None = None,
+    dim: int = -1,
+    cut: bool = True,
+    diagonal: int = 0,
+) -> Tensor:
     """The repaired function; the options plant one of the faults each."""
     B, T, C = x.shape
     D = C // n_head
@@ -274,8 +286,10 @@ def pattern(answer: Callable, generator: Generator) -> None:
 def _slip(got: Any, slips: dict[str, Tensor], otherwise: str) -> str:
     """Return the sentence of the wrong answer that `got` equals, or another sentence."""
     for sentence, wrong in slips.items():
-        if isinstance(got, Tensor) and got.shape == wrong.shape and torch.allclose(
-            got.float(), wrong.float(), atol=1e-4
-        ):  # fmt: skip
+        if (
+            isinstance(got, Tensor)
+            and got.shape == wrong.shape
+            and torch.allclose(got.float(), wrong.float(), atol=1e-4)
+        ):
             return sentence
     return otherwise

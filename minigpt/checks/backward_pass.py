@@ -87,9 +87,10 @@ def sigmoid(answer: Callable, generator: Generator) -> None:
 
 
 @exercise(
-    "backward_pass.concatenate", "np.cumsum of the lengths says where each part ends.",
+    "backward_pass.concatenate",
+    "np.cumsum of the lengths says where each part ends.",
     travels=False,
-)  # fmt: skip
+)
 def concatenate(answer: Callable, generator: Generator) -> None:
     """Expect concatenate(tensors, axis): put side by side; each gets its own part back."""
     rng = numpy_rng(generator)
@@ -104,8 +105,10 @@ def concatenate(answer: Callable, generator: Generator) -> None:
         same_array(result.data, np.concatenate(arrays, axis), f"forward, {case}", look_at)
         ends = np.cumsum([array.shape[axis] for array in arrays])[:-1]
         for number, part in enumerate(np.split(sent, ends, axis)):
-            slips = {"Nothing was passed back to it.": np.ones(part.shape), (
-                "Overwritten instead of added: use add_gradient."): part}  # fmt: skip
+            slips = {
+                "Nothing was passed back to it.": np.ones(part.shape),
+                ("Overwritten instead of added: use add_gradient."): part,
+            }
             hint = array_slip(got[number], slips) or "Which part of the gradient belongs to it?"
             same_array(got[number], 1 + part, f"gradient of tensor {number}, {case}", hint)
     twice = Tensor(rng.normal(size=(2, 2)))
@@ -162,9 +165,11 @@ def _depth(weight: float, bent: bool, steps: int = 30) -> float:
 def depth(answer: Any, generator: Generator) -> None:
     """Expect the gradient through 30 steps for three weights, one without tanh, and why."""
     expected = {
-        "half": _depth(0.5, True), "one": _depth(1.0, True), "two": _depth(2.0, True),
+        "half": _depth(0.5, True),
+        "one": _depth(1.0, True),
+        "two": _depth(2.0, True),
         "two_without_tanh": _depth(2.0, False),
-    }  # fmt: skip
+    }
     names = {*expected, "why"}
     require(isinstance(answer, dict) and set(answer) == names, f"expected a dict of {names}")
     for name, right in expected.items():

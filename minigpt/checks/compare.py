@@ -95,9 +95,14 @@ def same_number(got: Any, expected: float, name: str, look_at: str, slack: float
 
 
 def same_results(
-    answer: Any, expected: dict[str, Any], hint: Callable[[str, Any], str],
-    slack: float = 0.01, list_slack: float = 0.006, each: str = "number", first: int = 1,
-) -> None:  # fmt: skip
+    answer: Any,
+    expected: dict[str, Any],
+    hint: Callable[[str, Any], str],
+    slack: float = 0.01,
+    list_slack: float = 0.006,
+    each: str = "number",
+    first: int = 1,
+) -> None:
     """Require a dict of what was computed by hand: numbers, and lists of numbers, by name.
 
     hint(name, what was written) says what to look at. The places of a list are called `each` and

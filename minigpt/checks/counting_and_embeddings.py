@@ -35,29 +35,57 @@ def by_hand(answer: Any, generator: Generator) -> None:
     entropy = float(-(TRUTH * np.log2(TRUTH)).sum())
     crossed = float(-(TRUTH * np.log2(BELIEF)).sum())
     rows: list[tuple[str, float, dict[float, str], str]] = [
-        ("entropy", entropy, {
-            entropy * math.log(2): "That is in nats; the question asks for bits.",
-            2.25: "That is the plain mean of the surprises; weight each by its probability.",
-        }, "The sum of probability times surprise: 1/2 · 1 + 1/4 · 2 + ..."),
-        ("cross_entropy", crossed, {
-            float(-(BELIEF * np.log2(TRUTH)).sum()): "Truth and belief are exchanged: the truth "
-            "says how often, the belief says how surprising.",
-            crossed - entropy: "That is the excess over the entropy; the cross-entropy is the sum.",
-            crossed * math.log(2): "That is in nats; the question asks for bits.",
-        }, "Weight by the truth, take the surprise -log2 of the belief."),
-        ("perplexity", 2**entropy, {
-            math.exp(entropy): "The entropy is in bits here, so the base is 2, not e.",
-            2**crossed: "That is the perplexity of the belief; asked is who knows the truth.",
-        }, "2 to the power of the entropy in bits."),
-        ("added", 3 / 7, {
-            2 / 4: "Here 1 was added to nothing, or to one word only; the total grows by 3.",
-            3 / 5: "Each of the three words gets 1 more, so the total grows by 3.",
-        }, "(count of the pair + 1) / (count of 'up' + number of words)."),
-        ("pot", 0.375, {
-            0.125: "Something is taken off EACH of the words that followed 'up'.",
-            1.5: "That is what was taken; as a share, divide by how often 'up' was followed.",
-        }, "Number of different words after 'up', times 0.5, over how often 'up' was followed."),
-    ]  # fmt: skip
+        (
+            "entropy",
+            entropy,
+            {
+                entropy * math.log(2): "That is in nats; the question asks for bits.",
+                2.25: "That is the plain mean of the surprises; weight each by its probability.",
+            },
+            "The sum of probability times surprise: 1/2 · 1 + 1/4 · 2 + ...",
+        ),
+        (
+            "cross_entropy",
+            crossed,
+            {
+                float(
+                    -(BELIEF * np.log2(TRUTH)).sum()
+                ): "Truth and belief are exchanged: the truth "
+                "says how often, the belief says how surprising.",
+                crossed
+                - entropy: "That is the excess over the entropy; the cross-entropy is the sum.",
+                crossed * math.log(2): "That is in nats; the question asks for bits.",
+            },
+            "Weight by the truth, take the surprise -log2 of the belief.",
+        ),
+        (
+            "perplexity",
+            2**entropy,
+            {
+                math.exp(entropy): "The entropy is in bits here, so the base is 2, not e.",
+                2**crossed: "That is the perplexity of the belief; asked is who knows the truth.",
+            },
+            "2 to the power of the entropy in bits.",
+        ),
+        (
+            "added",
+            3 / 7,
+            {
+                2 / 4: "Here 1 was added to nothing, or to one word only; the total grows by 3.",
+                3 / 5: "Each of the three words gets 1 more, so the total grows by 3.",
+            },
+            "(count of the pair + 1) / (count of 'up' + number of words).",
+        ),
+        (
+            "pot",
+            0.375,
+            {
+                0.125: "Something is taken off EACH of the words that followed 'up'.",
+                1.5: "That is what was taken; as a share, divide by how often 'up' was followed.",
+            },
+            "Number of different words after 'up', times 0.5, over how often 'up' was followed.",
+        ),
+    ]
     for name, right, slips, otherwise in rows:
         same_number(answer[name], right, name, number_slip(answer[name], slips) or otherwise, 0.006)
 
@@ -101,8 +129,11 @@ def witten_bell(answer: Callable, generator: Generator) -> None:
         hint = "Does each row sum to 1? (count + T · shorter) / (total + T)."
         if isinstance(got, np.ndarray) and got.shape == counts.shape:
             if empty and np.isnan(got[:empty].astype(float)).any():
-                require(False, f"a row without any count became NaN ({case}): 0 / 0. All that is "
-                               f"known there is the shorter context")  # fmt: skip
+                require(
+                    False,
+                    f"a row without any count became NaN ({case}): 0 / 0. All that is "
+                    f"known there is the shorter context",
+                )
             seen = counts.sum(axis=1) > 0
             for sentence, variety in slips.items():
                 if np.allclose(got[seen], smooth_rows(counts, shorter, variety)[seen]):
@@ -147,7 +178,7 @@ def pmi(answer: Callable, generator: Generator) -> None:
                 _rows(counts, k)
             ),
             "Rows and columns are exchanged.": association(counts, k).T,
-        }  # fmt: skip
+        }
         hint = "By hand, one cell: count · total / (row sum · column sum), ln, minus ln k."
         if isinstance(got, np.ndarray) and got.dtype.kind == "f" and got.shape == counts.shape:
             missing = "where nothing was counted, ln 0 is not a number: the result there is 0"
@@ -173,9 +204,13 @@ def _rows(counts: np.ndarray, k: float) -> np.ndarray:
 
 
 def noise_loss(
-    v: Tensor, c: Tensor, noise: Tensor, dot: Callable = Tensor.sum, sign: float = -1.0,
+    v: Tensor,
+    c: Tensor,
+    noise: Tensor,
+    dot: Callable = Tensor.sum,
+    sign: float = -1.0,
     together: Callable = Tensor.sum,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Return the loss of negative sampling; the options plant one of the faults each."""
     right = dot(v * c, dim=-1)
     wrong = dot(v.unsqueeze(1) * noise, dim=-1)

@@ -53,9 +53,14 @@ def words_of(text: str) -> list[str]:
 
 
 def leaked(
-    lessons: list[str], questions: list[str], n: int, case: bool = False, short: bool = True,
-    every: bool = False, across: bool = False,
-) -> list[int]:  # fmt: skip
+    lessons: list[str],
+    questions: list[str],
+    n: int,
+    case: bool = False,
+    short: bool = True,
+    every: bool = False,
+    across: bool = False,
+) -> list[int]:
     """Return which questions share a run of n words with a lesson; options plant a slip each."""
     cut = (lambda text: regex.findall(r"\p{L}+", text)) if case else words_of
     read = [cut(lesson) for lesson in lessons]
@@ -124,9 +129,12 @@ def same_lists(
 
 
 def by_family(
-    documents: list[tuple[str, str]], fraction: float, key: int = 0, swap: bool = False,
+    documents: list[tuple[str, str]],
+    fraction: float,
+    key: int = 0,
+    swap: bool = False,
     whole: bool = False,
-) -> tuple[list[str], list[str]]:  # fmt: skip
+) -> tuple[list[str], list[str]]:
     """Split by the hash of the family; the options plant a slip each."""
     sides: tuple[list[str], list[str]] = ([], [])
     for document in documents:
@@ -166,9 +174,14 @@ def families(answer: Callable, generator: Generator) -> None:
 
 
 def staying(
-    texts: list[str], threshold: float, width: int, sets: bool = True, union: bool = True,
-    chain: bool = False, last: bool = True,
-) -> list[int]:  # fmt: skip
+    texts: list[str],
+    threshold: float,
+    width: int,
+    sets: bool = True,
+    union: bool = True,
+    chain: bool = False,
+    last: bool = True,
+) -> list[int]:
     """Return which texts stay when near copies go; the options plant one of the faults each."""
 
     def runs(text: str) -> list:

@@ -83,7 +83,7 @@ def weighted(answer: Callable, generator: Generator) -> None:
             ),
             "The highest power comes first; parameter j should belong to x^j.": expected[::-1],
             "The targets are weighted, but the rows of X are not.": least_squares(X, y * weights),
-        }  # fmt: skip
+        }
         hint = _array_slip(got, slips) or "The condition is Xᵀ (w · r) = 0."
         same_array(got, expected, case, hint, tolerance=1e-5)
 
@@ -117,7 +117,7 @@ def folds(answer: Callable, generator: Generator) -> None:
             "The fold helped to choose the parameters; it must be left out.": leaky,
             "Trained on the fold, measured on the rest; it is the other way round.": swapped,
             "Every fold counts once, whatever its size: average the folds' losses.": pooled,
-            "These folds are blocks of neighbours; fold f holds f, f + folds, f + 2 folds ...": (
+            "These folds are blocks of neighbors; fold f holds f, f + folds, f + 2 folds ...": (
                 by_blocks
             ),
             "This is the sum over the folds; take the mean.": validation * count,
@@ -159,21 +159,30 @@ def repair(answer: Callable, generator: Generator) -> None:
         losses = {sentence: _scores(*data, degree, **fault) for sentence, fault in slips.items()}
         hint = _array_slip(np.asarray(got, dtype=float), losses)
         hint = hint or "More than one fault may be left; read it line by line."
-        for name, number, right in zip(("training", "validation"), got, _scores(*data, degree),
-                                       strict=True):  # fmt: skip
+        for name, number, right in zip(
+            ("training", "validation"), got, _scores(*data, degree), strict=True
+        ):
             same_array(number, right, f"{name} loss, {case}", hint, tolerance=1e-5)
 
 
 def _scores(
-    x_train: np.ndarray, y_train: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray,
-    degree: int, leak: bool = False, own_scale: bool = False, off: int = 0, wrong_n: bool = False,
-) -> np.ndarray:  # fmt: skip
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_valid: np.ndarray,
+    y_valid: np.ndarray,
+    degree: int,
+    leak: bool = False,
+    own_scale: bool = False,
+    off: int = 0,
+    wrong_n: bool = False,
+) -> np.ndarray:
     """The repaired function; the options plant one of the faults each."""
     scale_by = x_valid if own_scale else x_train
     X = powers((x_train - x_train.mean()) / x_train.std(), degree)[:, : degree + 1 - off]
     V = powers((x_valid - scale_by.mean()) / scale_by.std(), degree)[:, : degree + 1 - off]
-    rows, targets = (np.concatenate([X, V]), np.concatenate([y_train, y_valid])) if leak else (
-        X, y_train)  # fmt: skip
+    rows, targets = (
+        (np.concatenate([X, V]), np.concatenate([y_train, y_valid])) if leak else (X, y_train)
+    )
     alpha = least_squares(rows, targets)
     squares = (V @ alpha - y_valid) ** 2
     validation = squares.sum() / (len(y_train) if wrong_n else len(y_valid))
@@ -191,10 +200,10 @@ def outlier(answer: Any, generator: Generator) -> None:
     for when, heights in (("before", HEIGHTS), ("after", misread)):
         low, high = np.sort(heights)[5:7]  # between the two middle ones all are equally good
         middle, half = (low + high) / 2, (high - low) / 2
-        hint = "Minimise the mean of (constant - height)² over the twelve heights."
+        hint = "Minimize the mean of (constant - height)² over the twelve heights."
         same_number(answer[f"squared_{when}"], heights.mean(), f"squared_{when}", hint, 0.03)
         hint = (
-            "Minimise the mean of |constant - height|; each value between the two middle heights "
+            "Minimize the mean of |constant - height|; each value between the two middle heights "
             "is equally good."
         )
         same_number(answer[f"absolute_{when}"], middle, f"absolute_{when}", hint, half + 0.03)

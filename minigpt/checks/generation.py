@@ -19,9 +19,13 @@ from minigpt.checks.compare import (
 )
 
 HAND = {
-    "cold": [0.533, 0.3, 0.133, 0.033], "top_p": [0.571, 0.429, 0.0, 0.0],
-    "min_p": [0.444, 0.333, 0.222, 0.0], "draw": 2, "draw_cold": 1, "passes": 5050,
-}  # fmt: skip
+    "cold": [0.533, 0.3, 0.133, 0.033],
+    "top_p": [0.571, 0.429, 0.0, 0.0],
+    "min_p": [0.444, 0.333, 0.222, 0.0],
+    "draw": 2,
+    "draw_cold": 1,
+    "passes": 5050,
+}
 HAND_HINTS = {
     "cold": "Temperature 1/2 raises each probability to the power 2; then scale to the sum 1.",
     "top_p": "Keep the likeliest until their sum has reached 0.65; then scale to the sum 1.",
@@ -60,9 +64,16 @@ def _hand_hint(name: str, got: Any) -> str:
 )
 def ban_repeats(answer: Callable, generator: Generator) -> None:
     """Expect ban_repeats(logits, ids, n): -inf for what would complete a group of n once more."""
-    cases = [([3, 1, 2, 3, 1], 2, 5), ([3, 1, 2, 3, 1], 3, 5), ([1, 2], 3, 4), ([0, 0, 0], 2, 3),
-             ([2, 4, 2], 1, 6), ([1], 2, 3), ([], 2, 4),
-             ([1, 2, 3, 1, 2, 0, 1, 2], 3, 5)]  # fmt: skip
+    cases = [
+        ([3, 1, 2, 3, 1], 2, 5),
+        ([3, 1, 2, 3, 1], 3, 5),
+        ([1, 2], 3, 4),
+        ([0, 0, 0], 2, 3),
+        ([2, 4, 2], 1, 6),
+        ([1], 2, 3),
+        ([], 2, 4),
+        ([1, 2, 3, 1, 2, 0, 1, 2], 3, 5),
+    ]
     cases += [(integers(generator, 0, 3, 25), n, 4) for n in (2, 3, 4)]
     for ids, n, V in cases:
         logits = torch.randn(V, generator=generator)
@@ -132,9 +143,15 @@ def repair(answer: Callable, generator: Generator) -> None:
 
 
 def walk(
-    x: Tensor, w: dict[str, Tensor], cos: Tensor, sin: Tensor, turn_query: bool = True,
-    turn_key: bool = True, own: bool = True, window: int | None = None,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    w: dict[str, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    turn_query: bool = True,
+    turn_key: bool = True,
+    own: bool = True,
+    window: int | None = None,
+) -> Tensor:
     """Attend with all positions at once; each option plants one of the faults."""
 
     def turned(z: Tensor) -> Tensor:

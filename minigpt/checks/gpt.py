@@ -11,24 +11,29 @@ from torch.nn import functional as F
 from minigpt.checks import exercise
 from minigpt.checks.compare import call, require, same_number, same_results, same_tensor, slip_hint
 from minigpt.counts import count_parameters
-from minigpt.errors import ConfigError
 from minigpt.gpt import GPTConfig
+from minigpt.support.errors import ConfigError
 
-HAND = {"normalised": [0.2, 1.4], "stream": [8.0, 8.0], "logits": [1.0, 2.0, 0.0],
-        "loss": 1.408, "turned": 0.5}  # fmt: skip
+HAND = {
+    "normalized": [0.2, 1.4],
+    "stream": [8.0, 8.0],
+    "logits": [1.0, 2.0, 0.0],
+    "loss": 1.408,
+    "turned": 0.5,
+}
 HAND_HINTS = {
-    "normalised": "Square, mean, root; then divide both numbers by it.",
-    "stream": "Exchange the normalised numbers, multiply by 5, add to (1, 7).",
-    "logits": "Normalise the new stream, then one dot product with each row of the table.",
+    "normalized": "Square, mean, root; then divide both numbers by it.",
+    "stream": "Exchange the normalized numbers, multiply by 5, add to (1, 7).",
+    "logits": "Normalize the new stream, then one dot product with each row of the table.",
     "loss": "ln of the softmax's denominator, minus the logit of the right token.",
     "turned": "Only the angle between the two counts: one position apart is 60°; its cosine.",
 }
 HAND_SLIPS = {  # (key, what was written) -> what to look at
-    ("normalised", (0.04, 0.28)): "You divided by the mean square; take its root.",
-    ("normalised", (0.141, 0.99)): "You divided by the length; the MEAN of the squares is 25.",
+    ("normalized", (0.04, 0.28)): "You divided by the mean square; take its root.",
+    ("normalized", (0.141, 0.99)): "You divided by the length; the MEAN of the squares is 25.",
     ("stream", (7.0, 1.0)): "The box adds to the stream, it does not replace it.",
-    ("stream", (36.0, 12.0)): "The box reads the normalised copy, not the stream itself.",
-    ("stream", (7.2, 2.4)): "The stream itself is not normalised: add to (1, 7).",
+    ("stream", (36.0, 12.0)): "The box reads the normalized copy, not the stream itself.",
+    ("stream", (7.2, 2.4)): "The stream itself is not normalized: add to (1, 7).",
     ("logits", (8.0, 16.0, 0.0)): "The last norm is missing before the table.",
 }
 
@@ -88,8 +93,12 @@ def random_weights(
     for name in [*norms, "ln_f"]:
         weights |= {f"{name}.weight": normal(C, mean=1.0), f"{name}.bias": normal(C)}
     for layer in range(n_layer):
-        shapes = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, 4 * C),
-                  "mlp.c_proj": (4 * C, C)}  # fmt: skip
+        shapes = {
+            "attn.c_attn": (C, 3 * C),
+            "attn.c_proj": (C, C),
+            "mlp.c_fc": (C, 4 * C),
+            "mlp.c_proj": (4 * C, C),
+        }
         for name, shape in shapes.items():
             weights[f"h.{layer}.{name}.weight"] = normal(*shape)
             weights[f"h.{layer}.{name}.bias"] = normal(shape[1])
@@ -97,11 +106,22 @@ def random_weights(
 
 
 def gpt2_logits(
-    idx: Tensor, weights: dict[str, Tensor], n_head: int, positions: bool = True,
-    last_norm: bool = True, scale: float | None = None, cut: bool = True, early: bool = False,
-    residual: bool = True, post_norm: bool = False, activation: Callable | None = None,
-    centred: bool = True, mlp: bool = True, attention: bool = True, swapped: bool = False,
-) -> Tensor:  # fmt: skip
+    idx: Tensor,
+    weights: dict[str, Tensor],
+    n_head: int,
+    positions: bool = True,
+    last_norm: bool = True,
+    scale: float | None = None,
+    cut: bool = True,
+    early: bool = False,
+    residual: bool = True,
+    post_norm: bool = False,
+    activation: Callable | None = None,
+    centerd: bool = True,
+    mlp: bool = True,
+    attention: bool = True,
+    swapped: bool = False,
+) -> Tensor:
     """Compute GPT-2's logits; each option plants one of the usual faults."""
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -109,7 +129,7 @@ def gpt2_logits(
 
     def norm(x: Tensor, name: str) -> Tensor:
         scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        if not centred:
+        if not centerd:
             return F.rms_norm(x, scale.shape, scale, 1e-5) + shift
         return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
 
@@ -144,7 +164,7 @@ BLANK_SLIPS = {
         "positions": False
     },
     "The last norm, ln_f, is missing before the head.": {"last_norm": False},
-    "LayerNorm subtracts the mean first; this is RMSNorm.": {"centred": False},
+    "LayerNorm subtracts the mean first; this is RMSNorm.": {"centerd": False},
     "The blocks are still missing, or add nothing.": {"attention": False, "mlp": False},
     "The MLP is still missing.": {"mlp": False},
     "Attention is still missing.": {"attention": False},
@@ -179,14 +199,22 @@ def _blank_hint(got: Any, idx: Tensor, weights: dict[str, Tensor], n_head: int) 
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect a block of the default form: x (B, T, C), w (matrices), cos and sin (T, C)."""
     for B, T, C, hidden in [(2, 5, 6, 7), (1, 1, 4, 3), (3, 7, 8, 5)]:
-        shapes = {"q": (C, C), "k": (C, C), "v": (C, C), "o": (C, C), "gate": (C, hidden),
-                  "up": (C, hidden), "down": (hidden, C)}  # fmt: skip
+        shapes = {
+            "q": (C, C),
+            "k": (C, C),
+            "v": (C, C),
+            "o": (C, C),
+            "gate": (C, hidden),
+            "up": (C, hidden),
+            "down": (hidden, C),
+        }
         w = {n: torch.randn(*s, generator=generator) / math.sqrt(s[0]) for n, s in shapes.items()}
         x = 3 * torch.randn(B, T, C, generator=generator)
         angles = torch.outer(torch.arange(1.0, T + 1), 0.7 ** torch.arange(C // 2))
-        cos, sin = (torch.cat(pair, dim=-1) for pair in (
-            (angles.cos(), angles.cos()), (-angles.sin(), angles.sin())
-        ))  # fmt: skip
+        cos, sin = (
+            torch.cat(pair, dim=-1)
+            for pair in ((angles.cos(), angles.cos()), (-angles.sin(), angles.sin()))
+        )
         case = f"B = {B}, T = {T}, C = {C}"
         got = call(answer, x, w, cos, sin, case=case)
         hint = "More than one fault may be left; compare line by line with the chapter's Block."
@@ -198,10 +226,17 @@ def repair(answer: Callable, generator: Generator) -> None:
 
 
 def block_output(
-    x: Tensor, w: dict[str, Tensor], cos: Tensor, sin: Tensor, root: bool = True,
-    turn_values: bool = False, early: bool = False, bend: str = "gate", turn: bool = True,
+    x: Tensor,
+    w: dict[str, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    root: bool = True,
+    turn_values: bool = False,
+    early: bool = False,
+    bend: str = "gate",
+    turn: bool = True,
     keep: bool = True,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Compute the repaired block; each option plants one fault."""
 
     def norm(x: Tensor) -> Tensor:

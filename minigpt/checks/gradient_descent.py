@@ -40,9 +40,11 @@ def by_hand(answer: Any, generator: Generator) -> None:
             hints[1] = "That is the plain step; half of the first velocity comes on top."
         for number, (got, wanted) in enumerate(zip(places, right, strict=True)):
             same_number(got, wanted, f"{name}, step {number + 1}", hints[number], 0.006)
-    slips = {2.0: "That is 2 / curvature for a curvature of 1; what is the slope of the slope?",
-             1.0: "The slope is 4 (w - 1), so the curvature is 4.",
-             0.25: "At 1 / curvature it arrives in one step; the limit lies further."}  # fmt: skip
+    slips = {
+        2.0: "That is 2 / curvature for a curvature of 1; what is the slope of the slope?",
+        1.0: "The slope is 4 (w - 1), so the curvature is 4.",
+        0.25: "At 1 / curvature it arrives in one step; the limit lies further.",
+    }
     hint = slips.get(answer["limit"], "") if isinstance(answer["limit"], int | float) else ""
     same_number(answer["limit"], 0.5, "the limit", hint or "It is 2 / curvature.", 0.006)
 
@@ -51,9 +53,15 @@ def by_hand(answer: Any, generator: Generator) -> None:
 
 
 def lion(
-    p: np.ndarray, gradient: np.ndarray, mean: np.ndarray, rate: float, keep_step: float,
-    keep_mean: float, decay: float, sign: Callable = np.sign,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    p: np.ndarray,
+    gradient: np.ndarray,
+    mean: np.ndarray,
+    rate: float,
+    keep_step: float,
+    keep_mean: float,
+    decay: float,
+    sign: Callable = np.sign,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the new parameters and the new running mean of one step of Lion."""
     direction = sign(keep_step * mean + (1 - keep_step) * gradient)
     new_mean = keep_mean * mean + (1 - keep_mean) * gradient
@@ -145,9 +153,17 @@ def schedule(answer: Callable, generator: Generator) -> None:
 
 
 def one_pass(
-    X: np.ndarray, y: np.ndarray, start: np.ndarray, batches: list, rate: float, momentum: float,
-    mean: bool = True, keep: bool = True, ordered: bool = False, sign: float = 1.0,
-) -> np.ndarray:  # fmt: skip
+    X: np.ndarray,
+    y: np.ndarray,
+    start: np.ndarray,
+    batches: list,
+    rate: float,
+    momentum: float,
+    mean: bool = True,
+    keep: bool = True,
+    ordered: bool = False,
+    sign: float = 1.0,
+) -> np.ndarray:
     """Walk over the batches once; the options plant one of the faults each."""
     alpha, velocity = start, np.zeros_like(start)
     for batch in batches:

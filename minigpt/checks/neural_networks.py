@@ -30,10 +30,12 @@ def by_hand(answer: Any, generator: Generator) -> None:
         require(is_list, f"{name} should be a list of three numbers")
         for k, (mine, wanted) in enumerate(zip(got, right, strict=True)):
             same_number(mine, wanted, f"{name}, class {k}", hint, 0.006)
-    slips = {0.25: "That is the probability; the loss is minus its logarithm.",
-             -1.39: "The sign: a loss is not negative.",
-             2.0: "That is the logarithm to base 2; take the natural one.",
-             0.6: "That is the logarithm to base 10; take the natural one."}  # fmt: skip
+    slips = {
+        0.25: "That is the probability; the loss is minus its logarithm.",
+        -1.39: "The sign: a loss is not negative.",
+        2.0: "That is the logarithm to base 2; take the natural one.",
+        0.6: "That is the logarithm to base 10; take the natural one.",
+    }
     hint = number_slip(answer["loss"], slips, near=0.0011) or "-ln(probability of class 1)."
     same_number(answer["loss"], math.log(4), "the loss", hint, 0.006)
     (_, alarms), (misses, right) = HAND_MATRIX
@@ -41,8 +43,10 @@ def by_hand(answer: Any, generator: Generator) -> None:
     wrong_way = {"precision": "recall", "recall": "precision"}
     for name, value in scores.items():
         other = scores[wrong_way[name]]
-        slips = {other: f"That is the {wrong_way[name]}: precision looks down a column.",
-                 0.85: "That is the accuracy; look at the second class alone."}  # fmt: skip
+        slips = {
+            other: f"That is the {wrong_way[name]}: precision looks down a column.",
+            0.85: "That is the accuracy; look at the second class alone.",
+        }
         hint = (
             number_slip(answer[name], slips, near=0.0011)
             or "Precision: of all CALLED class 1; recall: of all."
@@ -57,9 +61,12 @@ def by_hand(answer: Any, generator: Generator) -> None:
 
 
 def smooth_loss(
-    scores: np.ndarray, targets: np.ndarray, doubt: float, all_classes: bool = True,
+    scores: np.ndarray,
+    targets: np.ndarray,
+    doubt: float,
+    all_classes: bool = True,
     average: Callable = np.mean,
-) -> float:  # fmt: skip
+) -> float:
     """Return the cross-entropy against 1 - doubt for the right class, doubt shared by all."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -117,8 +124,14 @@ def patient(losses: list[float], patience: int) -> tuple[int, int]:
 def patience(answer: Callable, generator: Generator) -> None:
     """Expect stop_early(losses, patience): (epoch to keep, epoch at which it stopped)."""
     rng = numpy_rng(generator)
-    fixed = [([1, 2, 3, 4], 1), ([5, 4, 3, 3.5, 3.2, 3.1, 2], 3), ([5, 4, 3, 2, 1], 2),
-             ([7.0], 4), ([3, 2, 2, 2, 2, 1], 2), ([4, 5, 3, 4, 2, 9, 9, 9], 2)]  # fmt: skip
+    fixed = [
+        ([1, 2, 3, 4], 1),
+        ([5, 4, 3, 3.5, 3.2, 3.1, 2], 3),
+        ([5, 4, 3, 2, 1], 2),
+        ([7.0], 4),
+        ([3, 2, 2, 2, 2, 1], 2),
+        ([4, 5, 3, 4, 2, 9, 9, 9], 2),
+    ]
     walks = [(rng.normal(0, 1, 30).cumsum().tolist(), int(rng.integers(1, 6))) for _ in range(8)]
     for losses, wait in [*fixed, *walks]:
         case = f"losses {np.round(losses[:8], 2).tolist()}, patience {wait}"
@@ -144,9 +157,14 @@ def patience(answer: Callable, generator: Generator) -> None:
 
 
 def drop(
-    x: np.ndarray, share: float, training: bool, noise: np.ndarray, inverted: bool = False,
-    scaled: bool = True, always: bool = False,
-) -> np.ndarray:  # fmt: skip
+    x: np.ndarray,
+    share: float,
+    training: bool,
+    noise: np.ndarray,
+    inverted: bool = False,
+    scaled: bool = True,
+    always: bool = False,
+) -> np.ndarray:
     """Dropout with given random numbers; the options plant one of the faults each."""
     if not (training or always):
         return x
@@ -158,8 +176,12 @@ def drop(
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect repaired(x, share, training, noise): dropout."""
     rng = numpy_rng(generator)
-    for shape, share, training in [((4, 5), 0.3, True), ((6, 2), 0.3, False), ((30,), 0.8, True),
-                                   ((3, 3), 0.0, True)]:  # fmt: skip
+    for shape, share, training in [
+        ((4, 5), 0.3, True),
+        ((6, 2), 0.3, False),
+        ((30,), 0.8, True),
+        ((3, 3), 0.0, True),
+    ]:
         x, noise = rng.normal(size=shape), rng.random(shape)
         case = f"shape {shape}, share {share}, {'training' if training else 'in use'}"
         got = call(answer, x, share, training, noise, case=case)
@@ -221,8 +243,14 @@ def cost(
 def price(answer: Callable, generator: Generator) -> None:
     """Expect best_threshold(probabilities, truths, alarm, miss): a threshold of lowest cost."""
     rng = numpy_rng(generator)
-    for count, alarm, miss in [(60, 1, 1), (80, 1, 30), (80, 25, 1), (40, 2, 3), (30, 1, 1000),
-                               (30, 1000, 1)]:  # fmt: skip
+    for count, alarm, miss in [
+        (60, 1, 1),
+        (80, 1, 30),
+        (80, 25, 1),
+        (40, 2, 3),
+        (30, 1, 1000),
+        (30, 1000, 1),
+    ]:
         truths = rng.random(count) < 0.3
         probabilities = 1 / (1 + np.exp(-rng.normal(np.where(truths, 1.0, -1.0), 1.5)))
         case = f"{count} items, a false alarm costs {alarm}, a miss {miss}"

@@ -55,7 +55,7 @@ def _merge_hint(got: list) -> str:
     if got[:1] == ["se"]:
         return "(s, e) and (e, a) are equally frequent; the rule takes the smaller ids, and e < s."
     if got[:2] == ["ea", "se"]:
-        return "After the first merge, no e stands behind the s of sea: the neighbour is ea."
+        return "After the first merge, no e stands behind the s of sea: the neighbor is ea."
     return "Count again after each merge: some pairs are gone, others are new."
 
 
@@ -83,8 +83,12 @@ def longest_first(data: bytes, tokens: list[bytes]) -> list[bytes]:
 @exercise("tokenizer.fewest", "the best way to the first byte, the first two, the first three ...")
 def fewest(answer: Callable, generator: Generator) -> None:
     """Expect a list of tokens that spells the data, as short as possible."""
-    cases = [(b"anana", [b"a", b"n", b"an", b"ana"]), (b"abcd", [b"a", b"b", b"c", b"d", b"bcd",
-             b"abc", b"ab"]), (b"", [b"a"]), (b"aaaaaaa", [b"a", b"aaa", b"aaaaa"])]  # fmt: skip
+    cases = [
+        (b"anana", [b"a", b"n", b"an", b"ana"]),
+        (b"abcd", [b"a", b"b", b"c", b"d", b"bcd", b"abc", b"ab"]),
+        (b"", [b"a"]),
+        (b"aaaaaaa", [b"a", b"aaa", b"aaaaa"]),
+    ]
     for _ in range(12):
         letters = [bytes([97 + n]) for n in range(3)]
         lengths = integers(generator, 2, 5, 6)
@@ -113,8 +117,9 @@ def fewest(answer: Callable, generator: Generator) -> None:
 # What a reader calls a character
 
 
-def seen_characters(text: str, marks: Callable = lambda c: unicodedata.category(c)[0] == "M",
-                    joiner: str = "\u200d") -> list[str]:  # fmt: skip
+def seen_characters(
+    text: str, marks: Callable = lambda c: unicodedata.category(c)[0] == "M", joiner: str = "\u200d"
+) -> list[str]:
     """Cut a text before every character that is no mark and that no joiner ties to the last."""
     found: list[str] = []
     for character in text:
@@ -126,8 +131,19 @@ def seen_characters(text: str, marks: Callable = lambda c: unicodedata.category(
     return found
 
 
-SCREENS = ["cafe\u0301", "नमस्ते", "สวัสดี", "👩\u200d👩\u200d👧!", "❤\ufe0f.", "\u0301a", "", "中文",
-           "x\u0301\u0323y", "a\u200db", "कि की कु"]  # fmt: skip
+SCREENS = [
+    "cafe\u0301",
+    "नमस्ते",
+    "สวัสดี",
+    "👩\u200d👩\u200d👧!",
+    "❤\ufe0f.",
+    "\u0301a",
+    "",
+    "中文",
+    "x\u0301\u0323y",
+    "a\u200db",
+    "कि की कु",
+]
 
 
 @exercise("tokenizer.screen", "go through the text; does this character belong to the last piece?")
@@ -166,9 +182,13 @@ def screen(answer: Callable, generator: Generator) -> None:
 
 
 def learn(
-    counts: dict[str, int], n_merges: int, weighted: bool = True, smaller: bool = True,
-    by_text: bool = False, recount: bool = True,
-) -> list[tuple[str, str]]:  # fmt: skip
+    counts: dict[str, int],
+    n_merges: int,
+    weighted: bool = True,
+    smaller: bool = True,
+    by_text: bool = False,
+    recount: bool = True,
+) -> list[tuple[str, str]]:
     """Learn merges on letters; the options plant one of the faults each."""
     cut = {word: tuple(word) for word in counts}
     merges, pairs = [], Counter()

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from minigpt.batches import IGNORE
+from minigpt.batching.windows import IGNORE
 from minigpt.checks import exercise
 from minigpt.checks.compare import (
     call,
@@ -20,8 +20,13 @@ from minigpt.checks.compare import (
     slip_hint,
 )
 
-HAND = {"gradient": [3.0, 4.0], "clipped": [1.5, 2.0], "rates": [0.1, 0.2, 0.15], "steps": 250,
-        "lost": 49}  # fmt: skip
+HAND = {
+    "gradient": [3.0, 4.0],
+    "clipped": [1.5, 2.0],
+    "rates": [0.1, 0.2, 0.15],
+    "steps": 250,
+    "lost": 49,
+}
 HAND_HINTS = {
     "gradient": "Four fifths of the first piece and one fifth of the second.",
     "clipped": "Divide by the length, multiply by the limit.",
@@ -99,8 +104,10 @@ def _shuffled(
     steps = range(-(-n // batch_size))
     other = [i for step in steps for i in _ids(answer, n, batch_size, seed + 1, step, case)][:n]
     require(other != epochs[0], f"another seed gives the same order ({case})")
-    require(other != epochs[1], f"seed {seed + 1}, epoch 0 is seed {seed}, epoch 1 ({case}): do "
-            "not add them up")  # fmt: skip
+    require(
+        other != epochs[1],
+        f"seed {seed + 1}, epoch 0 is seed {seed}, epoch 1 ({case}): do not add them up",
+    )
 
 
 # Three planted faults
@@ -110,9 +117,12 @@ def _shuffled(
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect repaired(w, x, targets, size, limit): the clipped gradient of the mean loss."""
     for B, T, C, V, size, limit in [
-        (4, 3, 5, 7, 4, 1e9), (6, 3, 4, 5, 2, 1e9), (5, 4, 3, 6, 2, 1e9),
-        (4, 3, 5, 7, 2, 0.05), (4, 3, 5, 7, 4, 1e9),
-    ]:  # fmt: skip
+        (4, 3, 5, 7, 4, 1e9),
+        (6, 3, 4, 5, 2, 1e9),
+        (5, 4, 3, 6, 2, 1e9),
+        (4, 3, 5, 7, 2, 0.05),
+        (4, 3, 5, 7, 4, 1e9),
+    ]:
         w = torch.randn(C, V, generator=generator)
         x = torch.randn(B, T, C, generator=generator)
         targets = torch.randint(V, (B, T), generator=generator)
@@ -171,9 +181,10 @@ def _repair_hint(got: Any, w: Tensor, x: Tensor, targets: Tensor, size: int, lim
 
 
 @exercise(
-    "training.doctor", "three tests, each sees one fault; collect the names of those that fail.",
+    "training.doctor",
+    "three tests, each sees one fault; collect the names of those that fail.",
     travels=False,
-)  # fmt: skip
+)
 def doctor(answer: Callable, generator: Generator) -> None:
     """Expect diagnose(batch, logits_of, evaluate): the set of faults of a training set-up."""
     for number in [7, *torch.randperm(8, generator=generator).tolist(), 0]:
@@ -184,15 +195,24 @@ def doctor(answer: Callable, generator: Generator) -> None:
         odd = got - {"targets", "mask", "mode"}
         require(not odd, f"only targets, mask and mode are names of faults, got {sorted(odd)}")
         for name, missed, invented in (
-            ("targets", "the targets are not the next tokens: compare them with idx, one further",
-             "targets[:, t] should be idx[:, t + 1]; the last target has nothing beside it, and "
-             "-100 marks padding: such a target is not wrong"),
-            ("mask", "the logits of an earlier position move when a later token changes; it need "
-             "not be the last one that is seen",
-             "only logits BEFORE the changed token must stay; allow for rounding, 1e-4"),
-            ("mode", "two evaluations of the same model differ: call evaluate more than once",
-             "two evaluations agree, but for rounding of 1e-6"),
-        ):  # fmt: skip
+            (
+                "targets",
+                "the targets are not the next tokens: compare them with idx, one further",
+                "targets[:, t] should be idx[:, t + 1]; the last target has nothing beside it, and "
+                "-100 marks padding: such a target is not wrong",
+            ),
+            (
+                "mask",
+                "the logits of an earlier position move when a later token changes; it need "
+                "not be the last one that is seen",
+                "only logits BEFORE the changed token must stay; allow for rounding, 1e-4",
+            ),
+            (
+                "mode",
+                "two evaluations of the same model differ: call evaluate more than once",
+                "two evaluations agree, but for rounding of 1e-6",
+            ),
+        ):
             require(name in got or name not in faults, f"{name!r} was missed: {missed}")
             require(name not in got or name in faults, f"{name!r} is fine here: {invented}")
 
@@ -201,7 +221,7 @@ def patient(faults: set[str], generator: Generator) -> tuple[tuple, Callable, Ca
     """Return (idx, targets), idx -> logits and () -> loss of a set-up with these faults."""
     B, T, V = 3, 8, 11
     rows = torch.randint(V, (B, T + 1), generator=generator)
-    rows[:, 1::2] = (rows[:, ::2][:, : rows[:, 1::2].size(1)] + 1) % V  # neighbours differ
+    rows[:, 1::2] = (rows[:, ::2][:, : rows[:, 1::2].size(1)] + 1) % V  # neighbors differ
     idx, targets = rows[:, :-1], rows[:, 1:].clone()
     if "targets" in faults:
         targets = idx.clone() if integers(generator, 0, 1)[0] else rows.roll(-2, 1)[:, :-1].clone()

@@ -18,8 +18,8 @@ from minigpt.classroom.judge import Verdict
 from minigpt.classroom.limits import Limits
 from minigpt.classroom.notebook import LARGEST, Cell, Step, expected, plan, read_cells
 from minigpt.classroom.session import grade_steps
-from minigpt.errors import DataError
-from minigpt.files import atomic_write
+from minigpt.support.errors import DataError
+from minigpt.support.files import atomic_write
 
 TEACHERS = {"exercises", "solutions", ".base", ".ipynb_checkpoints"}
 
@@ -152,9 +152,12 @@ def _judged(
 
 
 def grade_class(
-    submissions: dict[str, dict[str, bytes]], chosen: list[Exercises], limits: Limits,
-    jobs: int = 1, report: Callable[[Grade], None] = lambda grade: None,
-) -> list[Grade]:  # fmt: skip
+    submissions: dict[str, dict[str, bytes]],
+    chosen: list[Exercises],
+    limits: Limits,
+    jobs: int = 1,
+    report: Callable[[Grade], None] = lambda grade: None,
+) -> list[Grade]:
     """Grade every student, `jobs` at a time; `report` is called as each is done."""
 
     def grade(student: str) -> Grade:

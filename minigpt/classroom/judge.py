@@ -22,9 +22,14 @@ Verdict = tuple[str, str]  # passed, failed, blank, error, missing, stopped or u
 
 
 def preside(
-    connection: Connection, events: Connection, steps: list[Step], known: set[str],
-    student: str, private: str | None, limits: Limits,
-) -> None:  # fmt: skip
+    connection: Connection,
+    events: Connection,
+    steps: list[Step],
+    known: set[str],
+    student: str,
+    private: str | None,
+    limits: Limits,
+) -> None:
     """Judge a notebook: entry point of the judge's process.
 
     Sends one event after the other, as JSON: ["step", number] before a cell runs, ["verdict", name,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from minigpt.errors import require
+from minigpt.support.errors import require
 
 TICK = 0.1  # seconds between two looks
 

@@ -10,7 +10,7 @@ import json
 import re
 from typing import NamedTuple
 
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 TAG = "answer:"
 LARGEST = 20_000_000  # bytes of a submitted notebook, pictures included

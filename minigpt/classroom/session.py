@@ -92,9 +92,11 @@ def _needs_company(step: Step) -> bool:
 
 
 def _listen(
-    hear: Connection, found: dict[str, Verdict], watches: list[Watch],
+    hear: Connection,
+    found: dict[str, Verdict],
+    watches: list[Watch],
     worker: multiprocessing.process.BaseProcess,
-) -> tuple[int, str] | None:  # fmt: skip
+) -> tuple[int, str] | None:
     """Follow the judge's events and the watches until one of them ends the notebook."""
     step = 0
     while True:

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-from minigpt.errors import MinigptError
+from minigpt.support.errors import MinigptError
 
 COMMANDS = {
     "quickstart": "train a small story model from nothing, in minutes on two CPU cores",

@@ -1,19 +1,23 @@
 """Measure speed beside other packages: `bench --out DIR [--nanogpt PATH] [--minbpe PATH] ...`."""
 
+import importlib
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
-from minigpt.benchmarks import PARTS, Peers, Row, measure, report, table
+import minigpt
 from minigpt.commands.arguments import parse
 from minigpt.commands.pipeline import run_pipeline
-from minigpt.device import choose_device
-from minigpt.errors import ConfigError
-from minigpt.files import atomic_write
-from minigpt.runs import gpu
+from minigpt.machine.device import choose_device
+from minigpt.runs.run import gpu
+from minigpt.support.errors import ConfigError
+from minigpt.support.files import atomic_write
+
+PARTS = ("training", "generation", "tokenizer", "autograd", "gpu")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ def main(words: list[str]) -> int:
     if command.out.exists() and not command.out.is_dir():
         raise ConfigError("--out is a file", str(command.out), "name a directory")
     command.out.mkdir(parents=True, exist_ok=True)
-    peers = Peers(command.nanogpt, command.minbpe, command.micrograd, find_text(command.data))
-    rows: list[Row] = []
+    benchmarks = load_benchmarks()
+    clones = command.nanogpt, command.minbpe, command.micrograd
+    peers = benchmarks.Peers(*clones, find_text(command.data))
+    rows = []
     skipped: dict[str, None] = {}  # each once, in order
 
     def skip(why: str) -> None:
@@ -55,22 +61,40 @@ def main(words: list[str]) -> int:
 
     for part in command.only or PARTS:
         print(f"{part} ...", file=sys.stderr, flush=True)
-        rows += measure(part, peers, command.out, command.quick, skip)
+        rows += benchmarks.measure(part, peers, command.out, command.quick, skip)
         if part == "gpu" and choose_device().type == "cuda" and not command.quick:
-            rows.append(train_storyworld(command.out / "storyworld_30m"))
-        atomic_write(command.out / "bench.json", report(rows, list(skipped)))
-    text = "\n".join([table(rows), "", *(f"skipped: {why}" for why in skipped)])
+            rows.append(benchmarks.Row(**train_storyworld(command.out / "storyworld_30m")))
+        atomic_write(command.out / "bench.json", benchmarks.report(rows, list(skipped)))
+    text = "\n".join([benchmarks.table(rows), "", *(f"skipped: {why}" for why in skipped)])
     atomic_write(command.out / "bench.md", text + "\n")
     print(text)
     return 0
 
 
-def train_storyworld(out: Path) -> Row:
+def load_benchmarks() -> ModuleType:
+    """Import the folder benchmarks/ of the repository; what pip installs has none."""
+    root = Path(minigpt.__file__).resolve().parents[1]
+    if not (root / "benchmarks").is_dir():
+        raise ConfigError(
+            "the benchmarks do not come with the installed package",
+            "bench",
+            "clone the course's repository and run the command there",
+        )
+    sys.path.insert(0, str(root))
+    return importlib.import_module("benchmarks")
+
+
+def train_storyworld(out: Path) -> dict:
     """Train the preset gpu, 30 million parameters, with its report; return how near it came."""
     run_pipeline(out, gpu(), resume=False)
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    what, note = "30M on storyworld: validation loss", f"report and metrics in {out.name}"
-    return Row("gpu", what, found["val_loss"], "nats a token", note=note)
+    return {
+        "part": "gpu",
+        "what": "30M on storyworld: validation loss",
+        "value": found["val_loss"],
+        "unit": "nats a token",
+        "note": f"report and metrics in {out.name}",
+    }
 
 
 def find_text(data: Path | None) -> str | None:
@@ -82,7 +106,8 @@ def find_text(data: Path | None) -> str | None:
                 return path.read_text(encoding="utf-8")
     if data is not None:
         raise ConfigError(
-            "no Tiny Shakespeare there", str(data),
+            "no Tiny Shakespeare there",
+            str(data),
             "get it by: python -m minigpt data download tinyshakespeare, or name its input.txt",
-        )  # fmt: skip
+        )
     return None

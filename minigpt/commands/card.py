@@ -2,17 +2,17 @@
 
 from tqdm import tqdm
 
-from minigpt.batches import EvalDocuments, EvalWindows
+from minigpt.batching.windows import EvalDocuments, EvalWindows
 from minigpt.commands.inputs import Data
-from minigpt.device import choose_device, choose_dtype
 from minigpt.evaluate import best_ngram, gap_closed, loss_scores
-from minigpt.exam import examine
 from minigpt.generate import generate
 from minigpt.gpt import GPT
+from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.ngram import NGram
-from minigpt.runs import RunConfig
+from minigpt.runs.run import RunConfig
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import document_hashes
+from minigpt.storyworld.exam import examine
 from minigpt.tokenizer import Tokenizer
 from minigpt.validation import evaluate_loss
 
@@ -46,9 +46,13 @@ def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocum
 
 
 def model_card(
-    model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig, per_task: int = 200,
+    model: GPT,
+    tokenizer: Tokenizer,
+    data: Data,
+    config: RunConfig,
+    per_task: int = 200,
     n_stories: int = 1000,
-) -> dict:  # fmt: skip
+) -> dict:
     """Return losses and their baselines, samples and, of storyworld, told stories and tasks.
 
     Tasks are asked only of a model that conversations have taught what they are; others tell a
@@ -72,9 +76,13 @@ def model_card(
 
 
 def story_card(
-    model: GPT, tokenizer: Tokenizer, data: Data, per_task: int = 200, n_stories: int = 1000,
+    model: GPT,
+    tokenizer: Tokenizer,
+    data: Data,
+    per_task: int = 200,
+    n_stories: int = 1000,
     ngram: NGram | None = None,
-) -> dict:  # fmt: skip
+) -> dict:
     """Return tasks and told stories of a storyworld model, with a progress bar for each."""
     bars = Bars()
     try:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from minigpt.chat import Message, encode_prompt, end_id, fit_messages
 from minigpt.commands.arguments import parse
-from minigpt.errors import DataError, require
 from minigpt.generate import stream
-from minigpt.runs import Run, open_run
+from minigpt.runs.run import Run, open_run
 from minigpt.sampling import SampleConfig
 from minigpt.streaming import TextStream
+from minigpt.support.errors import DataError, require
 
 HELP = "/reset forgets the conversation, /quit ends (as does Ctrl-D); Ctrl-C stops an answer"
 
@@ -64,9 +64,11 @@ class Chat:
         self.stop_ids = (end_id(run.tokenizer), run.tokenizer.eot_id)
         block_size = run.config.model.block_size
         require(
-            sampling.max_new_tokens < block_size, "max_new_tokens", sampling.max_new_tokens,
+            sampling.max_new_tokens < block_size,
+            "max_new_tokens",
+            sampling.max_new_tokens,
             f"less than {block_size}, the model's context",
-        )  # fmt: skip
+        )
         self.room = block_size - sampling.max_new_tokens
         self.beginning: list[Message] = []
         if system:

@@ -10,12 +10,10 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from minigpt.cleaning import CleanConfig, Cleaned, clean_files, find_files, to_lines
 from minigpt.commands.arguments import parse
-from minigpt.download import Progress
-from minigpt.errors import ConfigError, DataError, MinigptError
-from minigpt.files import atomic_write, sha256_file
-from minigpt.sources import (
+from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, find_files, to_lines
+from minigpt.data.download import Progress
+from minigpt.data.sources import (
     Source,
     SourceFile,
     fetch_file,
@@ -26,6 +24,8 @@ from minigpt.sources import (
     local_files,
     places,
 )
+from minigpt.support.errors import ConfigError, DataError, MinigptError
+from minigpt.support.files import atomic_write, sha256_file
 
 READABLE = ("text", "json", "jsonl", "csv", "tsv")
 OUTPUTS = ("train.jsonl", "validation.jsonl", "datasheet.md")
@@ -33,10 +33,10 @@ OUTPUTS = ("train.jsonl", "validation.jsonl", "datasheet.md")
 
 @dataclass(frozen=True)
 class ListSources:
-    """List public data sets with a clear licence, or show all about those that are named."""
+    """List public data sets with a clear license, or show all about those that are named."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Data sets to show with licence, citation and files."""
+    """Data sets to show with license, citation and files."""
     task: str = ""
     """Only those for one task, such as translation."""
 
@@ -100,22 +100,22 @@ def show(command: ListSources) -> int:
     if not sources:
         tasks = ", ".join(sorted({source.task for source in load_sources().values()}))
         raise ConfigError(f"no data set for {command.task!r}", "--task", f"choose from {tasks}")
-    print(f"{'name':<18}{'task':<20}{'language':<10}{'MB':>6}  here  licence")
+    print(f"{'name':<18}{'task':<20}{'language':<10}{'MB':>6}  here  license")
     for source in sources:
         here = "yes" if is_here(source) else "-"
         language = source.language if len(source.language) < 10 else "many"
         size = f"{source.bytes / 1e6:.1f}"
         row = f"{source.name:<18}{source.task:<20}{language:<10}{size:>6}  {here:<6}"
-        print(row + source.licence)
-    print("data list NAME shows more; data download NAME gets one; each keeps its own licence")
+        print(row + source.license)
+    print("data list NAME shows more; data download NAME gets one; each keeps its own license")
     return 0
 
 
 def describe(source: Source) -> None:
     """Print everything about one data set."""
     print(f"{source.name}: {source.title} ({source.task}, {source.language})")
-    print(f"  licence  {source.licence}")
-    print(f"  stated   {source.licence_stated}")
+    print(f"  license  {source.license}")
+    print(f"  stated   {source.license_stated}")
     print(f"  cite     {source.citation}")
     print(f"  format   {source.format} {', '.join(source.fields)}".rstrip())
     for file in source.files:
@@ -136,7 +136,7 @@ def get(command: Download) -> int:
             except MinigptError as error:
                 print(f"error: {error}", file=sys.stderr)
                 failed += 1
-        print(f"{source.name}: licence {source.licence}; cite: {source.citation}")
+        print(f"{source.name}: license {source.license}; cite: {source.citation}")
     if failed:
         print(f"{failed} files could not be downloaded", file=sys.stderr)
     return 1 if failed else 0
@@ -257,10 +257,10 @@ def datasheet(
     cleaned: Cleaned, config: CleanConfig, paths: list[Path], source: Source | None
 ) -> str:
     """Return a page that says where the data come from and what was done to them."""
-    origin = "Files of the user's own; their licence is not known to this tool."
+    origin = "Files of the user's own; their license is not known to this tool."
     if source:
         origin = f"{source.title} (`{source.name}`). {source.citation}\n\n"
-        origin += f"Licence: {source.licence}. {source.licence_stated}"
+        origin += f"License: {source.license}. {source.license_stated}"
     files = "\n".join(f"- `{p.name}`, {p.stat().st_size:,} bytes, {sha256_file(p)}" for p in paths)
     settings = "\n".join(f"- {k}: {v!r}" for k, v in dataclasses.asdict(config).items())
     sides = (cleaned.train, cleaned.validation)

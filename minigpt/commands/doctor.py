@@ -15,10 +15,10 @@ import torch
 
 from minigpt import __version__
 from minigpt.commands.arguments import parse
-from minigpt.device import autocast, available_memory, choose_device, choose_dtype
-from minigpt.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.runs import default_preset
+from minigpt.machine.device import autocast, available_memory, choose_device, choose_dtype
+from minigpt.runs.run import default_preset
+from minigpt.support.files import atomic_write
 
 NEEDED_MEMORY = 3e9
 NEEDED_DISK = 1e9
@@ -36,9 +36,14 @@ def main(words: list[str]) -> int:
     """Print one line for each check; exit 1 if one failed."""
     command = parse(DoctorCommand, "doctor", words)
     checks = [
-        check_python(), check_packages(), check_device(), check_memory(), check_disk(command.out),
-        check_writing(command.out), check_training(),
-    ]  # fmt: skip
+        check_python(),
+        check_packages(),
+        check_device(),
+        check_memory(),
+        check_disk(command.out),
+        check_writing(command.out),
+        check_training(),
+    ]
     for good, name, found in checks:
         print(f"{'ok  ' if good else 'FAIL'}  {name:<10}{found}")
     print(f"Presets: train takes {default_preset()!r} here unless you name another.")

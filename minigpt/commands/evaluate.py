@@ -8,18 +8,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.commands.arguments import parse
 from minigpt.commands.card import Bars, model_card
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
-from minigpt.corpus import read_documents
 from minigpt.counts import count_parameters
-from minigpt.errors import ConfigError, require
+from minigpt.data.corpus import read_documents
 from minigpt.evaluate import score_examples, text_score
-from minigpt.examples import ExampleConfig, load_examples
-from minigpt.report import write_report
-from minigpt.runs import Run, open_run, read_metrics
+from minigpt.runs.report import write_report
+from minigpt.runs.run import Run, open_run, read_metrics
 from minigpt.scoring import METRICS
+from minigpt.support.errors import ConfigError, require
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,13 @@ def example_scores(command: EvaluateCommand, run: Run) -> dict[str, dict]:
     bars = Bars()
     try:
         return score_examples(
-            run.model, run.tokenizer, [example.messages for example in found],
-            [example.messages for example in taught], command.metric,
+            run.model,
+            run.tokenizer,
+            [example.messages for example in found],
+            [example.messages for example in taught],
+            command.metric,
             lambda done, total: bars("answering", done, total),
-        )  # fmt: skip
+        )
     finally:
         bars.close()
 
@@ -134,9 +137,10 @@ def own_card(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
     """Return the scores of a run on its own validation text and, of storyworld, on its tasks."""
     if not (run_dir / "val.bin").is_file():
         raise ConfigError(
-            "the run has no validation text of its own (val.bin)", str(run_dir),
+            "the run has no validation text of its own (val.bin)",
+            str(run_dir),
             "give --data FILE with examples, or --text FILE",
-        )  # fmt: skip
+        )
     training = dataclasses.replace(run.config.training, device=command.device)
     config = dataclasses.replace(run.config, training=training)
     data = make_data(run_dir, config, run.tokenizer, resume=True)

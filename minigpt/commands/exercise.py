@@ -16,8 +16,8 @@ import tyro
 import minigpt
 from minigpt.classroom.notebook import TAG
 from minigpt.commands.arguments import parse
-from minigpt.errors import DataError
-from minigpt.files import atomic_write
+from minigpt.support.errors import DataError
+from minigpt.support.files import atomic_write
 
 MINE = "my_exercises"
 BASE = ".base"

@@ -6,8 +6,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minigpt.batching.conversations import fit_prompts
+from minigpt.batching.examples import (
+    Example,
+    compared,
+    load_examples,
+    overlap,
+    own_tests,
+    split_examples,
+)
 from minigpt.chat import encode_prompts, end_id
-from minigpt.checkpoint import RunLock, checkpoint_paths
 from minigpt.commands.arguments import parse
 from minigpt.commands.card import Bars
 from minigpt.commands.pipeline import check_out, plain_warnings, stage
@@ -19,26 +27,18 @@ from minigpt.commands.settings import (
     tuned,
 )
 from minigpt.commands.teach import Phase, start
-from minigpt.conversations import fit_prompts
 from minigpt.counts import count_parameters
-from minigpt.errors import ConfigError, DataError
-from minigpt.evaluate import write
-from minigpt.examples import (
-    Example,
-    compared,
-    load_examples,
-    overlap,
-    own_tests,
-    split_examples,
-)
+from minigpt.evaluate import generate_texts
 from minigpt.gpt import GPT
-from minigpt.report import write_report
-from minigpt.runs import (
+from minigpt.runs.checkpoint import RunLock, checkpoint_paths
+from minigpt.runs.report import write_report
+from minigpt.runs.run import (
     read_metrics,
 )
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import Item, example_items, fitting_metrics, score_task
-from minigpt.signals import stop_on_signals
+from minigpt.support.errors import ConfigError, DataError
+from minigpt.support.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult
 
@@ -117,9 +117,10 @@ def read_sides(command: FinetuneCommand) -> Sides:
         train, held_out = split_examples(train, command.validation_fraction)
     if not train or not held_out:
         raise DataError(
-            f"{len(train)} examples to train on and {len(held_out)} held out", command.data,
+            f"{len(train)} examples to train on and {len(held_out)} held out",
+            command.data,
             "give more examples, another --validation-fraction, or a file with --held-out",
-        )  # fmt: skip
+        )
     both = [*train, *held_out]
     facts = {
         "train": len(train),
@@ -130,13 +131,15 @@ def read_sides(command: FinetuneCommand) -> Sides:
     }
     print(
         "{train:,} examples to train on, {held_out:,} held out; {repeated:,} repeat a prompt, "
-        "{skipped:,} bad ones skipped".format(**facts), file=sys.stderr,
-    )  # fmt: skip
+        "{skipped:,} bad ones skipped".format(**facts),
+        file=sys.stderr,
+    )
     if facts["overlap"] > 0:
         warnings.warn(
             f"the prompts of {facts['overlap']:.1%} of the held-out examples also stand in "
-            "training, so the scores look better than they are", stacklevel=2,
-        )  # fmt: skip
+            "training, so the scores look better than they are",
+            stacklevel=2,
+        )
     return Sides(train, held_out, facts)
 
 
@@ -151,9 +154,15 @@ def phases(
     found = {}
     if command.pretrain_epochs != 0 and not checkpoint_paths(command.out):
         found["pre-training"] = Phase(
-            command, command.out / "pretrained", model, tokenizer, both, "all",
-            command.pretrain_epochs, dataclasses.replace(training, **PRETRAINING),
-        )  # fmt: skip
+            command,
+            command.out / "pretrained",
+            model,
+            tokenizer,
+            both,
+            "all",
+            command.pretrain_epochs,
+            dataclasses.replace(training, **PRETRAINING),
+        )
     found["training"] = Phase(
         command, command.out, model, tokenizer, both, "answers", command.epochs, training
     )
@@ -194,10 +203,15 @@ def scores(model: GPT, tokenizer: Tokenizer, sides: Sides) -> tuple[dict[str, di
     parts = sorted({item.group for item in items})
     for part in parts if len(parts) > 1 else []:
         places = [place for place, item in enumerate(items) if item.group == part]
-        rows.append((
-            part, metrics[0], [items[n] for n in places], [found[n] for n in places],
-            [item for item in train_items if item.group == part],
-        ))  # fmt: skip
+        rows.append(
+            (
+                part,
+                metrics[0],
+                [items[n] for n in places],
+                [found[n] for n in places],
+                [item for item in train_items if item.group == part],
+            )
+        )
     tasks = {
         name: score_task(name, metric, predictions, asked, taught).as_dict()
         for name, metric, asked, predictions, taught in rows
@@ -221,16 +235,20 @@ def answer(
     if n_cut:
         warnings.warn(
             f"{n_cut} of {len(items)} held-out prompts are longer than the context of {block_size} "
-            "tokens and lost their middle", stacklevel=2,
-        )  # fmt: skip
+            "tokens and lost their middle",
+            stacklevel=2,
+        )
     sampling = SampleConfig(max_new_tokens=longest, temperature=0.0)
     stop_ids = (end_id(tokenizer), tokenizer.eot_id)
     bars = Bars()
     try:
-        rows = write(
-            model, prompts, sampling, stop_ids,
+        rows = generate_texts(
+            model,
+            prompts,
+            sampling,
+            stop_ids,
             on_progress=lambda done, total: bars("answering", done, total),
-        )  # fmt: skip
+        )
     finally:
         bars.close()
     return [tokenizer.decode(ids).strip() for ids in rows]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minigpt.commands.arguments import parse
-from minigpt.errors import require
 from minigpt.generate import stream
-from minigpt.runs import Run, open_run
+from minigpt.runs.run import Run, open_run
 from minigpt.sampling import SampleConfig
 from minigpt.streaming import StopStrings, TextStream
+from minigpt.support.errors import require
 
 
 @dataclass(frozen=True)

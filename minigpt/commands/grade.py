@@ -18,7 +18,7 @@ from minigpt.classroom import (
 )
 from minigpt.commands.arguments import parse
 from minigpt.commands.exercise import find_course
-from minigpt.errors import DataError, require
+from minigpt.support.errors import DataError, require
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from minigpt import storyworld
+from minigpt.batching.prepare import document_ids, prepare
+from minigpt.batching.token_files import TokenFile, open_tokens, write_tokens
 from minigpt.chat import SPECIAL, Encoded, encode_chats
-from minigpt.corpus import Errors, ReadCounts, read_pieces
-from minigpt.errors import ConfigError
-from minigpt.prepare import document_ids, prepare
-from minigpt.runs import RunConfig
+from minigpt.data.corpus import Errors, ReadCounts, read_pieces
+from minigpt.runs.run import RunConfig
 from minigpt.scoring import text_hash
-from minigpt.token_files import TokenFile, open_tokens, write_tokens
+from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 VALIDATION_STORIES = 1000
@@ -105,9 +105,10 @@ def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) 
         return story_data(out, config, tokenizer, there)
     if config.dialogue_share:
         raise ConfigError(
-            f"dialogue_share {config.dialogue_share} with --data {config.data}", "--dialogue-share",
+            f"dialogue_share {config.dialogue_share} with --data {config.data}",
+            "--dialogue-share",
             "leave it at 0: only storyworld has conversations; use finetune for your own",
-        )  # fmt: skip
+        )
     if there:
         files = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
     else:
@@ -126,15 +127,21 @@ def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[Token
             bar.update(done - bar.n)
 
         prepared = prepare(
-            Path(config.data), tokenizer, out, field=config.field, errors=config.errors,
-            validation_fraction=config.validation_fraction, on_progress=show,
-        )  # fmt: skip
+            Path(config.data),
+            tokenizer,
+            out,
+            field=config.field,
+            errors=config.errors,
+            validation_fraction=config.validation_fraction,
+            on_progress=show,
+        )
     describe(prepared.counts, prepared.train, prepared.validation)
     if prepared.overlap > 0.2:
         warnings.warn(
             f"{prepared.overlap:.0%} of the validation text also stands in the training text, so "
-            "the validation loss looks better than it is", stacklevel=2,
-        )  # fmt: skip
+            "the validation loss looks better than it is",
+            stacklevel=2,
+        )
     return prepared.train, prepared.validation
 
 

@@ -16,20 +16,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from minigpt.batches import Documents, Windows
+from minigpt.batching.packing import Mixed, Packed, RowSource, Stages
+from minigpt.batching.windows import Documents, Windows
 from minigpt.chat import Encoded
-from minigpt.checkpoint import RunLock, checkpoint_paths
 from minigpt.commands.card import model_card, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
 from minigpt.counts import count_parameters
-from minigpt.device import check_memory, choose_device, choose_dtype, training_seconds
-from minigpt.distributed import first_does, processes_here, world
-from minigpt.errors import ConfigError
-from minigpt.files import atomic_write
-from minigpt.finetune import Mixed, Packed, RowSource, Stages
 from minigpt.gpt import GPT
-from minigpt.report import report_text, write_report
-from minigpt.runs import (
+from minigpt.machine.device import choose_device, choose_dtype
+from minigpt.machine.distributed import processes_here, rank_zero_first, world
+from minigpt.runs.checkpoint import RunLock, checkpoint_paths
+from minigpt.runs.planning import check_memory, training_seconds
+from minigpt.runs.report import report_text, write_report
+from minigpt.runs.run import (
     RunConfig,
     check_resumable,
     fit_to_tokenizer,
@@ -38,7 +37,9 @@ from minigpt.runs import (
     read_metrics,
     save_config,
 )
-from minigpt.signals import stop_on_signals
+from minigpt.support.errors import ConfigError
+from minigpt.support.files import atomic_write
+from minigpt.support.signals import stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult, train
 
@@ -63,7 +64,7 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
         save_config(out, config)
         with stage("data", seconds):
             data = make_data(out, config, tokenizer, resume)
-        first_does(lambda: None)  # all is there: the other processes may begin
+        rank_zero_first(lambda: None)  # all is there: the other processes may begin
         with stage("training", seconds):
             torch.manual_seed(config.training.seed)
             model = GPT(config.model)
@@ -86,7 +87,7 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
 def follow(out: Path) -> int:
     """Train beside the first process, which makes and checks all files; return the exit code."""
     with stop_on_signals() as stop, contextlib.redirect_stderr(io.StringIO()):
-        first_does(lambda: None)  # comes back when the files are there
+        rank_zero_first(lambda: None)  # comes back when the files are there
         config = load_config(out)
         tokenizer = make_tokenizer(out, config, resume=True)
         data = make_data(out, config, tokenizer, resume=True)
@@ -126,9 +127,10 @@ def check_out(out: Path, resume: bool) -> None:
         (out / "probe").unlink()
     except OSError as error:
         raise ConfigError(
-            f"the directory cannot be written to ({error.strerror})", str(out),
+            f"the directory cannot be written to ({error.strerror})",
+            str(out),
             "choose another --out, or free some space",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def check_fits(config: RunConfig) -> None:
@@ -183,9 +185,16 @@ def train_with_bar(
             bar.update(row["step"] - bar.n)
 
         return train(
-            model, source, training, out, validation=validation_batches(data, config),
-            resume=resume, on_log=show, should_stop=stop, manifest=facts,
-        )  # fmt: skip
+            model,
+            source,
+            training,
+            out,
+            validation=validation_batches(data, config),
+            resume=resume,
+            on_log=show,
+            should_stop=stop,
+            manifest=facts,
+        )
 
 
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:

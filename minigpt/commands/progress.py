@@ -11,7 +11,7 @@ from minigpt.classroom import Limits, grade_student, open_exercises
 from minigpt.classroom.notebook import expected, read_cells
 from minigpt.commands.arguments import parse
 from minigpt.commands.exercise import MINE, find_course, read_notebook
-from minigpt.errors import DataError
+from minigpt.support.errors import DataError
 
 VERDICT = re.compile(r"^([✓✗]) ([\w.]+): ", re.MULTILINE)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from minigpt.commands.arguments import parse
 from minigpt.commands.pipeline import run_pipeline
-from minigpt.runs import load_config, quickstart
+from minigpt.runs.run import load_config, quickstart
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minigpt.conversations import OverLong
-from minigpt.errors import CheckpointError, ConfigError, require
-from minigpt.examples import ExampleConfig
-from minigpt.files import atomic_write
+from minigpt.batching.conversations import OverLong
+from minigpt.batching.examples import ExampleConfig
 from minigpt.gpt import GPTConfig
 from minigpt.recipe import TrainConfig
-from minigpt.runs import build
+from minigpt.runs.run import build
+from minigpt.support.errors import CheckpointError, ConfigError, require
+from minigpt.support.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def check_model_flags(command: FinetuneCommand) -> None:
     for name, value in dataclasses.asdict(command.model).items():
         if value != usual[name]:
             raise ConfigError(
-                f"{name} = {value!r} beside --checkpoint", "--" + name.replace("_", "-"),
+                f"{name} = {value!r} beside --checkpoint",
+                "--" + name.replace("_", "-"),
                 "leave it out: with --checkpoint the model is that of the run",
-            )  # fmt: skip
+            )
 
 
 def load_command(out: Path) -> FinetuneCommand:
@@ -101,8 +102,9 @@ def load_command(out: Path) -> FinetuneCommand:
         raise CheckpointError("no finetune.json", str(out), remedy) from None
     except (ValueError, LookupError, TypeError) as error:
         what = error.what if isinstance(error, ConfigError) else str(error)
-        raise CheckpointError(f"not the settings of a run: {what}", str(path),
-                              "restore the file") from None  # fmt: skip
+        raise CheckpointError(
+            f"not the settings of a run: {what}", str(path), "restore the file"
+        ) from None
 
 
 def save_command(command: FinetuneCommand) -> None:

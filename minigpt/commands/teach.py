@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from minigpt.batching.examples import Example
+from minigpt.batching.packing import Bucketed, EvalPacked
 from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, special_ids
 from minigpt.commands.pipeline import check_fits
 from minigpt.commands.settings import FinetuneCommand
-from minigpt.device import choose_device, choose_dtype
-from minigpt.examples import Example
-from minigpt.finetune import Bucketed, EvalPacked
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
-from minigpt.runs import (
+from minigpt.runs.run import (
     RunConfig,
     check_resumable,
     fit_to_tokenizer,
@@ -85,10 +85,16 @@ class Phase:
     """Let a model learn from examples, each `epochs` times, in a run directory of its own."""
 
     def __init__(
-        self, command: FinetuneCommand, run_dir: Path, model: GPT, tokenizer: Tokenizer,
-        sides: tuple[Sequence[Example], Sequence[Example]], train_on: TrainOn,
-        epochs: float | None, training: TrainConfig,
-    ):  # fmt: skip
+        self,
+        command: FinetuneCommand,
+        run_dir: Path,
+        model: GPT,
+        tokenizer: Tokenizer,
+        sides: tuple[Sequence[Example], Sequence[Example]],
+        train_on: TrainOn,
+        epochs: float | None,
+        training: TrainConfig,
+    ):
         rows = training.batch_size, model.config.block_size
         taught, held_out = (
             encode_chats([example.messages for example in side], tokenizer, train_on)
@@ -102,9 +108,11 @@ class Phase:
         usual = usual // 2 if train_on == "all" else usual
         steps = usual if epochs is None else math.ceil(epochs * self.source.n_batches)
         self.config = RunConfig(
-            command.data, str(command.checkpoint or "bpe"), model=model.config,
+            command.data,
+            str(command.checkpoint or "bpe"),
+            model=model.config,
             training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
-        )  # fmt: skip
+        )
         self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
         self.resume = command.resume
 
@@ -116,7 +124,7 @@ class Phase:
             f"{len(flat):,} examples of {flat.lengths.mean():.0f} tokens on average, in "
             f"{source.n_batches:,} batches; {self.config.training.max_steps:,} steps{long}",
             file=sys.stderr,
-        )  # fmt: skip
+        )
 
     def check(self) -> None:
         """Refuse settings that are not those of the run that goes on."""
@@ -147,9 +155,16 @@ class Phase:
                 bar.update(row["step"] - bar.n)
 
             return train(
-                self.model, self.source, training, self.run_dir, validation=self.validation,
-                resume=self.resume, on_log=show, should_stop=stop, manifest=facts,
-            )  # fmt: skip
+                self.model,
+                self.source,
+                training,
+                self.run_dir,
+                validation=self.validation,
+                resume=self.resume,
+                on_log=show,
+                should_stop=stop,
+                manifest=facts,
+            )
 
     def val_loss(self) -> float:
         """Return the loss on what was held out, in nats a token."""

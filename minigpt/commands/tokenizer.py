@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from minigpt.commands.arguments import parse
 from minigpt.commands.inputs import tokenizer_texts
-from minigpt.errors import ConfigError
+from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 

@@ -11,9 +11,9 @@ import tyro
 
 from minigpt.commands.arguments import parse
 from minigpt.commands.pipeline import run_pipeline
-from minigpt.device import choose_device
-from minigpt.distributed import PeerError, connected
-from minigpt.runs import PRESETS, RunConfig, default_preset, load_config
+from minigpt.machine.device import choose_device
+from minigpt.machine.distributed import PeerError, connected
+from minigpt.runs.run import PRESETS, RunConfig, default_preset, load_config
 
 
 @dataclass(frozen=True)

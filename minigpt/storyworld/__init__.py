@@ -12,6 +12,17 @@ from minigpt.storyworld.stories import Story, documents, log_prob, story
 from minigpt.storyworld.verify import Verdict, verify
 
 __all__ = [
-    "BEGINNINGS", "SHARES", "Lesson", "Story", "Verdict", "dialogue", "documents", "lessons",
-    "log_prob", "obeys", "preferences", "story", "verify",
-]  # fmt: skip
+    "BEGINNINGS",
+    "SHARES",
+    "Lesson",
+    "Story",
+    "Verdict",
+    "dialogue",
+    "documents",
+    "lessons",
+    "log_prob",
+    "obeys",
+    "preferences",
+    "story",
+    "verify",
+]

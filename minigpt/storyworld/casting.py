@@ -26,11 +26,17 @@ def words(role: str, cast: Mapping[str, str], plot: Plot, held_out: bool) -> lis
             entries = [thing for thing in entries if kept_apart(known[0], thing.en) == held_out]
         case "friend":
             hero, toy = lexicon.BY_NAME["hero"][known[0]], known[1]
-            entries = [child for child in entries if (child.girl == hero.girl) == plot.alike
-                       and not kept_apart(child.en, toy)]  # fmt: skip
+            entries = [
+                child
+                for child in entries
+                if (child.girl == hero.girl) == plot.alike and not kept_apart(child.en, toy)
+            ]
         case "other":
-            entries = [thing for thing in entries
-                       if not any(kept_apart(child, thing.en) for child in known[:2])]  # fmt: skip
+            entries = [
+                thing
+                for thing in entries
+                if not any(kept_apart(child, thing.en) for child in known[:2])
+            ]
         case "count":
             entries = entries[4:]
         case "eaten":
@@ -39,10 +45,16 @@ def words(role: str, cast: Mapping[str, str], plot: Plot, held_out: bool) -> lis
 
 
 DEPENDS_ON = {
-    "toy": ("hero",), "friend": ("hero", "toy"), "other": ("hero", "friend", "toy"),
-    "far": ("start",), "second": ("start", "far"), "third": ("start", "far", "second"),
-    "colour": ("coat",), "tint": ("coat", "colour"), "eaten": ("count",),
-}  # fmt: skip
+    "toy": ("hero",),
+    "friend": ("hero", "toy"),
+    "other": ("hero", "friend", "toy"),
+    "far": ("start",),
+    "second": ("start", "far"),
+    "third": ("start", "far", "second"),
+    "colour": ("coat",),
+    "tint": ("coat", "colour"),
+    "eaten": ("count",),
+}
 NUMBERS = [number.en for number in lexicon.NUMBERS]
 CHILD_NUMBER = {child.en: number for number, child in enumerate(lexicon.PEOPLE)}
 THING_NUMBER = {thing.en: number for number, thing in enumerate(lexicon.THINGS)}

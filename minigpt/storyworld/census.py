@@ -18,12 +18,39 @@ def small_world(held_out: bool = False) -> World:
     """Return a world of some thousand stories: the same process with fewer words and forms."""
     words = dict.fromkeys(lexicon.LISTS, 1) | {"hero": 2, "eaten": 2}
     rare = {
-        "bond", "plan", "sight", "play", "snack", "lend", "swap", "stolen", "torn", "slipped",
-        "journey with one", "comfort", "comfort with the coat", "regret", "elder keeps",
-        "found together", "tell", "rejoin", "go home together", "it lies", "it is held",
-        "it is kept", "tomorrow", "dream", "feel happy", "feel sad",
-        "elder brings", "forgive", "go home with both", "lend in thanks", "keep", "appointment",
-    }  # fmt: skip
+        "bond",
+        "plan",
+        "sight",
+        "play",
+        "snack",
+        "lend",
+        "swap",
+        "stolen",
+        "torn",
+        "slipped",
+        "journey with one",
+        "comfort",
+        "comfort with the coat",
+        "regret",
+        "elder keeps",
+        "found together",
+        "tell",
+        "rejoin",
+        "go home together",
+        "it lies",
+        "it is held",
+        "it is kept",
+        "tomorrow",
+        "dream",
+        "feel happy",
+        "feel sad",
+        "elder brings",
+        "forgive",
+        "go home with both",
+        "lend in thanks",
+        "keep",
+        "appointment",
+    }
     return World(held_out, first_words=words, first_forms=1, without=rare)
 
 

@@ -9,14 +9,16 @@ TROUBLES = {
     "blown": ("The wind took {owner.names} {what.noun}", "风刮走了{owner.names}{what}"),
     "torn": ("{Carrier} tore {owner.names} {what.noun}", "{carrier}弄破了{owner.names}{what}"),
     "forgotten": (
-        "{Carrier} left {owner.names} {what.noun} behind", "{carrier}忘了拿{owner.names}{what}"
+        "{Carrier} left {owner.names} {what.noun} behind",
+        "{carrier}忘了拿{owner.names}{what}",
     ),
     "taken": (
-        "{Carrier} ran off with {owner.names} {what.noun}", "{carrier}抢走了{owner.names}{what}"
+        "{Carrier} ran off with {owner.names} {what.noun}",
+        "{carrier}抢走了{owner.names}{what}",
     ),
     "torn own": ("{Owner} tore {owner.her} {what.noun}", "{owner}弄破了自己的{what}"),
     "forgotten own": ("{Owner} left {owner.her} {what.noun} behind", "{owner}忘了拿自己的{what}"),
-}  # fmt: skip
+}
 OUTCOMES = {
     "was comforted": ("but {mate} gave {owner} {that}.", "不过{mate}把{that}送给了{owner}。"),
     "let keep": ("but in the end {owner} let {mate} keep it.", "不过最后{owner}让{mate}留着了。"),
@@ -30,9 +32,12 @@ OUTCOMES = {
     "is back": ("but soon gave it back.", "不过很快还了回去。"),
 }
 TOPICS = {
-    "stolen": ("theft", "偷窃"), "blown": ("weather", "天气"), "torn": ("accident", "意外"),
-    "forgotten": ("forgetting", "遗忘"), "taken": ("quarrel", "争吵"),
-}  # fmt: skip
+    "stolen": ("theft", "偷窃"),
+    "blown": ("weather", "天气"),
+    "torn": ("accident", "意外"),
+    "forgotten": ("forgetting", "遗忘"),
+    "taken": ("quarrel", "争吵"),
+}
 GOOD, BAD, MIXED = ("good", "好"), ("bad", "坏"), ("mixed", "有好有坏")
 
 

@@ -25,12 +25,22 @@ SHARES = {  # what a dialogue consists of, by weight
     "translation": {"whole": 60, "passage": 40},
     "turns": {1: 10, 2: 12, 3: 16, 4: 20, 5: 22, 6: 20},  # of a conversation
     "asked": {  # in one turn; nothing is asked twice
-        "where thing": 14, "where person": 14, "who has": 16, "where happened": 8,
-        "in what order": 10, "feeling": 8, "why": 8, "how many": 8, "colour": 6,
-        "summary": 10, "title": 6, "sentiment": 12, "topic": 4,
+        "where thing": 14,
+        "where person": 14,
+        "who has": 16,
+        "where happened": 8,
+        "in what order": 10,
+        "feeling": 8,
+        "why": 8,
+        "how many": 8,
+        "colour": 6,
+        "summary": 10,
+        "title": 6,
+        "sentiment": 12,
+        "topic": 4,
     },
     "story": {"free": 10, "words": 20, "ends": 20, "about": 15, "title": 15, "named": 20},
-}  # fmt: skip
+}
 
 BEGINNINGS = SHARES | {  # short ones, to learn from first what to look back for
     "dialogue": {"beginning": 1, "translation": 2},
@@ -40,9 +50,11 @@ EARLY = 4  # sentences of a beginning, at most
 EXCERPT = 3  # sentences of an excerpt, at most
 
 LABELS = {
-    "summary": labels.summary, "title": labels.title,
-    "sentiment": labels.sentiment, "topic": labels.topic,
-}  # fmt: skip
+    "summary": labels.summary,
+    "title": labels.title,
+    "sentiment": labels.sentiment,
+    "topic": labels.topic,
+}
 ENDS = {"good": "ends well", "bad": "ends badly", "mixed": "ends mixed"}
 NOUNS = ("elder", "start", "far", "second", "third", "toy", "other", "animal", "food")
 Draw = Callable[[], float]  # returns a float in [0, 1)
@@ -96,9 +108,14 @@ def translation(steps: list[Step], side: int, kind: str, random: Draw) -> Lesson
     task = f"translation_{LANGUAGES[side]}_{LANGUAGES[1 - side]}"
     source, prompt = texts[side], asked("translation", texts[side], side, random)
     return Lesson(
-        task, kind, LANGUAGES[1 - side], prompt, texts[1 - side], source,
+        task,
+        kind,
+        LANGUAGES[1 - side],
+        prompt,
+        texts[1 - side],
+        source,
         shortcuts={"copy": source},
-    )  # fmt: skip
+    )
 
 
 def question_lesson(question: tasks.Question, told: Story, side: int, random: Draw) -> Lesson:
@@ -112,18 +129,30 @@ def question_lesson(question: tasks.Question, told: Story, side: int, random: Dr
         "last_mention": max(places, key=lambda answer: places[answer][1], default=common)[side],
     }
     return Lesson(
-        "question", question.kind, LANGUAGES[side], prompt, question.answer[side], text,
-        question.changes, shortcuts=blind,
-    )  # fmt: skip
+        "question",
+        question.kind,
+        LANGUAGES[side],
+        prompt,
+        question.answer[side],
+        text,
+        question.changes,
+        shortcuts=blind,
+    )
 
 
 def label_lesson(task: str, told: Story, side: int, random: Draw) -> Lesson:
     """Return the summary, title, sentiment or topic of a story."""
     text, answer = (told.english, told.chinese)[side], LABELS[task](told.derivation)[side]
     return Lesson(
-        task, task, LANGUAGES[side], asked(task, text, side, random), answer, text,
-        said=task == "sentiment" and ending_said(told), shortcuts=blind_labels(task, told, side),
-    )  # fmt: skip
+        task,
+        task,
+        LANGUAGES[side],
+        asked(task, text, side, random),
+        answer,
+        text,
+        said=task == "sentiment" and ending_said(told),
+        shortcuts=blind_labels(task, told, side),
+    )
 
 
 def telling(steps: list[Step], side: int, constraint: str, random: Draw) -> Lesson:
@@ -143,8 +172,9 @@ def telling(steps: list[Step], side: int, constraint: str, random: Draw) -> Less
             kind = ENDS[labels.sentiment(steps)[0]]
     wanted, language = tuple(pair[side] for pair in wanted), LANGUAGES[side]
     prompt = tasks.pick(WANTED[kind], random)[side].format(*wanted)
-    return Lesson("story", kind, language, prompt, join(render(steps, language), language),
-                  wanted=wanted)  # fmt: skip
+    return Lesson(
+        "story", kind, language, prompt, join(render(steps, language), language), wanted=wanted
+    )
 
 
 def asked(task: str, text: str, side: int, random: Draw, question: str = "") -> str:

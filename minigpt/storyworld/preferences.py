@@ -22,10 +22,22 @@ from minigpt.storyworld.tell import LANGUAGES, join, render, sample
 from minigpt.storyworld.verify import verify
 
 HOLDING = {  # kinds of events in which it matters who has the thing
-    "journey with both", "journey with one", "lend", "refuse", "swap", "torn", "slipped", "stolen",
-    "blown", "forgotten", "give instead", "lend in thanks", "go home with one", "it is held",
+    "journey with both",
+    "journey with one",
+    "lend",
+    "refuse",
+    "swap",
+    "torn",
+    "slipped",
+    "stolen",
+    "blown",
+    "forgotten",
+    "give instead",
+    "lend in thanks",
+    "go home with one",
+    "it is held",
     "it is kept",
-}  # fmt: skip
+}
 ANYWHERE = re.compile("sight|dream|tomorrow|appointment|lesson .*|.* end")  # no fixed place
 
 
@@ -53,10 +65,14 @@ def preferences(seed: int, split: Split = "train") -> list[dict[str, str]]:
     One pair for each reason that the story gives an opportunity for, in one language.
     """
     return [
-        {"prompt": pair.lesson.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
-         "reason": pair.reason}
+        {
+            "prompt": pair.lesson.prompt,
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "reason": pair.reason,
+        }
         for pair in pairs(seed, split)
-    ]  # fmt: skip
+    ]
 
 
 def pairs(seed: int, split: Split = "train") -> Iterator[Preference]:
@@ -166,6 +182,9 @@ def break_off(steps: list[Step], side: int, world: World, random: Draw) -> Itera
 
 
 SPOILERS = {
-    "inconsistent place": misplace, "wrong holder": misattribute, "wrong feeling": misjudge,
-    "repeated sentence": repeat, "broken off": break_off,
-}  # fmt: skip
+    "inconsistent place": misplace,
+    "wrong holder": misattribute,
+    "wrong feeling": misjudge,
+    "repeated sentence": repeat,
+    "broken off": break_off,
+}

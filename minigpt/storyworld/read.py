@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from minigpt.errors import DataError
 from minigpt.storyworld import lexicon
 from minigpt.storyworld.forms import Form
 from minigpt.storyworld.plot import Event, Plot
 from minigpt.storyworld.spelling import Slots, spell
 from minigpt.storyworld.tables import Choice, Step, Table, World
 from minigpt.storyworld.tell import LANGUAGES, Language
+from minigpt.support.errors import DataError
 
 SENTENCE = {
     "en": re.compile(

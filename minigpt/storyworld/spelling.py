@@ -102,15 +102,24 @@ def article(words: str) -> str:
 
 
 SPELLERS: dict[str, Callable[[Any, str], Pairs]] = {
-    "hero": spell_child, "friend": spell_child, "elder": spell_elder,
-    "start": spell_place, "far": spell_place, "second": spell_place, "third": spell_place,
-    "toy": spell_thing, "other": spell_thing,
-    "coat": spell_colour, "colour": spell_colour, "tint": spell_colour,
-    "count": spell_number, "eaten": spell_number,
+    "hero": spell_child,
+    "friend": spell_child,
+    "elder": spell_elder,
+    "start": spell_place,
+    "far": spell_place,
+    "second": spell_place,
+    "third": spell_place,
+    "toy": spell_thing,
+    "other": spell_thing,
+    "coat": spell_colour,
+    "colour": spell_colour,
+    "tint": spell_colour,
+    "count": spell_number,
+    "eaten": spell_number,
     "day": lambda day, _: {"*": (day.en, day.zh), "*.a": (article(day.en), day.zh)},
     "food": lambda food, _: {"*": (food.en, food.zh), "*.unit": (food.unit, food.unit)},
     "animal": lambda animal, _: {
         "*": (article(animal.en), f"一{animal.unit}{animal.zh}"),
         "*.the": (f"the {animal.en}", animal.zh),
     },
-}  # fmt: skip
+}

@@ -99,7 +99,7 @@ HAPPENED = {  # kind of event: (role of the place, question); "" is where the ch
 }
 NOBODY = ("nobody", "没有人")
 MOODS = {mood.en: (mood.en, mood.zh) for mood in lexicon.MOODS}
-COLOURS = {colour.en: (colour.en, colour.zh) for colour in lexicon.COLOURS}
+COLORS = {colour.en: (colour.en, colour.zh) for colour in lexicon.COLORS}
 
 
 class Question(NamedTuple):
@@ -220,7 +220,7 @@ def who_questions(facts: Facts) -> Iterator[Question]:
         text = facts.say(QUESTIONS["who has"], what=thing)
         yield Question("who has", text, answer, offers, history)
     painted = [role for role in ("coat", "colour", "tint") if role in facts.cast]
-    colours = {role: COLOURS[facts.cast[role]] for role in painted}
+    colours = {role: COLORS[facts.cast[role]] for role in painted}
     for role, answer in colours.items():
         yield Question("colour", facts.say(COLOUR_QUESTIONS[role]), answer, colours, 0)
 

@@ -34,14 +34,20 @@ ASKED: dict[str, list[Pair]] = {
         ("How does it end: good, bad or mixed?", "最后怎么样：好、坏还是有好有坏？"),
     ],
     "topic": [
-        ("What is the topic: theft, weather, accident, forgetting or quarrel?",
-         "主题是什么：偷窃、天气、意外、遗忘还是争吵？"),
-        ("What is the story about: theft, weather, accident, forgetting or quarrel?",
-         "这个故事讲的是什么：偷窃、天气、意外、遗忘还是争吵？"),
-        ("Name the topic: theft, weather, accident, forgetting or quarrel?",
-         "请说出主题：偷窃、天气、意外、遗忘还是争吵？"),
+        (
+            "What is the topic: theft, weather, accident, forgetting or quarrel?",
+            "主题是什么：偷窃、天气、意外、遗忘还是争吵？",
+        ),
+        (
+            "What is the story about: theft, weather, accident, forgetting or quarrel?",
+            "这个故事讲的是什么：偷窃、天气、意外、遗忘还是争吵？",
+        ),
+        (
+            "Name the topic: theft, weather, accident, forgetting or quarrel?",
+            "请说出主题：偷窃、天气、意外、遗忘还是争吵？",
+        ),
     ],
-}  # fmt: skip
+}
 
 # constraint on a story that is to be told: wordings
 WANTED: dict[str, list[Pair]] = {
@@ -53,8 +59,10 @@ WANTED: dict[str, list[Pair]] = {
     "words": [
         ("Tell a story with these words: {0}, {1}, {2}.", "请用这些词讲一个故事：{0}、{1}、{2}。"),
         ("Use {0}, {1} and {2} in a story.", "请讲一个有{0}、{1}和{2}的故事。"),
-        ("Write a story. It must have the words {0}, {1} and {2}.",
-         "请写一个故事，里面要有{0}、{1}和{2}。"),
+        (
+            "Write a story. It must have the words {0}, {1} and {2}.",
+            "请写一个故事，里面要有{0}、{1}和{2}。",
+        ),
     ],
     "ends well": [
         ("Tell a story that ends well.", "请讲一个结局好的故事。"),
@@ -69,8 +77,10 @@ WANTED: dict[str, list[Pair]] = {
     "ends mixed": [
         ("Tell a story that ends well for only one child.", "请讲一个结局有好有坏的故事。"),
         ("Write a story with a mixed ending.", "请写一个故事，结局有好有坏。"),
-        ("I would like a story that ends well for only one child.",
-         "我想听一个有人高兴有人不高兴的故事。"),
+        (
+            "I would like a story that ends well for only one child.",
+            "我想听一个有人高兴有人不高兴的故事。",
+        ),
     ],
     "about": [
         ("Tell a story on this topic: {0}.", "请讲一个主题是{0}的故事。"),
@@ -87,4 +97,4 @@ WANTED: dict[str, list[Pair]] = {
         ("Write a story. {0} and the {1} must be in it.", "请写一个故事，里面要有{0}和{1}。"),
         ("I would like to hear about {0} and the {1}.", "我想听{0}和{1}的故事。"),
     ],
-}  # fmt: skip
+}

@@ -93,11 +93,14 @@ def journey(plot: Plot) -> Options:
 def pause(plot: Plot) -> Options:
     """Perhaps a good hour: something to see, to play with or to eat."""
     sight = [option(plot, 1, "sight", "favour", where="second")]
-    play = [option(plot, 1, "play", "favour", child, thing, focus="")
-            for thing, child in carried(plot)]  # fmt: skip
+    play = [
+        option(plot, 1, "play", "favour", child, thing, focus="") for thing, child in carried(plot)
+    ]
     food = ("food", "count")
-    snack = [option(plot, 1, "snack", "meal", child, new=food, focus="", snack=child)
-             for child in CHILDREN]  # fmt: skip
+    snack = [
+        option(plot, 1, "snack", "meal", child, new=food, focus="", snack=child)
+        for child in CHILDREN
+    ]
     return mix((2, sight), (2, play), (2, snack), (3, favour(plot)))
 
 
@@ -126,9 +129,17 @@ def trouble(plot: Plot) -> Options:
     """Walking on, which ends in forgetting; a mishap; or what a refusal may lead to."""
     calm = plot._replace(sky="", refused="")  # both have played their part now
     options = [
-        option(calm, 3, "walk on", "forgetting", where="third", new=("third",),
-               hero="third", friend="third")
-    ]  # fmt: skip
+        option(
+            calm,
+            3,
+            "walk on",
+            "forgetting",
+            where="third",
+            new=("third",),
+            hero="third",
+            friend="third",
+        )
+    ]
     for thing, child in carried(plot):
         options += mishaps(calm, thing, child, plot.sky)
         if child == OWNER[thing] and plot.refused == OTHER[child]:
@@ -155,19 +166,41 @@ def mishaps(plot: Plot, thing: str, child: str, sky: str) -> Options:
 def robbery(plot: Plot, thing: str, thief: str) -> tuple[int, Event]:
     """The child who asked in vain takes the thing and runs."""
     return option(
-        plot, 20, "taken", "grief", thief, thing, "third", new=("third",),
-        focus=side_by_side(plot, thief), trouble="taken", lost=thing, carrier=thief,
+        plot,
+        20,
+        "taken",
+        "grief",
+        thief,
+        thing,
+        "third",
+        new=("third",),
+        focus=side_by_side(plot, thief),
+        trouble="taken",
+        lost=thing,
+        carrier=thief,
         **{thing: thief, thief: "third"},
-    )  # fmt: skip
+    )
 
 
 def forgetting(plot: Plot) -> Options:
     """One of the things was left where the children come from."""
     return [
-        option(plot, 1, "forgotten", "grief", child, thing, "second",
-               trouble="forgotten", lost=thing, carrier=child, focus="", **{thing: "second"})
+        option(
+            plot,
+            1,
+            "forgotten",
+            "grief",
+            child,
+            thing,
+            "second",
+            trouble="forgotten",
+            lost=thing,
+            carrier=child,
+            focus="",
+            **{thing: "second"},
+        )
         for thing, child in carried(plot)
-    ]  # fmt: skip
+    ]
 
 
 # Act three: feelings, an attempt to set it right, and what came of it.
@@ -208,20 +241,47 @@ def search(plot: Plot) -> Options:
     place = getattr(plot, thing)
     there = {"what": thing, "where": place}
     options = [
-        option(plot, 3, "found together", "thanks", "hero", **there, focus="",
-               hero=place, friend=place, helper="both", **{thing: owner}),
-        option(plot, 2, "elder brings", "thanks", owner, **there, focus="",
-               helper="elder", **{thing: owner}),
+        option(
+            plot,
+            3,
+            "found together",
+            "thanks",
+            "hero",
+            **there,
+            focus="",
+            hero=place,
+            friend=place,
+            helper="both",
+            **{thing: owner},
+        ),
+        option(
+            plot,
+            2,
+            "elder brings",
+            "thanks",
+            owner,
+            **there,
+            focus="",
+            helper="elder",
+            **{thing: owner},
+        ),
         option(plot, 3, "elder keeps", "thanks", owner, **there, focus="", **{thing: "elder"}),
         option(plot, 4, "given up", "thanks", "hero", **there, focus=""),
-    ]  # fmt: skip
+    ]
     for child in CHILDREN:
         options += [
-            option(plot, 4, "fetch " + plot.trouble, "return", child, **there,
-                   helper=child if child == owner else "", **{child: place, thing: child}),
-            option(plot, 4, "fail " + plot.trouble, "thanks", child, **there,
-                   **{child: place}),
-        ]  # fmt: skip
+            option(
+                plot,
+                4,
+                "fetch " + plot.trouble,
+                "return",
+                child,
+                **there,
+                helper=child if child == owner else "",
+                **{child: place, thing: child},
+            ),
+            option(plot, 4, "fail " + plot.trouble, "thanks", child, **there, **{child: place}),
+        ]
     return options
 
 
@@ -250,10 +310,19 @@ def repair(plot: Plot) -> Options:
     ]
     return [
         *options,
-        option(plot, 4, "elder mends", "thanks", owner, **mended, helper="elder", focus="",
-               **{thing: "elder"}),
+        option(
+            plot,
+            4,
+            "elder mends",
+            "thanks",
+            owner,
+            **mended,
+            helper="elder",
+            focus="",
+            **{thing: "elder"},
+        ),
         option(plot, 7, "spoiled", "thanks", owner, thing, focus=""),
-    ]  # fmt: skip
+    ]
 
 
 def pardon(plot: Plot) -> Options:
@@ -266,11 +335,20 @@ def pardon(plot: Plot) -> Options:
     both = side_by_side(plot, owner)
     return [
         option(plot, 3, "sorry", "thanks", thief, focus="", **back),
-        option(plot, 3, "ask back", "thanks", owner, focus=both, helper=owner,
-               **{thing: owner}, **found),
+        option(
+            plot,
+            3,
+            "ask back",
+            "thanks",
+            owner,
+            focus=both,
+            helper=owner,
+            **{thing: owner},
+            **found,
+        ),
         option(plot, 2, "forgive", "thanks", owner, focus=both, gift="pardon", **found),
         option(plot, 2, "stay away", "thanks", thief, thing),
-    ]  # fmt: skip
+    ]
 
 
 def thanks(plot: Plot) -> Options:
@@ -309,10 +387,18 @@ def parting(plot: Plot) -> Options:
         options.append(option(plot, 2, "go home together", **home, who="hero", **both))
     else:
         options += [
-            option(plot, 2, "rejoin", "closing", child, where=getattr(plot, OTHER[child]),
-                   focus=side_by_side(plot, child), **{child: getattr(plot, OTHER[child])})
+            option(
+                plot,
+                2,
+                "rejoin",
+                "closing",
+                child,
+                where=getattr(plot, OTHER[child]),
+                focus=side_by_side(plot, child),
+                **{child: getattr(plot, OTHER[child])},
+            )
             for child in CHILDREN
-        ]  # fmt: skip
+        ]
     return mix((2, options), (1, closing(plot)))
 
 
@@ -352,8 +438,23 @@ def last(plot: Plot) -> Options:
 
 
 SCENES = {
-    "opening": opening, "treasure": treasure, "bond": bond, "meeting": meeting, "plan": plan,
-    "journey": journey, "pause": pause, "meal": meal, "favour": favour, "trouble": trouble,
-    "forgetting": forgetting, "grief": grief, "comfort": comfort, "rescue": rescue,
-    "return": bringing_back, "thanks": thanks, "parting": parting, "closing": closing, "last": last,
-}  # fmt: skip
+    "opening": opening,
+    "treasure": treasure,
+    "bond": bond,
+    "meeting": meeting,
+    "plan": plan,
+    "journey": journey,
+    "pause": pause,
+    "meal": meal,
+    "favour": favour,
+    "trouble": trouble,
+    "forgetting": forgetting,
+    "grief": grief,
+    "comfort": comfort,
+    "rescue": rescue,
+    "return": bringing_back,
+    "thanks": thanks,
+    "parting": parting,
+    "closing": closing,
+    "last": last,
+}

@@ -1,0 +1,347 @@
+"""Turn raw files into clean training and validation documents, and count what each step removes.
+
+The steps: read, remove exact repeats, clean (Unicode form, line ends, control characters), remove
+what has become equal or empty, remove near repeats, split so that nothing stands on both sides.
+
+All documents are held in memory. A record (an object of a .jsonl, a row of a table) keeps all its
+fields; a plain text becomes {"text": ...}. Field values are text: a path in one is never opened.
+"""
+
+import glob
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import regex
+
+from minigpt.data import corpus, splitting
+from minigpt.data.corpus import Errors, Piece, ReadCounts
+from minigpt.data.dedup import exact_repeats, near_repeats
+from minigpt.data.tables import read_table
+from minigpt.support.errors import ConfigError, DataError
+
+CONTROL = regex.compile(r"[\p{Cc}\ufeff--[\n\t]]", regex.V1)
+LINE_END = regex.compile(r"\r\n?|\u2028|\u0085")
+PARAGRAPH_END = "\u2029"
+GUTENBERG = regex.compile(r"(?m)^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG.*\n?")
+GUTENBERG_END = regex.compile(r"\n *End of (?:the )?Project Gutenberg[^\n]*\s*$")
+
+Record = dict[str, object]
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Say how documents are read, cleaned and split."""
+
+    field: tuple[str, ...] = ("text",)
+    """Where the document stands in each record; of several fields the first decides the split."""
+    columns: tuple[str, ...] = ()
+    """Names of a table's columns, where its first line does not give them."""
+    format: Literal["auto", "text", "json", "jsonl", "csv", "tsv"] = "auto"
+    """How to read the files; auto goes by their names."""
+    separator: str = ""
+    """What parts the documents of a plain text, such as '\\n\\n'; empty: a file is one document."""
+    errors: Errors = "strict"
+    """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    skip_bad: bool = False
+    """Leave out bad records, up to one in a hundred."""
+    unicode: Literal["NFC", "NFKC", "none"] = "NFC"
+    """Unicode form: NFC joins accents; NFKC also maps wide letters, ligatures and ½ to plain."""
+    min_characters: int = 1
+    """Remove shorter documents."""
+    near: float = 0.8
+    """Remove documents this much like an earlier one (Jaccard similarity); 0: keep them."""
+    validation_fraction: float = 0.1
+    """Share of the documents that is kept for validation."""
+
+    def __post_init__(self):
+        for name, good, rule in (
+            ("field", self.field and all(self.field), "give the name of a field"),
+            ("min_characters", self.min_characters >= 1, "give 1 or more"),
+            ("near", self.near == 0 or 0.3 <= self.near <= 1, "give 0, or 0.3 to 1"),
+            ("validation_fraction", 0 < self.validation_fraction < 1, "give one between 0 and 1"),
+        ):
+            if not good:
+                what = f"{name} = {getattr(self, name)!r} is not possible"
+                raise ConfigError(what, f"--{name.replace('_', '-')}", rule)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step left over."""
+
+    name: str
+    documents: int
+    characters: int
+    changed: int = 0  # documents that stayed, but not as they were
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The documents of both sides, and how they came about."""
+
+    train: list[Record]
+    validation: list[Record]
+    steps: list[Step]
+    counts: ReadCounts
+    overlap: float  # share of validation characters in lines that training has too
+
+
+def clean_files(
+    paths: Sequence[Path],
+    config: CleanConfig,
+    watch: Callable[[list[Record]], Iterable[Record]] = iter,
+) -> Cleaned:
+    """Read and clean files, remove repeats, and split; raise DataError where nothing is left.
+
+    `watch` wraps the records of the longest step, so that a caller can show its progress.
+    """
+    counts = ReadCounts()
+    records = [record for path in paths for record in read_file(path, config, counts)]
+    steps = [measure("read", records, config)]
+    records = without(records, exact_repeats(keys(records, config)))
+    steps.append(measure("without exact repeats", records, config))
+    cleaned = [clean_record(record, config.unicode) for record in records]
+    changed = sum(old != new for old, new in zip(records, cleaned, strict=True))
+    steps.append(measure("cleaned", cleaned, config, changed))
+    lengths = (len(document(record, config).strip()) for record in cleaned)
+    records = without(cleaned, [length < config.min_characters for length in lengths])
+    steps.append(measure("without too short ones", records, config))
+    records = without(records, exact_repeats(keys(records, config)))
+    steps.append(measure("without repeats after cleaning", records, config))
+    if config.near:
+        texts = (document(record, config) for record in watch(records))
+        records = without(records, near_repeats(texts, config.near))
+        steps.append(measure("without near repeats", records, config))
+    train, validation = split(records, config)
+    if not train or not validation:
+        raise DataError(
+            f"{len(records)} documents are left: too few to train and to validate",
+            ", ".join(map(str, paths[:3])),
+            "give more text, or part it into documents with --separator",
+        )
+    return Cleaned(train, validation, steps, counts, measure_overlap(train, validation, config))
+
+
+def without(records: list[Record], removed: Sequence[object]) -> list[Record]:
+    """Return the records whose mark is False or None."""
+    return [
+        record
+        for record, mark in zip(records, removed, strict=True)
+        if mark is None or mark is False
+    ]
+
+
+def measure(name: str, records: list[Record], config: CleanConfig, changed: int = 0) -> Step:
+    """Count what is there after a step."""
+    characters = sum(len(document(record, config)) for record in records)
+    return Step(name, len(records), characters, changed)
+
+
+# --- files ---
+
+
+def find_files(words: Sequence[str]) -> list[Path]:
+    """Return the files that paths, folders and patterns (data/**/*.txt) stand for, sorted.
+
+    A link inside a folder is never followed out of it.
+    """
+    files: dict[Path, None] = {}
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            found = files_inside(path)
+        elif path.exists() or not glob.has_magic(word):
+            found = corpus.list_files(path)
+        else:
+            matches = sorted(map(Path, glob.glob(word, recursive=True)))  # noqa: PTH207
+            found = [match for match in matches if match.is_file() and match.stat().st_size > 0]
+            if not found:
+                raise DataError("no file matches the pattern", word, "check it, and quote it")
+        files |= dict.fromkeys(found)
+    return list(files)
+
+
+def files_inside(folder: Path) -> list[Path]:
+    """Return the texts and tables inside a folder and its folders."""
+    tables = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".csv", ".tsv")]
+    tables = [path for path in tables if path.is_file() and path.stat().st_size > 0]
+    for path in tables:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                "a link that leads out of the data folder",
+                str(path),
+                "copy the file into the folder, or give it as data by itself",
+            )
+    texts = any(path.suffix.lower() in corpus.SUFFIXES for path in folder.rglob("*"))
+    listed = corpus.list_files(folder) if texts or not tables else []
+    return sorted([*listed, *(path for path in tables if not path.is_symlink())])
+
+
+def read_file(path: Path, config: CleanConfig, counts: ReadCounts) -> Iterator[Record]:
+    """Yield the records of one file; raise DataError naming line and mistake."""
+    kind = file_format(path) if config.format == "auto" else config.format
+    if kind == "text":
+        text = "".join(piece.text for piece in corpus.read_plain(path, config.errors, counts))
+        separator = config.separator.replace("\\n", "\n").replace("\\t", "\t")
+        parts = unify_lines(text).split(separator) if separator else [text]
+        yield from ({"text": part} for part in parts if part.strip())
+        return
+    if kind in ("csv", "tsv"):
+        rows = read_table(path, kind, config.field, config.columns, config.errors, counts)
+    else:
+        source = corpus.read_lines if kind == "jsonl" else corpus.read_array
+        rows = source(path, config.errors, counts)
+    number = bad = 0
+    for where, row in rows:
+        number += 1
+        try:
+            yield check_record(row, where, config, counts)
+        except DataError:
+            if not config.skip_bad:
+                raise
+            bad += 1
+    counts.skipped += bad
+    if bad > corpus.SKIP_LIMIT * number:
+        raise DataError(
+            f"{bad} of {number} records are bad, more than {corpus.SKIP_LIMIT:.0%}",
+            str(path),
+            "read it once without --skip-bad: the error names the first bad record",
+        )
+
+
+def file_format(path: Path) -> str:
+    """Return how to read a file, by its name: "a.JSONL" -> "jsonl"."""
+    suffix = path.suffix.lower().removeprefix(".")
+    return suffix if suffix in ("json", "jsonl", "csv", "tsv") else "text"
+
+
+def check_record(row: object, where: str, config: CleanConfig, counts: ReadCounts) -> Record:
+    """Return a row as a record whose fields hold text; an empty text may stand in it."""
+    if isinstance(row, str):
+        row = {"text": row}
+    for name in config.field:
+        value = row.get(name) if isinstance(row, dict) else None
+        empty = isinstance(value, str) and not value.strip()
+        if not empty:  # an empty one is counted and removed later
+            corpus.record_text(row, name, where, config.errors, counts)
+    return clean_surrogates(row)
+
+
+# --- cleaning ---
+
+
+def document(record: Record, config: CleanConfig) -> str:
+    """Return the text of a record that is compared: its fields, one below the other."""
+    return "\n".join(field_text(record[name]) for name in config.field)
+
+
+def field_text(value: object) -> str:
+    """Return a text, or a list of texts joined by newlines."""
+    return value if isinstance(value, str) else "\n".join(value)
+
+
+def keys(records: list[Record], config: CleanConfig) -> Iterator[str]:
+    """Yield the text by which each record counts as a repeat of another one."""
+    return (document(record, config) for record in records)
+
+
+def clean_record(value: object, form: str) -> object:
+    """Clean every text inside a record."""
+    if isinstance(value, str):
+        return clean_text(value, form)
+    if isinstance(value, list):
+        return [clean_record(item, form) for item in value]
+    if isinstance(value, dict):
+        return {key: clean_record(item, form) for key, item in value.items()}
+    return value
+
+
+def clean_surrogates(value: object) -> object:
+    """Replace half characters, which no file can hold, inside a record."""
+    if isinstance(value, str):
+        return regex.sub(r"\p{Cs}", "\ufffd", value)
+    if isinstance(value, list):
+        return [clean_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {key: clean_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def clean_text(text: str, form: str = "NFC") -> str:
+    """Return a text in one Unicode form, with LF line ends and without control characters.
+
+    Spaces at line ends go, and so do blank lines at both ends, a byte-order mark anywhere, and
+    what Project Gutenberg puts around a book. Tabs, joiners and emoji stay.
+
+    >>> clean_text("cafe\\u0301 \\r\\n\\x00ok\\n")
+    'café\\nok'
+    """
+    text = inside_gutenberg(unify_lines(text))
+    text = CONTROL.sub("", text)
+    text = unicodedata.normalize(form, text) if form != "none" else text
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+
+
+def unify_lines(text: str) -> str:
+    """Return a text whose lines all end in a line feed."""
+    return LINE_END.sub("\n", text).replace(PARAGRAPH_END, "\n\n")
+
+
+def inside_gutenberg(text: str) -> str:
+    """Return what stands between Project Gutenberg's two marks, or all of it without them."""
+    marks = list(GUTENBERG.finditer(text))
+    if [mark[1] for mark in marks] != ["START", "END"]:
+        return text
+    return GUTENBERG_END.sub("", text[marks[0].end() : marks[1].start()])
+
+
+# --- training and validation ---
+
+
+def split(records: list[Record], config: CleanConfig) -> tuple[list[Record], list[Record]]:
+    """Part the records into training and validation.
+
+    Plain texts go by `splitting.split_documents`, which may cut one of few. Other records stay
+    whole and are chosen by a hash of their first field: equal ones come to the same side.
+    """
+    plain = all(list(record) == ["text"] for record in records)
+    texts = [field_text(record[config.field[0]]) for record in records]
+    many = len(records) * config.validation_fraction >= splitting.MANY_DOCUMENTS
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    if plain or many:
+        counts = ReadCounts(len(texts), sum(map(len, texts)))
+        pieces = (Piece(text, True) for text in texts)
+        pairs = splitting.split_documents(pieces, counts, config.validation_fraction)
+        for number, (piece, validates) in enumerate(pairs):
+            sides[validates].append({"text": piece.text} if plain else records[number])
+        return sides
+    chosen = few_by_hash(texts, config.validation_fraction)
+    for record, text in zip(records, texts, strict=True):
+        sides[text in chosen].append(record)
+    return sides
+
+
+def few_by_hash(texts: list[str], fraction: float) -> set[str]:
+    """Return the texts with the smallest hashes, `fraction` of them but at least one."""
+    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())
+    return set(ranked[: max(1, round(fraction * len(ranked)))])
+
+
+def measure_overlap(train: list[Record], validation: list[Record], config: CleanConfig) -> float:
+    """Return the share of validation characters in lines that training has too."""
+    overlap = splitting.Overlap()
+    for record in validation:
+        overlap.add_validation(document(record, config))
+    for record in train:
+        overlap.add_training(document(record, config))
+    return overlap.share
+
+
+def to_lines(records: list[Record]) -> str:
+    """Return records as JSON Lines."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

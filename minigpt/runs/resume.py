@@ -1,0 +1,187 @@
+"""Write down the state of a training run, and take it up again bit for bit.
+
+Weights and optimizer state go by parameter name and in full, so a checkpoint reads the same
+whether one process wrote it or many. The rows of metrics.jsonl go along with the checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from minigpt.runs.checkpoint import Checkpoint
+from minigpt.machine.distributed import rank_zero_first, world
+from minigpt.support.errors import CheckpointError, ConfigError
+from minigpt.support.files import atomic_write, fsync
+
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FROM_FIRST = dataclasses.replace(FULL, broadcast_from_rank0=True)
+
+
+def collect_tensors(
+    model: Module, optimizers: list[Optimizer]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights and the optimizer state, named `<parameter>.<what>`, on the CPU.
+
+    Of several processes the first one gets all tensors and the others none: it must have memory
+    for 12 bytes a parameter (8 where Muon trains). Learning rates and the like are not saved: they
+    follow from the settings and the step.
+    """
+    weights = get_model_state_dict(model, options=FULL)  # first: it folds up what FSDP2 unfolded
+    nested = get_optimizer_state_dict(model, optimizers, options=FULL).get("state", {})
+    return weights, flatten(nested)
+
+
+def restore_tensors(
+    checkpoint: Checkpoint | None, model: Module, optimizers: list[Optimizer]
+) -> None:
+    """Put a checkpoint's weights and optimizer state in place; names and shapes must fit.
+
+    Only the first of several processes has the checkpoint; the others (None) are sent their part.
+    """
+    options = FULL if world().size == 1 else FROM_FIRST
+    expected = get_model_state_dict(model, options=FULL)
+    if checkpoint is not None:
+        compare_shapes(expected, checkpoint.model, checkpoint)
+    set_model_state_dict(model, checkpoint.model if checkpoint else {}, options=options)
+    if not rank_zero_first(lambda: bool(checkpoint.optimizer)):
+        return  # float16 overflowed in every step so far, so no optimizer has a state yet
+    fresh, nested = get_optimizer_state_dict(model, optimizers, options=FULL), {}
+    if checkpoint is not None:
+        compare_shapes(flatten(fresh["state"]), checkpoint.optimizer, checkpoint)
+        for name, value in checkpoint.optimizer.items():
+            parameter, _, key = name.rpartition(".")
+            nested.setdefault(parameter, {})[key] = value
+        fresh |= {"state": nested}
+    set_optimizer_state_dict(model, optimizers, fresh if checkpoint else {}, options=options)
+
+
+def compare_shapes(
+    expected: dict[str, Tensor], found: dict[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    """Raise a CheckpointError that names the first tensor whose name or shape does not fit."""
+    for name in sorted(expected.keys() | found.keys()):
+        shapes = [tuple(t[name].shape) if name in t else "missing" for t in (expected, found)]
+        if shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{name} is {shapes[0]} in the model and {shapes[1]} in the checkpoint",
+                str(checkpoint.path), "use the settings of the run that wrote it",
+            )
+
+
+def check_unchanged(before: dict, now: dict, free: set[str], where: str) -> None:
+    """Raise a ConfigError that lists every setting, except the free ones, that has changed."""
+    before, now = flatten(before), flatten(now)
+    changed = [
+        f"{key} {before.get(key, 'not set')!r} -> {now.get(key, 'not set')!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"changed since the checkpoint: {', '.join(changed)}", where,
+            "resume with the old values, or start a new run (free to change: "
+            f"{', '.join(sorted(free))})",
+        )
+
+
+def flatten(value: dict, prefix: str = "") -> dict:
+    """Return {"a": {"b": 1}} as {"a.b": 1}."""
+    flat = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(item) if isinstance(item, tuple) else item  # as JSON does
+    return flat
+
+
+def fingerprint(value: dict) -> str:
+    """Return the SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def environment(device: torch.device, dtype: torch.dtype, optimizers: list[Optimizer]) -> dict:
+    """Return what, besides the settings, the last bit of a result depends on."""
+    kinds = [type(o).__name__ + (" fused" if o.defaults.get("fused") else "") for o in optimizers]
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": device.type, "machine": machine, "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(), "optimizer": " + ".join(kinds),
+        "torch": str(torch.__version__),
+    }
+
+
+def warn_if_inexact(before: dict, now: dict) -> None:
+    """Warn when a resumed run need not end with the same bits as an uninterrupted one."""
+    reasons = [
+        f"{key} {before.get(key)} -> {value}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if not now["deterministic"] and (now["compile"] or now["device"] != "cpu"):
+        reasons.append("deterministic is off")
+    if reasons:
+        warnings.warn(f"the resumed run is not bit-identical: {', '.join(reasons)}", stacklevel=4)
+
+
+class Metrics:
+    """Append rows to metrics.jsonl; each step of a run stands there once, also after a resume.
+
+    Without a path nothing is written: another process does.
+    """
+
+    def __init__(self, path: Path | None, step: int, on_log: Callable[[dict], None] | None):
+        self.path, self.on_log = path, on_log
+        if path is not None:
+            atomic_write(path, "".join(rows_until(path, step)))
+        path = path or Path(os.devnull)
+        self.file = path.open("a", encoding="utf-8", newline="\n")
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.file.close()
+
+    def write(self, row: dict) -> None:
+        """Write one row so that other programs can read it at once."""
+        self.file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.file.flush()
+        if self.on_log is not None:
+            self.on_log(row)
+
+    def to_disk(self) -> None:
+        """Make sure that no checkpoint reaches the disk before its rows."""
+        if self.path is not None:
+            fsync(self.file)
+
+
+def rows_until(path: Path, step: int) -> Iterator[str]:
+    """Yield the lines of a metrics file that belong to steps up to `step`, without torn ones."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] <= step:
+                yield line + "\n"

@@ -1,0 +1,305 @@
+"""Runs: one directory holds everything of one training run; describe, write and open such runs.
+
+A run directory holds config.json, tokenizer.json, train.bin and val.bin (tokens), metrics.jsonl,
+loss.png, checkpoints/, report.json and report.md. Knows nothing of the command line.
+"""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from minigpt.machine.device import arrange_for_decoding, choose_device
+from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
+from minigpt.support.files import atomic_write
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.recipe import CHANGEABLE, TrainConfig
+from minigpt.runs.resume import check_unchanged
+from minigpt.tokenizer import Tokenizer, load_tokenizer
+
+SENTENCE_END = re.compile(r"[.!?\n。！？]")
+FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Describe a whole run: its data, its tokenizer, its model and its training."""
+
+    data: str = "storyworld"
+    """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
+    tokenizer: str = "bpe"
+    """bpe or char (trained on the data), or the path of a tokenizer.json."""
+    word_cohesion: float = 0.0
+    """Above 0, bpe learns Chinese words and no phrases: how closely their characters cohere."""
+    field: str = "text"
+    """Where the text stands in each object of a .jsonl or .json file."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    validation_fraction: float = 0.1
+    """Share of the text that is kept for validation."""
+    dialogue_share: float = 0.0
+    """Share of the rows that are conversations about stories (storyworld only)."""
+    tuning_fraction: float = 0.5
+    """Share of the steps, the last ones, that learn from conversations the answers alone."""
+    model: GPTConfig = dataclasses.field(default_factory=lambda: GPTConfig(vocab_size=1024))
+    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        share = self.validation_fraction
+        holds = type(share) is float and 0 < share < 1
+        require(holds, "validation_fraction", share, "a number between 0 and 1")
+        for name in ("dialogue_share", "tuning_fraction", "word_cohesion"):
+            value = getattr(self, name)
+            holds = type(value) in (int, float) and 0 <= value < 1
+            require(holds, name, value, "a number from 0 to below 1")
+
+
+def tiny() -> RunConfig:
+    """A model that trains in seconds, to try things out."""
+    return RunConfig(
+        model=GPTConfig(vocab_size=4096, block_size=256, n_layer=2, n_head=1, n_embd=64),
+        training=TrainConfig(max_steps=200, batch_size=8),
+    )
+
+
+def laptop() -> RunConfig:
+    """About 4 million parameters: for two CPU cores and some patience."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=4096, block_size=256, n_layer=4, n_head=4, n_kv_head=2, n_embd=256
+        ),
+        training=TrainConfig(max_steps=2000, batch_size=8, learning_rate=6e-3),
+    )
+
+
+def quickstart() -> RunConfig:
+    """The main job: stories and conversations in two languages, in minutes on two CPU cores.
+
+    Few layers and heads, a pointer, and tokens that are words learn soonest to recall who has
+    what; the context holds a story and its translation. What was tried stands in
+    docs/experiments.md.
+    """
+    return RunConfig(
+        word_cohesion=0.3,
+        dialogue_share=0.8,
+        tuning_fraction=0.4,
+        model=GPTConfig(
+            vocab_size=4096,
+            block_size=400,
+            n_layer=3,
+            n_head=2,
+            n_embd=128,
+            separator_id=0,  # <|endoftext|>
+            positions="sentences",
+            values="tokens",
+            pointer=True,
+        ),
+        training=TrainConfig(
+            max_steps=1800,
+            batch_size=8,
+            learning_rate=4e-2,
+            muon_learning_rate=0.02,
+            muon_momentum=0.85,
+            beta2=0.99,
+            eval_interval=250,
+            save_interval=100,
+        ),
+    )
+
+
+def gpu() -> RunConfig:
+    """About 30 million parameters: for one CUDA or Apple GPU."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=8192, block_size=512, n_layer=8, n_head=8, n_kv_head=4, n_embd=512
+        ),
+        training=TrainConfig(max_steps=5000, batch_size=64),
+    )
+
+
+def card_16gb() -> RunConfig:
+    """About 100 million parameters: for one GPU with 16 GB of memory, and text of your own."""
+    return RunConfig(
+        model=GPTConfig(vocab_size=16_384, block_size=1024, n_layer=12, n_head=12, n_embd=768),
+        training=TrainConfig(max_steps=5000, batch_size=128, micro_batch_size=8),
+    )
+
+
+def card_24gb() -> RunConfig:
+    """About 310 million parameters: for one GPU with 24 GB of memory, and text of your own."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=1024, n_layer=24, n_head=16, n_kv_head=8, n_embd=1024
+        ),
+        training=TrainConfig(max_steps=5000, batch_size=256, micro_batch_size=4),
+    )
+
+
+def h200() -> RunConfig:
+    """About 670 million parameters: for one H200 (141 GB), and gigabytes of text of your own."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=2048, n_layer=24, n_head=16, n_kv_head=8, n_embd=1536
+        ),
+        training=TrainConfig(max_steps=10_000, batch_size=256, micro_batch_size=16, compile=True),
+    )
+
+
+def eight_gpus() -> RunConfig:
+    """About 1.2 billion parameters, split over 8 GPUs of 80 GB: start it with torchrun."""
+    return RunConfig(
+        model=GPTConfig(
+            vocab_size=32_768, block_size=2048, n_layer=24, n_head=16, n_kv_head=8, n_embd=2048
+        ),
+        training=TrainConfig(max_steps=20_000, batch_size=512, micro_batch_size=8, shard=True),
+    )
+
+
+PRESETS = {
+    preset.__name__: preset
+    for preset in (tiny, laptop, gpu, card_16gb, card_24gb, h200, eight_gpus)
+}
+
+
+def default_preset() -> str:
+    """Name the preset that fits the device at hand."""
+    return "laptop" if choose_device().type == "cpu" else "gpu"
+
+
+def save_config(run_dir: Path, config: RunConfig) -> None:
+    """Write config.json, with its format number."""
+    content = {"format": FORMAT, **dataclasses.asdict(config)}
+    atomic_write(run_dir / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """Read config.json; refuse another format or anything that is not a run's settings, by name."""
+    path = run_dir / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            "no config.json", str(run_dir), "give the directory that train wrote"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"not JSON ({error})", str(path), "restore the file") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            "config.json has another format number", str(path),
+            f"this version of minigpt reads format {FORMAT}; use the one that wrote it",
+        )
+    parts = {"model": GPTConfig, "training": TrainConfig}
+    try:
+        for name, kind in parts.items():
+            content[name] = build(kind, content.get(name), name)
+        return build(RunConfig, content, "config")
+    except ConfigError as error:
+        raise CheckpointError(
+            error.what, str(path), f"{error.remedy}, or restore the file"
+        ) from None
+
+
+def fit_to_tokenizer(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """Return a model's settings with what its tokenizer decides.
+
+    That is the number of ids and, for positions by sentences, which of them end a sentence and
+    which begin a section: the special tokens, such as those before a message.
+    """
+    marks = {}
+    if model.positions == "sentences":
+        texts = ((token, tokenizer.decode([token])) for token in range(tokenizer.vocab_size))
+        ends = tuple(token for token, text in texts if SENTENCE_END.search(text))
+        sections = tuple(tokenizer.special_tokens.values())
+        marks = {"sentence_ends": ends, "section_starts": sections}
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, **marks)
+
+
+def check_resumable(stored: RunConfig, config: RunConfig, run_dir: Path) -> None:
+    """Raise a ConfigError naming every setting that a resumed run must not change, but did."""
+
+    def settings(run: RunConfig) -> dict:
+        values = dataclasses.asdict(run)
+        return values.pop("training") | values
+
+    check_unchanged(settings(stored), settings(config), CHANGEABLE, str(run_dir))
+
+
+def build(kind: type, values: Any, where: str) -> Any:
+    """Make a config of class `kind` from a JSON object; ConfigError names a key that is wrong."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is not an object", where, "write its settings in braces")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where} has an unknown key {name!r}", where, "remove it")
+        if known[name].type is str and not isinstance(value, str):
+            raise ConfigError(f"{name} = {value!r} is not text", where, "put it in quotes")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}", where, "correct the setting") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run: the model in evaluation mode, its tokenizer, its settings, its step."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+    notes: tuple[str, ...] = ()
+    """What a reader should know, such as damaged checkpoints that were passed over."""
+
+
+def open_run(path: Path, device: str = "auto") -> Run:
+    """Open a run directory (its newest good checkpoint) or one checkpoint directory inside it."""
+    path = Path(path)
+    notes: list[str] = []
+    if (path / "manifest.json").is_file():
+        run_dir, checkpoint = path.resolve().parents[1], load_checkpoint(path)
+    else:
+        run_dir, checkpoint = path, None
+    config = load_config(run_dir)
+    checkpoint = checkpoint or latest_checkpoint(run_dir, on_skip=notes.append)
+    if checkpoint is None:
+        raise CheckpointError("no checkpoint that verifies", str(run_dir), "train first")
+    tokenizer = load_tokenizer(run_dir / "tokenizer.json")
+    check_tokenizer(checkpoint, tokenizer, run_dir)
+    model = GPT(config.model)
+    load_weights(model, checkpoint)
+    model = model.to(choose_device(device)).eval()
+    arrange_for_decoding(model)
+    return Run(model, tokenizer, config, checkpoint.step, tuple(notes))
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, run_dir: Path) -> None:
+    """Refuse a tokenizer that is not, byte for byte, the one the checkpoint was trained with."""
+    expected = checkpoint.state["facts"]["tokenizer_sha256"]
+    if expected != tokenizer.fingerprint:
+        raise DataError(
+            f"another tokenizer ({tokenizer.fingerprint[:12]}) than the checkpoint was trained "
+            f"with ({expected[:12]})",
+            str(run_dir / "tokenizer.json"),
+            "restore the run's own tokenizer.json",
+        )
+
+
+def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into the model; names and shapes must fit."""
+    try:
+        model.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"weights do not fit the settings: {str(error).splitlines()[-1].strip()}",
+            str(checkpoint.path), "restore the run's own config.json",
+        ) from None
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """Return the rows of metrics.jsonl."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,225 @@
+"""Examine a model of the story world: tasks with one right answer, and stories that it tells.
+
+Tasks are drawn from stories that training never showed, one lesson of a story for each task, so
+that items are independent. The stories that the model tells are scored by `told.py`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import count
+from random import Random
+from typing import NamedTuple
+
+from minigpt.chat import SPECIAL
+from minigpt.evaluate import Progress, answers, room_for
+from minigpt.gpt import GPT
+from minigpt.ngram import NGram
+from minigpt.scoring import Item, contamination, score_task
+from minigpt.storyworld.lessons import Lesson, lessons, obeys
+from minigpt.storyworld.told import story_scores, story_task
+from minigpt.tokenizer import Tokenizer
+
+FIRST_TRAINING_SEED = 1_000_000  # shortcuts learn from the stories of this seed and the next ones
+TAUGHT_STORIES = 1500  # from which the shortcuts learn; more help the bag of words a little
+SHOWN = 2  # answers of each task, one in each language
+LANGUAGES = ("en", "zh")
+
+
+def is_question(lesson: Lesson) -> bool:
+    return lesson.task == "question"
+
+
+def is_about_holder(lesson: Lesson) -> bool:
+    return is_question(lesson) and lesson.kind == "who has"
+
+
+def is_other_question(lesson: Lesson) -> bool:
+    return is_question(lesson) and not is_about_holder(lesson)
+
+
+def of_task(task: str) -> Callable[[Lesson], bool]:
+    return lambda lesson: lesson.task == task
+
+
+class Task(NamedTuple):
+    """A row of the report card: which lessons belong to it, and how answers are graded."""
+
+    metric: str
+    holds: Callable[[Lesson], bool]
+
+
+TASKS = {
+    "translation_en_zh": Task("exact", of_task("translation_en_zh")),
+    "translation_zh_en": Task("exact", of_task("translation_zh_en")),
+    "summary": Task("exact", of_task("summary")),
+    "title": Task("exact", of_task("title")),
+    "sentiment": Task("accuracy", of_task("sentiment")),
+    "sentiment_inferred": Task("accuracy", lambda le: le.task == "sentiment" and not le.said),
+    "topic": Task("accuracy", of_task("topic")),
+    "question": Task("accuracy", is_question),
+    "question_one_fact": Task("accuracy", lambda le: is_other_question(le) and not le.changes),
+    "question_changed": Task("accuracy", lambda le: is_other_question(le) and le.changes > 0),
+    "question_who_has": Task("accuracy", is_about_holder),
+    "story": Task("accepted", of_task("story")),
+}
+
+
+# --- tasks ---
+
+
+def draw_items(
+    per_task: int, first_seed: int, tasks: Collection[str] = ()
+) -> dict[str, list[Item]]:
+    """Return `per_task` items of each task (all unless some are named), half in each language.
+
+    A story gives each task at most one item in a language, whose kind is drawn evenly.
+    """
+    made: dict[str, list[Item]] = {name: [] for name in tasks or TASKS}
+    for seed in count(first_seed):
+        told = lessons(seed, LANGUAGES[seed % 2])
+        for name, items in made.items():
+            if len(items) < per_task and (fitting := [le for le in told if TASKS[name].holds(le)]):
+                random = Random(f"{name} {seed}").random
+                items.append(item_of(pick_evenly(fitting, random), name))
+        if all(len(items) == per_task for items in made.values()):
+            return made
+
+
+def taught_items(n_stories: int, first_seed: int) -> dict[str, list[Item]]:
+    """Return everything that some training stories teach, by task: the shortcuts learn from it."""
+    made: dict[str, list[Item]] = {name: [] for name in TASKS}
+    for seed in range(first_seed, first_seed + n_stories):
+        for lesson in lessons(seed, LANGUAGES[seed % 2]):
+            for name, task in TASKS.items():
+                if task.holds(lesson):
+                    made[name].append(item_of(lesson, name))
+    return made
+
+
+def pick_evenly(fitting: Sequence[Lesson], random: Callable[[], float]) -> Lesson:
+    """Return one lesson: its kind is drawn first, then one of that kind."""
+    kinds = sorted({lesson.kind for lesson in fitting})
+    kind = kinds[int(random() * len(kinds))]
+    of_kind = [lesson for lesson in fitting if lesson.kind == kind]
+    return of_kind[int(random() * len(of_kind))]
+
+
+def item_of(lesson: Lesson, name: str) -> Item:
+    """Return a lesson as an item to be asked and graded."""
+    accepts = (lambda text: obeys(lesson, text)) if TASKS[name].metric == "accepted" else None
+    return Item(
+        name,
+        ({"role": "user", "content": lesson.prompt},),
+        lesson.answer,
+        lesson.language,
+        lesson.kind,
+        lesson.shortcuts,
+        lesson.story,
+        accepts,
+    )
+
+
+def answer_items(
+    model: GPT,
+    tokenizer: Tokenizer,
+    items: dict[str, list[Item]],
+    on_progress: Progress | None = None,
+) -> dict[str, list[str]]:
+    """Return the model's answers task by task; tasks with answers of like length share batches.
+
+    So a model that finds no end costs little where answers are short.
+    """
+    rooms = {
+        name: room_for(tokenizer, [item.answer for item in of_task])
+        for name, of_task in items.items()
+    }
+    alike = defaultdict(list)  # powers of two, by their exponent
+    for name, room in rooms.items():
+        alike[room.bit_length()].append(name)
+    total, before = sum(map(len, items.values())), 0
+    found: dict[str, list[str]] = {}
+    for names in alike.values():
+        asked = [item.messages for name in names for item in items[name]]
+        room = max(rooms[name] for name in names)
+        follow = partial(progress_from, on_progress, before, total) if on_progress else None
+        texts = iter(answers(model, tokenizer, asked, room, on_progress=follow))
+        found |= {name: [next(texts) for _ in items[name]] for name in names}
+        before += len(asked)
+    return found
+
+
+def progress_from(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    """Pass on the progress of one part of several."""
+    on_progress(before + done, total)
+
+
+class Answer(NamedTuple):
+    """What a model answered, to be shown to people."""
+
+    task: str
+    prompt: str
+    answer: str
+    right: str
+
+
+def task_scores(
+    model: GPT,
+    tokenizer: Tokenizer,
+    items: dict[str, list[Item]],
+    train_items: dict[str, list[Item]],
+    on_progress: Progress | None = None,
+) -> tuple[dict[str, dict], list[Answer]]:
+    """Ask the model everything at once; return {task: {"score", "baseline", ...}}, and examples."""
+    found = answer_items(model, tokenizer, items, on_progress)
+    scores, shown = {}, []
+    for name, of_task in items.items():
+        texts = found[name]
+        score = score_task(name, TASKS[name].metric, texts, of_task, train_items[name])
+        scores[name] = score.as_dict()
+        shown += [
+            Answer(name, item.prompt, text, item.answer)
+            for text, item in list(zip(texts, of_task, strict=True))[:SHOWN]
+        ]
+    return scores, shown
+
+
+# --- all of it ---
+
+
+def examine(
+    model: GPT,
+    tokenizer: Tokenizer,
+    seen: Collection[bytes] | None = None,
+    per_task: int = 200,
+    n_stories: int = 1000,
+    temperature: float = 1.0,
+    ngram: NGram | None = None,
+    first_seed: int = 0,
+    first_training_seed: int = FIRST_TRAINING_SEED,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict:
+    """Return what a storyworld model can do: {"stories", "tasks", "answers", "contamination"}.
+
+    `seen`: hashes of the training texts (`scoring.document_hashes`); without them nothing is said
+    of contamination. `ngram`: the model whose stories are the baseline. `first_seed`: the first
+    story to ask about; it and the next ones must be held out. `on_progress` gets what is done, how
+    many of it are, and of how many. A model whose tokenizer has no chat tokens is asked nothing and
+    only tells stories.
+    """
+    follow = partial(partial, on_progress) if on_progress else (lambda stage: None)
+    stories = story_scores(
+        model, tokenizer, n_stories, temperature, seen, on_progress=follow("telling stories")
+    )
+    told = {"consistent_stories": story_task(stories, ngram, tokenizer)}
+    if not per_task or not set(SPECIAL) <= set(tokenizer.special_tokens):
+        return {"tasks": told, "stories": stories}
+    items = draw_items(per_task, first_seed)
+    taught = taught_items(TAUGHT_STORIES, first_training_seed)
+    tasks, shown = task_scores(model, tokenizer, items, taught, follow("answering"))
+    report = {"tasks": tasks | told, "stories": stories}
+    report["answers"] = [answer._asdict() for answer in shown]
+    if seen is not None:
+        asked = [item for of_task in items.values() for item in of_task if item.source]
+        report["contamination"] = contamination(asked, seen)
+    return report

@@ -112,7 +112,7 @@ def test_texts_of_a_jsonl_file_are_documents(capsys, trained, tmp_path):
     assert report_of(tmp_path / "o")["text"]["n_documents"] == 2
 
 
-def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
+def test_examples_are_scored_beside_their_baselines(capsys, trained, tmp_path):
     for name, count in (("test", 8), ("train", 12)):
         rows = [f"great film {n},good" if n % 4 else f"dull film {n},bad" for n in range(count)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
@@ -147,11 +147,12 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     from minigpt.batching.prepare import document_ids
     from minigpt.batching.token_files import write_tokens
     from minigpt.commands import evaluate
-    from minigpt.storyworld import exam
+    from minigpt.storyworld import exam, told
 
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})
-    monkeypatch.setattr(exam, "room_for", lambda tokenizer, texts: 20)
+    monkeypatch.setattr(exam, "longest_answer", lambda texts, tokenizer: 20)
+    monkeypatch.setattr(told, "story_room", lambda tokenizer: 20)
     copied = shutil.copytree(trained, tmp_path / "run")
     tokenizer = open_run(copied).tokenizer
     held = list(storyworld.documents(4))

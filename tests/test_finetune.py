@@ -121,7 +121,8 @@ def test_a_learning_rate_that_was_given_reaches_every_phase(words, expected):
 
 
 def test_the_rates_are_those_that_the_runs_store(tmp_path, capsys):
-    rows = ["text,label", *(f"{word} film {n},{word}" for n in range(40) for word in ("good", "bad"))]
+    labels = ["good", "bad"] * 40
+    rows = ["text,label", *(f"{label} film {n},{label}" for n, label in enumerate(labels))]
     (tmp_path / "a.csv").write_text("\n".join(rows), "utf-8")
     words = ["finetune", "--data", tmp_path / "a.csv", "--out", tmp_path / "r", "--max-steps", 1]
     words += ["--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--vocab-size", 300]

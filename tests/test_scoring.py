@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from minigpt.scoring import (
     METRICS,
     Item,
+    baseline_answers,
     contamination,
     document_hashes,
     example_items,
@@ -17,7 +18,6 @@ from minigpt.scoring import (
     learned_answers,
     score_task,
     scorer,
-    baseline_answers,
     text_hash,
 )
 from minigpt.support.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ answer is over at <|end|>.
 Knows nothing of models, files or batches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from minigpt.support.errors import ConfigError, DataError
@@ -88,9 +88,10 @@ def encode_prompts(
     return [[*ids, begin] for ids, _ in encode_chats(conversations, tokenizer)]
 
 
-def longest_answer(texts: Sequence[str], tokenizer: Tokenizer) -> int:
+def longest_answer(texts: Iterable[str], tokenizer: Tokenizer) -> int:
     """Return how many tokens the longest of some answers has, its <|end|> included."""
-    return 1 + max((len(ids) for ids in tokenizer.encode_batch(list(texts))), default=0)
+    different = sorted(set(texts))  # labels recur thousands of times
+    return 1 + max(map(len, tokenizer.encode_batch(different)), default=0)
 
 
 def end_id(tokenizer: Tokenizer) -> int:

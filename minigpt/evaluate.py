@@ -213,35 +213,26 @@ def answers(
     """Return the model's likeliest answer to each conversation: greedy, up to <|end|>.
 
     This is the one way in which `finetune`, `evaluate` and the exam ask. An answer gets at most
-    `max_new_tokens` tokens (None: a quarter of the context), <|end|> included, and never more than
-    half of the context. A prompt that leaves less room loses the middle of its longest messages,
-    with a warning that counts such prompts. Prompts of like length are answered together.
+    `max_new_tokens` tokens (None: a quarter of the context), <|end|> included. A prompt that leaves
+    no room for them, or for half of the context, loses the middle of its longest messages, with a
+    warning that counts such prompts. Prompts of like length are answered together.
     """
     block_size = model.config.block_size
-    room = answer_room(block_size, max_new_tokens)
+    room = block_size // 4 if max_new_tokens is None else max_new_tokens
+    kept_free = min(room, block_size // 2)  # or else a long answer would leave no prompt
     prompts = encode_prompts(conversations, tokenizer)
     marks = set(special_ids(tokenizer).values())
-    prompts, n_cut = fit_prompts(prompts, block_size - room, marks)
+    prompts, n_cut = fit_prompts(prompts, block_size - kept_free, marks)
     if n_cut:
         warnings.warn(
             f"{n_cut} of {len(prompts)} prompts are longer than the context of {block_size} "
-            f"tokens allows, with {room} for the answer, and lost their middle",
+            f"tokens allows, with {kept_free} for the answer, and lost their middle",
             stacklevel=2,
         )
     sampling = SampleConfig(max_new_tokens=room, temperature=0.0)
     stop_ids = (end_id(tokenizer), tokenizer.eot_id)
     found = generate_texts(model, prompts, sampling, stop_ids, batch_size, on_progress)
     return [tokenizer.decode(ids).strip() for ids in found]
-
-
-def answer_room(block_size: int, max_new_tokens: int | None) -> int:
-    """Return how many tokens of a context are kept free for an answer.
-
-    >>> answer_room(512, None), answer_room(512, 30), answer_room(512, 400)
-    (128, 30, 256)
-    """
-    wanted = block_size // 4 if max_new_tokens is None else max_new_tokens
-    return max(1, min(wanted, block_size // 2))
 
 
 def generate_texts(

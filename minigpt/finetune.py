@@ -374,5 +374,5 @@ def with_answer_limit(
     """
     if config.max_answer_tokens is not None:
         return config
-    longest = longest_answer(list(assistant_texts(examples)), tokenizer)
+    longest = longest_answer(assistant_texts(examples), tokenizer)
     return dataclasses.replace(config, max_answer_tokens=longest)

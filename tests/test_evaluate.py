@@ -12,7 +12,6 @@ from minigpt.batching.token_files import write_tokens
 from minigpt.batching.windows import EvalDocuments
 from minigpt.chat import SPECIAL, encode_prompt, end_id
 from minigpt.evaluate import (
-    answer_room,
     answers,
     batches_by_length,
     best_ngram,
@@ -283,9 +282,21 @@ def test_long_prompts_lose_their_middle_with_a_warning(model, tokenizer, monkeyp
     assert long.endswith(text[-5:])
 
 
-@pytest.mark.parametrize(("limit", "room"), [(None, 6), (3, 3), (12, 12), (200, 12), (0, 1)])
-def test_the_room_for_answers_is_a_setting_and_at_most_half(limit, room):
-    assert answer_room(24, limit) == room
+@pytest.mark.parametrize(
+    ("limit", "room", "prompt"), [(None, 6, 18), (3, 3, 21), (12, 12, 12), (200, 200, 12)]
+)
+def test_the_room_for_answers_is_a_setting(model, tokenizer, monkeypatch, limit, room, prompt):
+    """A long answer never takes more than half of the context from the prompt."""
+    asked = []
+
+    def write(model, prompts, sampling, *args):
+        asked.append((sampling.max_new_tokens, len(prompts[0])))
+        return [[]]
+
+    monkeypatch.setattr("minigpt.evaluate.generate_texts", write)
+    with pytest.warns(UserWarning, match=f"1 of 1 .* with {24 - prompt} for the answer"):
+        answers(model, tokenizer, [ask("one two three four five six seven " * 9)], limit)
+    assert asked == [(room, prompt)]
 
 
 def test_no_two_batches_share_their_random_numbers(model, tokenizer):

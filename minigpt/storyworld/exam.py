@@ -4,7 +4,6 @@ Tasks are drawn from stories that training never showed, one lesson of a story f
 that items are independent. The stories that the model tells are scored by `told.py`.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import count
@@ -128,26 +127,14 @@ def answer_items(
     train_items: dict[str, list[Item]],
     on_progress: Progress | None = None,
 ) -> dict[str, list[str]]:
-    """Return the model's answers task by task, none longer than the task's longest in training.
-
-    Tasks with answers of like length share batches, so a model that finds no end costs little
-    where answers are short.
-    """
-    rooms = {
-        name: longest_answer([item.answer for item in train_items[name]], tokenizer)
-        for name in items
-    }
-    alike = defaultdict(list)  # powers of two, by their exponent
-    for name, room in rooms.items():
-        alike[room.bit_length()].append(name)
+    """Return the model's answers task by task, none longer than the task's longest in training."""
     total, before = sum(map(len, items.values())), 0
     found: dict[str, list[str]] = {}
-    for names in alike.values():
-        asked = [item.messages for name in names for item in items[name]]
-        room = max(rooms[name] for name in names)
+    for name, of_task in items.items():
+        asked = [item.messages for item in of_task]
+        room = longest_answer([item.answer for item in train_items[name]], tokenizer)
         follow = partial(progress_from, on_progress, before, total) if on_progress else None
-        texts = iter(answers(model, tokenizer, asked, room, on_progress=follow))
-        found |= {name: [next(texts) for _ in items[name]] for name in names}
+        found[name] = answers(model, tokenizer, asked, room, on_progress=follow)
         before += len(asked)
     return found
 

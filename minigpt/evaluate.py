@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from minigpt import metrics
 from minigpt.batching.conversations import fit_prompts
+from minigpt.batching.examples import Example
 from minigpt.chat import Message, encode_prompts, end_id, special_ids
 from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
 from minigpt.sampling import SampleConfig
-from minigpt.scoring import Item, fitting_metrics, score_parts
+from minigpt.scoring import Item, example_items, fitting_metrics, score_parts
 from minigpt.support.errors import DataError, require
 from minigpt.tokenizer import UNKNOWN, Tokenizer
 
@@ -276,6 +277,12 @@ def likeliest(
         nats = [losses[k][len(prompt) - 1 :].sum() for k in range(len(choices))]
         best.append(choices[int(np.argmin(nats))])
     return best
+
+
+def as_items(examples: Sequence[Example]) -> list[Item]:
+    """Return examples as items to be asked; the parts of a data set are their groups."""
+    conversations = [example.messages for example in examples]
+    return example_items(conversations, [example.group for example in examples])
 
 
 def score_examples(

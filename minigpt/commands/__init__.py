@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a model on your own text, or on storyworld",
     "finetune": "teach a model to answer, from your own examples",
     "chat": "talk with a trained model",
-    "generate": "let a trained model write",
+    "generate": "generate text with a trained model",
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
     "data": "get public data sets, or clean your own text",

@@ -12,12 +12,11 @@ from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.commands.arguments import parse
 from minigpt.commands.bars import Bars
 from minigpt.commands.card import model_card
-from minigpt.commands.finetune import to_items
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
 from minigpt.counts import count_parameters
 from minigpt.data.corpus import Errors, read_documents
-from minigpt.evaluate import score_examples, text_score
+from minigpt.evaluate import as_items, score_examples, text_score
 from minigpt.finetune import answer_limit
 from minigpt.runs.report import write_report
 from minigpt.runs.run import Run, open_run, read_metrics
@@ -136,8 +135,8 @@ def example_scores(
         tasks, _ = score_examples(
             run.model,
             run.tokenizer,
-            to_items(found),
-            to_items(taught),
+            as_items(found),
+            as_items(taught),
             command.metric,
             max_answer_tokens,
             lambda done, total: bars("answering", done, total),

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minigpt.batching.examples import Example
 from minigpt.commands.arguments import parse
 from minigpt.commands.bars import Bars, training_bar
 from minigpt.commands.card import training_facts
 from minigpt.commands.pipeline import check_fits, check_out, plain_warnings, stage
-from minigpt.evaluate import score_examples
+from minigpt.evaluate import as_items, score_examples
 from minigpt.finetune import (
     PRETRAINING_RATES,
     FinetuneConfig,
@@ -30,7 +29,6 @@ from minigpt.machine.device import arrange_for_decoding
 from minigpt.runs.checkpoint import RunLock
 from minigpt.runs.report import write_report
 from minigpt.runs.run import read_metrics
-from minigpt.scoring import Item, example_items
 from minigpt.support.errors import ConfigError
 from minigpt.support.signals import stop_on_signals
 from minigpt.train import TrainResult
@@ -158,7 +156,7 @@ def make_report(phase: Phase, sides: Sides, result: TrainResult, config: Finetun
     """Let the model answer what was held out, and return what report.json holds."""
     val_loss = phase.val_loss()
     arrange_for_decoding(phase.model)  # as every opened run is: answers agree to the last bit
-    items, train_items = to_items(sides.held_out), to_items(sides.train)
+    items, train_items = as_items(sides.held_out), as_items(sides.train)
     with Bars() as bars:
         tasks, found = score_examples(
             phase.model,
@@ -179,9 +177,3 @@ def make_report(phase: Phase, sides: Sides, result: TrainResult, config: Finetun
         "about_tasks": ABOUT_TASKS,
         "samples": samples,
     }
-
-
-def to_items(examples: Sequence[Example]) -> list[Item]:
-    """Return the examples as items to be asked; parts of the data set as groups."""
-    conversations = [example.messages for example in examples]
-    return example_items(conversations, [example.group for example in examples])

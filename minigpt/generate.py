@@ -48,21 +48,20 @@ class DecodingState:
         compile: bool = False,
     ):
         self.model, self.block_size = model, model.config.block_size
-        self.step = decode_step
-        if compile:
-            from minigpt.machine.compiling import (
-                compile_step,  # here: torch's compiler is slow to import
-            )
-
-            self.step = compile_step(decode_step, model)
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
         length = min(max(map(len, self.windows)) + max_new_tokens, self.block_size)
-        is_static = compile and model.embedding.weight.is_cuda
         # One place stays free: a compiled step would need a second program for a full cache.
-        self.cache = model.new_cache(len(prompts), length + compile, is_static)
+        self.cache = model.new_cache(len(prompts), length + compile)
+        self.step = decode_step
+        if compile:
+            # Here, as torch's compiler is slow to import.
+            from minigpt.machine.compiling import cache_to_compile, compile_step
+
+            self.step = compile_step(decode_step, model)
+            self.cache = cache_to_compile(self.cache)
         self.logits = prefill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
@@ -90,7 +89,6 @@ class DecodingState:
             self.cache.keys[layer][rows, :, :keep] = fresh.keys[layer]
             self.cache.values[layer][rows, :, :keep] = fresh.values[layer]
         self.cache.positions[rows] = keep
-        self.cache.ids[rows, :keep] = fresh.ids
         self.cache.measure()  # some other row may now be the longest
 
 
@@ -112,9 +110,12 @@ def prefill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Ten
         lengths = torch.tensor([len(window) for window in group], device=cache.positions.device)
         T = max(len(window) for window in group)
         idx = torch.tensor([[*window, *[0] * (T - len(window))] for window in group])  # (B, T)
-        logits.append(model(idx.to(lengths.device), cache=part, lengths=lengths)[0])  # (B, 1, V)
+        x = model.hidden(idx.to(lengths.device), part)  # (B, T, C)
+        part.advance(lengths)
+        last = x[torch.arange(len(group), device=x.device), lengths - 1]  # (B, C)
+        logits.append(model.head(model.norm(last)))  # (B, V), not those of every position
     cache.measure()
-    return torch.cat(logits)[:, -1]
+    return torch.cat(logits)
 
 
 @contextlib.contextmanager

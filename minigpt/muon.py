@@ -40,7 +40,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
-    """Orthogonalize matrices (K, n, m) of which each process may hold some rows (FSDP2).
+    """Orthogonalize matrices (K, ..., n, m) of which each process may hold some rows (FSDP2).
 
     The processes then exchange parts, so that each has some whole matrices, and exchange again.
     """
@@ -56,6 +56,8 @@ def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Update matrices by orthogonalized Nesterov momentum, with decoupled weight decay.
+
+    A parameter (..., n, m) of more dimensions is a batch of matrices, each updated by itself.
 
     lr is the root mean square of an update's entries times 5, so learning rates and weight decay
     carry over from AdamW (whose updates have entries of about 0.2 lr).
@@ -74,7 +76,7 @@ class Muon(torch.optim.Optimizer):
         )
         for group in self.param_groups:
             for p in group["params"]:
-                assert p.ndim == 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
+                assert p.ndim >= 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
@@ -90,7 +92,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def update(self, parameters: list[Tensor], group: dict) -> None:
-        """Take one step for parameters of one shape (n, m)."""
+        """Take one step for parameters of one shape (..., n, m)."""
         states = [self.state[p] for p in parameters]
         for p, state in zip(parameters, states, strict=True):
             if not state:
@@ -101,6 +103,6 @@ class Muon(torch.optim.Optimizer):
         ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
         torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
         updates = orthogonalize_shards(ahead, group["steps"])
-        scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
+        scale = 0.2 * max(parameters[0].shape[-2:]) ** 0.5  # entries of about 0.2, as Adam's
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

@@ -148,15 +148,15 @@ RULES = (
 
 
 def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
-    """Return Muon, if it is chosen, for matrices of blocks and pointer, and AdamW for the rest.
+    """Return Muon, if it is chosen, for the matrices of blocks, and AdamW for the rest.
 
-    Norms are not decayed: pulling a scale toward 0 is no simplification.
+    A weight (experts, out, in) is a batch of matrices. Norms are not decayed: pulling a scale
+    toward 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    parts = [part for part in (model.blocks, model.pointer) if part is not None]
-    inside = {p for part in parts for p in part.parameters() if config.optimizer == "muon"}
-    matrices = [p for p in parameters if p in inside and p.ndim == 2]
-    rest = [p for p in parameters if p not in inside or p.ndim != 2]
+    inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
+    matrices = [p for p in parameters if p in inside and p.ndim >= 2]
+    rest = [p for p in parameters if p not in inside or p.ndim < 2]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},

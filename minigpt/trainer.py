@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from minigpt.batching.windows import IGNORE, shard
+from minigpt.attention import document_mask
+from minigpt.batching.windows import IGNORE, Batch, shard
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import (
     autocast,
@@ -117,7 +118,7 @@ class Trainer:
         self.progress, self.saved_step = Progress(), 0
         self.clock = time.perf_counter()
 
-    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def train_step(self, batch: Batch) -> None:
         """Compute the gradient of one batch (B, T), clip it, and update the weights."""
         progress, config = self.progress, self.config
         with memory_advice(progress.step, self.micro_rows(len(batch[0])), batch[0].shape[1]):
@@ -141,7 +142,7 @@ class Trainer:
                 progress.seconds += self.lap()
                 progress.step += 1
 
-    def accumulate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    def accumulate(self, batch: Batch) -> tuple[Tensor, int]:
         """Add up the gradients of the batch's pieces; return its mean loss and number of targets.
 
         A piece weighs as much as its share of the targets, so the sum is the gradient of the whole
@@ -157,17 +158,19 @@ class Trainer:
                 "give every batch at least one target to predict",
             )
         self.model.zero_grad(set_to_none=True)
-        idx, targets = shard(batch, rank, size)  # (B / size, T) each
+        idx, targets, *documents = shard(batch, rank, size)  # (B / size, T) each
         loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
         for micro_step, start in enumerate(range(0, len(idx), rows)):
             piece, wanted = idx[start : start + rows], targets[start : start + rows]
+            numbers = [part[start : start + rows].to(self.device) for part in documents]
+            mask = document_mask(*numbers) if numbers else None
             share = int((wanted != IGNORE).sum()) / total
             if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
                 wanted = torch.zeros_like(wanted)
             seed_step(self.config.seed, step, micro_step, rank)
             with no_sync(self.forward, is_last=start + rows >= len(idx)):
                 with autocast(self.device, self.dtype):
-                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
+                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device), mask=mask)
                 self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
         return all_reduce(loss_sum), total
@@ -186,14 +189,15 @@ class Trainer:
                 optimizer.step()
         self.scaler.update()
 
-    def refuse_update(self, loss: float, norm: float, batch: tuple[Tensor, Tensor]) -> None:
+    def refuse_update(self, loss: float, norm: float, batch: Batch) -> None:
         """End the run before weights take up NaN; float16 may overflow while it finds its scale."""
         step, config, scaled = self.progress.step, self.config, self.scaler.is_enabled()
         if scaled and self.progress.skipped < MAX_SKIPPED:
             return
         kept = self.run_dir / "bad_batch.safetensors"
         numbers = {"step": torch.tensor(step), "seed": torch.tensor(config.seed)}
-        pieces = safetensors_pieces({"idx": batch[0], "targets": batch[1]} | numbers)
+        named = dict(zip(("idx", "targets", "documents"), batch, strict=False))
+        pieces = safetensors_pieces(named | numbers)
         if self.world.is_first:
             atomic_write(kept, b"".join(pieces))
         dtype = str(self.dtype).removeprefix("torch.")
@@ -206,7 +210,7 @@ class Trainer:
             + ("" if dtype == "float32" else f" or with dtype float32 (now {dtype})"),
         )
 
-    def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def validate(self, validation: Iterable[Batch]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
         mine = map(shard_validation, validation)
         sums = sum_losses(self.model, mine, self.device, self.dtype)

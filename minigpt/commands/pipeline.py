@@ -209,14 +209,14 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     sizes = training.batch_size, config.model.block_size
     if data.floor_nats is None:
         return Windows(data.train, *sizes, training.seed)
-    stories = Documents(data.train, *sizes, training.seed)
+    stories = Documents(data.train, *sizes, training.seed, apart=data.dialogues is not None)
     if data.dialogues is None:
         return stories
 
     def mixed(seed: int, *parts: tuple[Sequence[Encoded], float]) -> Mixed:
         """Return rows of stories and, by their weights, of conversations."""
         packed = [
-            Packed(conversations, *sizes, seed + number, "drop", tokenizer.eot_id)
+            Packed(conversations, *sizes, seed + number, "drop", tokenizer.eot_id, apart=True)
             for number, (conversations, _) in enumerate(parts)
         ]
         share = config.dialogue_share

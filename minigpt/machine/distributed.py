@@ -34,7 +34,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
-from minigpt.batching.windows import IGNORE
+from minigpt.batching.windows import IGNORE, Batch
 from minigpt.support.errors import ConfigError, MinigptError, TrainingError
 from minigpt.support.signals import stop_on_signals
 
@@ -239,16 +239,16 @@ def no_sync(forward: Module, is_last: bool) -> Iterator[None]:
         yield
 
 
-def shard_validation(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return this process's rows of idx and targets (B, T); all processes' together are the batch.
+def shard_validation(batch: Batch) -> Batch:
+    """Return this process's rows of each (B, T); all processes' together are the batch.
 
     Where there are fewer rows than processes, some get the first row without targets.
     """
-    w, (idx, targets) = world(), batch
+    w, (idx, targets, *documents) = world(), batch
     mine = slice(w.rank * len(idx) // w.size, (w.rank + 1) * len(idx) // w.size)
     if mine.start == mine.stop:
-        return idx[:1], torch.full_like(targets[:1], IGNORE)
-    return idx[mine], targets[mine]
+        return idx[:1], torch.full_like(targets[:1], IGNORE), *(part[:1] for part in documents)
+    return tuple(part[mine] for part in batch)
 
 
 # ---- agreement

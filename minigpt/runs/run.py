@@ -6,7 +6,6 @@ loss.png, checkpoints/, report.json and report.md. Knows nothing of the command 
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,6 @@ from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.resume import check_unchanged
 from minigpt.tokenizer import Tokenizer, load_tokenizer
 
-SENTENCE_END = re.compile(r"[.!?\n。！？]")
 FORMAT = 1  # of config.json; raised when an older reader could misunderstand a newer file
 
 
@@ -78,25 +76,14 @@ def laptop() -> RunConfig:
 def quickstart() -> RunConfig:
     """The main job: stories and conversations in two languages, in minutes on two CPU cores.
 
-    Few layers and heads, a pointer, and tokens that are words learn soonest to recall who has
-    what; the context holds a story and its translation. What was tried stands in
-    docs/experiments.md.
+    Few layers and heads, and tokens that are words; the context holds a story and its translation.
+    What was tried stands in docs/experiments.md.
     """
     return RunConfig(
         word_cohesion=0.3,
         dialogue_share=0.8,
         tuning_fraction=0.4,
-        model=GPTConfig(
-            vocab_size=4096,
-            block_size=400,
-            n_layer=3,
-            n_head=2,
-            n_embd=128,
-            separator_id=0,  # <|endoftext|>
-            positions="sentences",
-            values="tokens",
-            pointer=True,
-        ),
+        model=GPTConfig(vocab_size=4096, block_size=400, n_layer=3, n_head=2, n_embd=128),
         training=TrainConfig(
             max_steps=1800,
             batch_size=8,
@@ -203,18 +190,8 @@ def load_config(run_dir: Path) -> RunConfig:
 
 
 def fit_to_tokenizer(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """Return a model's settings with what its tokenizer decides.
-
-    That is the number of ids and, for positions by sentences, which of them end a sentence and
-    which begin a section: the special tokens, such as those before a message.
-    """
-    marks = {}
-    if model.positions == "sentences":
-        texts = ((token, tokenizer.decode([token])) for token in range(tokenizer.vocab_size))
-        ends = tuple(token for token, text in texts if SENTENCE_END.search(text))
-        sections = tuple(tokenizer.special_tokens.values())
-        marks = {"sentence_ends": ends, "section_starts": sections}
-    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size, **marks)
+    """Return a model's settings with what its tokenizer decides: the number of ids."""
+    return dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
 
 
 def check_resumable(stored: RunConfig, config: RunConfig, run_dir: Path) -> None:

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from minigpt.machine.device import choose_dtype
+from minigpt.machine.distributed import is_split
+from minigpt.machine.optimizer import LightOptimizer
 
 # One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -44,8 +45,11 @@ def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
 
     The processes then exchange parts, so that each has some whole matrices, and exchange again.
     """
-    if not isinstance(stack, DTensor):
+    if not is_split(stack):
         return orthogonalize(stack, steps)
+    from torch.distributed.tensor import DTensor, Shard  # a second that one process does not pay
+
+    assert isinstance(stack, DTensor)
     matrices = stack.redistribute(placements=[Shard(0)])
     done = orthogonalize(matrices.to_local(), steps)
     done = DTensor.from_local(
@@ -54,7 +58,7 @@ def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
     return done.redistribute(placements=stack.placements)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(LightOptimizer):
     """Update matrices by orthogonalized Nesterov momentum, with decoupled weight decay.
 
     A parameter (..., n, m) of more dimensions is a batch of matrices, each updated by itself.

@@ -17,10 +17,10 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from minigpt.attention import document_mask
 from minigpt.batching.windows import IGNORE, Batch, shard
@@ -39,6 +39,7 @@ from minigpt.machine.distributed import (
     no_sync,
     rank_zero_first,
     shard_validation,
+    whole,
     world,
     wrap_model,
 )
@@ -99,7 +100,7 @@ class Trainer:
             keep_freed_memory()
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
-        self.forward = wrap_model(model, self.device, config.shard)
+        self.forward: Any = wrap_model(model, self.device, config.shard)
         if config.compile:
             require_compiler(self.device)
             self.forward = torch.compile(self.forward)
@@ -267,7 +268,7 @@ class Trainer:
     def restore(self, resume: bool) -> None:
         """Take up the newest good checkpoint, or make sure that a new run overwrites none.
 
-        The first process reads it and sends it to the others.
+        Rank 0 reads it and sends it to the others.
         """
         found: list[Checkpoint] = []
 
@@ -289,9 +290,10 @@ class Trainer:
     def check(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint of a run with other settings, and say what may cost the last bits."""
         now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
-        before = checkpoint.state["config"] | checkpoint.state["facts"]  # later settings: missing
-        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
-        check_unchanged(before, now, CHANGEABLE, str(checkpoint.path))
+        before = checkpoint.state["config"] | checkpoint.state["facts"]
+        usual = dataclasses.asdict(TrainConfig())
+        usual["model"] = dataclasses.asdict(GPTConfig(vocab_size=1))
+        check_unchanged(before, now, CHANGEABLE, str(checkpoint.path), usual)
         warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
 
 
@@ -304,7 +306,7 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:
             str(run_dir),
             "resume it, or choose another directory",
         )
-    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn)
+    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn, with_optimizer=True)
     if checkpoint is None and there:
         raise CheckpointError(
             f"none of {len(there)} checkpoints verifies",
@@ -323,12 +325,9 @@ def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
         f"a multiple of {size}, the number of processes",
     )
     if config.shard and size > 1 and dtype == torch.float16:
-        raise ConfigError("float16 beside --shard", "--dtype", "choose bfloat16 or float32")
-
-
-def whole(value: Tensor) -> Tensor:
-    """Return a number of which each process may hold a part (FSDP2) in full."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+        raise ConfigError(
+            "float16 cannot be combined with --shard", "--dtype", "choose bfloat16 or float32"
+        )
 
 
 def seed_step(seed: int, step: int, micro_step: int, rank: int = 0) -> None:

@@ -46,6 +46,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "batching.packing": (17, 18),
     "machine.device": (12,),
     "machine.kernels": (12,),
+    "machine.sorting": (12,),
     "machine.distributed": (13,),
     "machine.compiling": (12,),
     "cache": (11,),
@@ -137,6 +138,7 @@ IMPORT_ONLY = frozenset(
         "checks",
         "machine.device",
         "machine.kernels",
+        "machine.sorting",
     }
 )
 IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})

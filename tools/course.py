@@ -48,6 +48,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "machine.device": (12,),
     "machine.kernels": (12,),
     "machine.optimizer": (),
+    "machine.sorting": (12,),
     "machine.distributed": (13,),
     "machine.compiling": (12,),
     "attention": (8, 9, 11),
@@ -138,6 +139,7 @@ IMPORT_ONLY = frozenset(
         "checks",
         "machine.device",
         "machine.kernels",
+        "machine.sorting",
     }
 )
 IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})

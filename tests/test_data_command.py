@@ -9,8 +9,8 @@ import pytest
 from test_download import Server, send, server, status  # noqa: F401 - server is a fixture
 
 from minigpt.commands import data
-from minigpt.data import sources
-from minigpt.data.sources import Source, SourceFile, load_sources
+from minigpt.data import discovery, sources
+from minigpt.data.sources import DataSet, SourceFile, load_sources
 from minigpt.support.errors import ConfigError, DataError
 
 SENTENCES = [f"Sentence {n} speaks of {n * 7} apples and {n * n} pears." for n in range(300)]
@@ -27,12 +27,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def toy(server: Server, cache: Path, monkeypatch) -> Source:  # noqa: F811
+def toy(server: Server, cache: Path, monkeypatch) -> DataSet:  # noqa: F811
     """A data set like sms-spam, at the local server, as the only one that is known."""
     sha256 = hashlib.sha256(RAW).hexdigest()
     file = SourceFile("toy/toy.tsv", server.url, len(RAW), sha256, 300, "")
     source = dataclasses.replace(load_sources()["sms-spam"], name="toy", files=(file,))
-    for module in (sources, data):
+    for module in (sources, discovery, data):
         monkeypatch.setattr(module, "load_sources", lambda: {"toy": source})
     return source
 

@@ -162,7 +162,7 @@ def test_skip_bad_counts_and_fails_above_one_percent(tmp_path):
     examples, skipped = load_examples(path, ExampleConfig(skip_bad=True))
     assert (len(examples), skipped) == (1683, 17)
     path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1682, *bad])
-    with pytest.raises(DataError, match=r"17 of 1699 examples are bad, more than 1%.*line 1683"):
+    with pytest.raises(DataError, match=r"17 of 1699 records are bad, more than 1%.*line 1683"):
         load_examples(path, ExampleConfig(skip_bad=True))
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from minigpt.bpe import split_chunks
-from minigpt.data.corpus import Piece, ReadCounts
+from minigpt.data.corpus import Piece
+from minigpt.data.decoding import ReadCounts
 from minigpt.data.splitting import Overlap, split_documents
 from minigpt.support.errors import ConfigError
 
@@ -60,3 +61,11 @@ def test_overlap_is_measured_by_lines():
     overlap.add_training("same line\n")
     assert overlap.share == 0.5
     assert Overlap().share == 0.0
+
+
+def test_overlap_of_other_parts_and_weights():
+    overlap = Overlap(parts=str.split, weigh=lambda word: 1)
+    for text in ("a b", "a ccccc"):
+        overlap.add_validation(text)
+    overlap.add_training("a x")
+    assert overlap.share == 0.5

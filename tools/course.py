@@ -22,13 +22,16 @@ MODULES: dict[str, tuple[int, ...]] = {
     "metrics": (4, 7, 18, 22),
     "baselines": (22,),
     "storyworld": (5,),
-    "data.corpus": (5,),
-    "data.splitting": (5,),
-    "data.tables": (5,),
+    "data.decoding": (5,),
+    "data.formats": (5,),
+    "data.records": (5,),
     "data.archives": (5,),
     "data.download": (5,),
     "data.sources": (5,),
-    "data.records": (5,),
+    "data.discovery": (5,),
+    "data.corpus": (5,),
+    "data.corpora": (5,),
+    "data.splitting": (5,),
     "data.dedup": (5,),
     "data.cleaning": (5,),
     "bpe": (6,),
@@ -79,6 +82,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "evaluate": (22,),
     "storyworld.told": (22,),
     "storyworld.exam": (22,),
+    "storyworld.corpus": (22,),
     "quantize": (23,),
     "serve": (24,),
     "vision": (25,),
@@ -142,7 +146,7 @@ IMPORT_ONLY = frozenset(
         "machine.sorting",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})
+IMPORT_ONLY_NAMES = frozenset({"data.sources.DataSet", "attention.EXPLICIT_ON_CPU_UP_TO"})
 
 
 def is_import_only(module: str, name: str) -> bool:

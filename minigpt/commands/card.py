@@ -12,7 +12,6 @@ from minigpt.ngram import NGram
 from minigpt.runs.run import RunConfig
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import document_hashes
-from minigpt.storyworld.exam import examine
 from minigpt.tokenizer import Tokenizer
 from minigpt.validation import evaluate_loss
 
@@ -70,6 +69,7 @@ def model_card(
     report |= {"ngram_loss": ngram_loss, "ngram_order": ngram.n}
     if data.floor_nats is not None:
         report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
+    if data.exam:
         asked, told = (per_task, n_stories) if data.dialogues else (0, -(-n_stories // 10))
         report |= story_card(model, tokenizer, data, asked, told, ngram)
     return report | {"samples": samples(model, tokenizer)}
@@ -84,12 +84,13 @@ def story_card(
     ngram: NGram | None = None,
 ) -> dict:
     """Return tasks and told stories of a storyworld model, with a progress bar for each."""
+    assert data.exam is not None
     bars = Bars()
     try:
         seen = document_hashes(data.train.tokens, tokenizer)
         if data.dialogues:
             seen.update(data.dialogues.hashes)
-        return examine(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
+        return data.exam(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
     finally:
         bars.close()
 

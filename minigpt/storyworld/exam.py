@@ -17,10 +17,10 @@ from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.scoring import Item, contamination, score_task
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
+from minigpt.storyworld.stories import FIRST_TRAINING_SEED
 from minigpt.storyworld.told import story_scores, story_task
 from minigpt.tokenizer import Tokenizer
 
-FIRST_TRAINING_SEED = 1_000_000  # shortcuts learn from the stories of this seed and the next ones
 TAUGHT_STORIES = 1500  # from which the shortcuts learn; more help the bag of words a little
 SHOWN = 2  # answers of each task, one in each language
 LANGUAGES = ("en", "zh")

@@ -8,17 +8,20 @@ Does not know about models or tokenizers.
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from minigpt.support.errors import DataError
+
+T = TypeVar("T", bound=Hashable)
 
 # A run of Chinese characters, or a word or number of any other script.
 UNIT = re.compile(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+(?:'[^\W_]+)?")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 
-def majority(answers: Sequence[Hashable]) -> Hashable:
+def majority(answers: Sequence[T]) -> T:
     """Return the most common answer; between equally common ones, the smallest.
 
     >>> majority(["bad", "good", "good"])

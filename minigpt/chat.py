@@ -88,6 +88,11 @@ def encode_prompts(
     return [[*ids, begin] for ids, _ in encode_chats(conversations, tokenizer)]
 
 
+def longest_answer(texts: Sequence[str], tokenizer: Tokenizer) -> int:
+    """Return how many tokens the longest of some answers has, its <|end|> included."""
+    return 1 + max((len(ids) for ids in tokenizer.encode_batch(list(texts))), default=0)
+
+
 def end_id(tokenizer: Tokenizer) -> int:
     """Return the id of <|end|>, at which an answer is over."""
     return special_ids(tokenizer)[END]

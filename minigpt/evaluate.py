@@ -17,12 +17,13 @@ import torch
 from torch.nn import functional as F
 
 from minigpt import metrics
-from minigpt.chat import Message, encode_prompts, end_id
+from minigpt.batching.conversations import fit_prompts
+from minigpt.chat import Message, encode_prompts, end_id, special_ids
 from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
 from minigpt.sampling import SampleConfig
-from minigpt.scoring import example_items, fitting_metrics, score_task
+from minigpt.scoring import Item, fitting_metrics, score_parts
 from minigpt.support.errors import DataError, require
 from minigpt.tokenizer import UNKNOWN, Tokenizer
 
@@ -205,27 +206,42 @@ def answers(
     model: GPT,
     tokenizer: Tokenizer,
     conversations: Sequence[Sequence[Message]],
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     batch_size: int = 128,
     on_progress: Progress | None = None,
 ) -> list[str]:
     """Return the model's likeliest answer to each conversation: greedy, up to <|end|>.
 
-    Prompts of like length are answered together. A prompt longer than the context loses its
-    beginning, with a warning that counts such prompts.
+    This is the one way in which `finetune`, `evaluate` and the exam ask. An answer gets at most
+    `max_new_tokens` tokens (None: a quarter of the context), <|end|> included, and never more than
+    half of the context. A prompt that leaves less room loses the middle of its longest messages,
+    with a warning that counts such prompts. Prompts of like length are answered together.
     """
+    block_size = model.config.block_size
+    room = answer_room(block_size, max_new_tokens)
     prompts = encode_prompts(conversations, tokenizer)
-    cut = sum(len(prompt) > model.config.block_size for prompt in prompts)
-    if cut:
+    marks = set(special_ids(tokenizer).values())
+    prompts, n_cut = fit_prompts(prompts, block_size - room, marks)
+    if n_cut:
         warnings.warn(
-            f"{cut} of {len(prompts)} prompts are longer than the context of "
-            f"{model.config.block_size} tokens and lost their beginning",
+            f"{n_cut} of {len(prompts)} prompts are longer than the context of {block_size} "
+            f"tokens allows, with {room} for the answer, and lost their middle",
             stacklevel=2,
         )
-    sampling = SampleConfig(max_new_tokens=max_new_tokens, temperature=0.0, truncate="left")
+    sampling = SampleConfig(max_new_tokens=room, temperature=0.0)
     stop_ids = (end_id(tokenizer), tokenizer.eot_id)
     found = generate_texts(model, prompts, sampling, stop_ids, batch_size, on_progress)
     return [tokenizer.decode(ids).strip() for ids in found]
+
+
+def answer_room(block_size: int, max_new_tokens: int | None) -> int:
+    """Return how many tokens of a context are kept free for an answer.
+
+    >>> answer_room(512, None), answer_room(512, 30), answer_room(512, 400)
+    (128, 30, 256)
+    """
+    wanted = block_size // 4 if max_new_tokens is None else max_new_tokens
+    return max(1, min(wanted, block_size // 2))
 
 
 def generate_texts(
@@ -248,11 +264,6 @@ def generate_texts(
         if on_progress:
             on_progress(start + len(batch), len(prompts))
     return found
-
-
-def room_for(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    """Return how many tokens a model may take for a text like these: a quarter more than any."""
-    return 16 + 5 * max(map(len, tokenizer.encode_batch(texts))) // 4
 
 
 def likeliest(
@@ -279,20 +290,17 @@ def likeliest(
 def score_examples(
     model: GPT,
     tokenizer: Tokenizer,
-    examples: Sequence[Sequence[Message]],
-    taught: Sequence[Sequence[Message]] = (),
+    items: Sequence[Item],
+    train_items: Sequence[Item] = (),
     metric: str = "auto",
+    max_new_tokens: int | None = None,
     on_progress: Progress | None = None,
-) -> dict[str, dict]:
-    """Ask for the last answer of every example and grade it: {metric: score, baseline, ...}.
+) -> tuple[dict[str, dict], list[str]]:
+    """Ask all items and grade the answers; return ({metric: score, baseline, ...}, the answers).
 
-    `taught`: the examples that the shortcuts learn from. "auto" takes the metrics that suit labels
-    or texts. An answer may be a little longer than the longest right one, no more.
+    The baselines learn from `train_items`. "auto" takes the metrics that suit labels or texts.
     """
-    items, train_items = example_items(examples), example_items(taught) if taught else []
-    room = room_for(tokenizer, [item.answer for item in items])
-    found = answers(
-        model, tokenizer, [item.messages for item in items], room, on_progress=on_progress
-    )
+    asked = [item.messages for item in items]
+    found = answers(model, tokenizer, asked, max_new_tokens, on_progress=on_progress)
     names = fitting_metrics([*items, *train_items]) if metric == "auto" else (metric,)
-    return {name: score_task(name, name, found, items, train_items).as_dict() for name in names}
+    return score_parts(names, found, items, train_items), found

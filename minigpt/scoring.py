@@ -1,6 +1,6 @@
-"""Grade answers: the score of a task with its interval, beside the best of its shortcuts.
+"""Grade answers: the score of a task with its interval, beside the best of its baselines.
 
-Scores and shortcuts (`baselines.py`) are computed on the same items; the 95 % interval is where the
+Scores and baselines (`baselines.py`) are computed on the same items; the 95 % interval is where the
 score would fall with other items of the same kind. Does not know where answers come from.
 """
 
@@ -34,8 +34,8 @@ class Item:
     """Of the answer."""
     group: str = ""
     """Items of one group share their majority and their bag of words."""
-    shortcuts: Mapping[str, str] = field(default_factory=dict)
-    """What simple shortcuts would answer, by name."""
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """What simple baselines would answer, by name."""
     source: str = ""
     """The text that the question is about, if it is known."""
     accepts: Callable[[str], bool] | None = None
@@ -55,13 +55,19 @@ def same_text(prediction: str, item: Item) -> float:
     return float(prediction.strip() == item.answer.strip())
 
 
+def is_accepted(prediction: str, item: Item) -> bool:
+    """Tell whether an answer is right, where the item itself knows and many are."""
+    assert item.accepts is not None, item.task
+    return item.accepts(prediction)
+
+
 GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from 0 to 1
     "exact": same_text,  # a text
     "accuracy": same_text,  # a label
     "exact_match": lambda text, item: metrics.exact_match(text, item.answer, item.language),
     "token_f1": lambda text, item: metrics.token_f1(text, item.answer, item.language),
     "rouge_l": lambda text, item: metrics.rouge_l(text, item.answer, item.language),
-    "accepted": lambda text, item: float(item.accepts(text)),
+    "accepted": lambda text, item: float(is_accepted(text, item)),
 }
 METRICS = (*GRADES, "bleu", "f1")
 
@@ -108,13 +114,13 @@ def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..
         matrix = np.bincount(codes[places], minlength=K * (K + 1)).reshape(K, K + 1)
         there = matrix.sum(axis=1) > 0
         called = matrix[:, :K].sum(axis=0) + matrix.sum(axis=1)
-        return metrics.averaged(2 * matrix.diagonal()[there], called[there], "macro")
+        return float(metrics.averaged(2 * matrix.diagonal()[there], called[there], "macro"))
 
     return score
 
 
 class TaskScore(NamedTuple):
-    """A task's score and 95 % interval, beside the best of its shortcuts; all from 0 to 1."""
+    """A task's score and 95 % interval, beside the best of its baselines; all from 0 to 1."""
 
     name: str
     metric: str
@@ -124,13 +130,13 @@ class TaskScore(NamedTuple):
     n: int
     baseline: float = 0.0
     baseline_name: str = "none"
-    shortcuts: Mapping[str, float] = {}
+    baselines: Mapping[str, float] = {}
 
     def as_dict(self) -> dict:
-        """Return all but the name, ready for report.json."""
+        """Return all but the name, ready for report.json, where the baselines are "shortcuts"."""
         fields = self._asdict()
         del fields["name"]
-        return fields
+        return fields | {"shortcuts": fields.pop("baselines")}
 
 
 def score_task(
@@ -140,18 +146,18 @@ def score_task(
     items: Sequence[Item],
     train_items: Sequence[Item] = (),
 ) -> TaskScore:
-    """Grade the answers to a task's items, and every shortcut's answers to the same items.
+    """Grade the answers to a task's items, and every baseline's answers to the same items.
 
-    The shortcuts learn from `train_items`. The interval is that of other items of the same kind.
+    The baselines learn from `train_items`. The interval is that of other items of the same kind.
     """
     score = scorer(metric, predictions, items)
     every = np.arange(len(items))
     low, high = metrics.bootstrap_interval(score, len(items))
     blind = {
-        shortcut: scorer(metric, texts, items)(every)
-        for shortcut, texts in shortcut_answers(items, train_items).items()
+        baseline: scorer(metric, texts, items)(every)
+        for baseline, texts in baseline_answers(items, train_items).items()
     }
-    best = max(blind, key=blind.get, default=None)
+    best = max(blind, key=lambda baseline: blind[baseline], default="none")
     return TaskScore(
         name,
         metric,
@@ -160,21 +166,21 @@ def score_task(
         high,
         len(items),
         blind.get(best, 0.0),
-        best or "none",
+        best,
         blind,
     )
 
 
-def shortcut_answers(
+def baseline_answers(
     items: Sequence[Item], train_items: Sequence[Item] = ()
 ) -> dict[str, list[str]]:
-    """Return the answers of every shortcut to the items, by its name.
+    """Return the answers of every baseline to the items, by its name.
 
     Those that the items know; and from training items of the same group the most common answer
     ("majority") and what the prompt's words suggest ("bag_of_words", where answers recur).
     """
-    names = sorted({name for item in items for name in item.shortcuts})
-    found = {name: [item.shortcuts.get(name, "") for item in items] for name in names}
+    names = sorted({name for item in items for name in item.baselines})
+    found = {name: [item.baselines.get(name, "") for item in items] for name in names}
     groups = defaultdict(list)
     for item in train_items:
         groups[group_of(item)].append(item)
@@ -212,22 +218,27 @@ def most_accepted(taught: Sequence[Item], candidates: int = 8, tried_on: int = 2
     """Return the one of some training answers that is right for most other training items."""
     others = taught[-tried_on:]
     texts = [item.answer for item in taught[:candidates]]
-    return max(texts, key=lambda text: sum(item.accepts(text) for item in others))
+    return max(texts, key=lambda text: sum(is_accepted(text, item) for item in others))
 
 
 # --- examples of any kind ---
 
 
-def example_items(conversations: Sequence[Sequence[Message]], task: str = "examples") -> list[Item]:
+def example_items(
+    conversations: Sequence[Sequence[Message]],
+    groups: Sequence[str] = (),
+    task: str = "examples",
+) -> list[Item]:
     """Return an item for each conversation: the assistant's last message is the right answer.
 
-    The shortcuts "copy" and "first_sentence" know the prompt without what all prompts share.
+    The baselines "copy" and "first_sentence" know the prompt without what all prompts share.
     """
     places = [last_answer(messages) for messages in conversations]
+    groups = groups or [""] * len(places)
     pairs = list(zip(conversations, places, strict=True))
     texts = sources([messages[place - 1]["content"] for messages, place in pairs])
     made = []
-    for (messages, place), source in zip(pairs, texts, strict=True):
+    for (messages, place), source, group in zip(pairs, texts, groups, strict=True):
         answer = messages[place]["content"]
         blind = {"copy": source, "first_sentence": first_sentence(source)}
         made.append(
@@ -236,8 +247,9 @@ def example_items(conversations: Sequence[Sequence[Message]], task: str = "examp
                 tuple(messages[:place]),
                 answer,
                 metrics.language_of(answer),
-                shortcuts=blind,
-                source=source,
+                group,
+                blind,
+                source,
             )
         )
     return made
@@ -256,6 +268,29 @@ def fitting_metrics(items: Sequence[Item]) -> tuple[str, ...]:
     if len({item.answer for item in items}) <= min(MOST_LABELS, len(items) / 2):
         return "accuracy", "f1"
     return "exact_match", "token_f1", "rouge_l", "bleu"
+
+
+def score_parts(
+    names: Sequence[str],
+    predictions: Sequence[str],
+    items: Sequence[Item],
+    train_items: Sequence[Item] = (),
+) -> dict[str, dict]:
+    """Grade answers by every metric named: {metric: {"score", "baseline", ...}}.
+
+    Where the items have several groups, such as one file for each kind of question, the first
+    metric is given for each group as well.
+    """
+    scores = {
+        name: score_task(name, name, predictions, items, train_items).as_dict() for name in names
+    }
+    groups = sorted({item.group for item in items})
+    for group in groups if len(groups) > 1 else []:
+        pairs = zip(predictions, items, strict=True)
+        texts, asked = zip(*(pair for pair in pairs if pair[1].group == group), strict=True)
+        taught = [item for item in train_items if item.group == group]
+        scores[group] = score_task(group, names[0], texts, asked, taught).as_dict()
+    return scores
 
 
 # --- contamination ---

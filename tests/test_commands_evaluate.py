@@ -2,16 +2,18 @@
 
 import json
 import math
+import random
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from minigpt.chat import SPECIAL
+from minigpt.chat import SPECIAL, longest_answer
 from minigpt.commands import main
 from minigpt.commands.inputs import Data, Dialogues
 from minigpt.commands.pipeline import run_pipeline
-from minigpt.evaluate import text_score
+from minigpt.evaluate import generate_texts, text_score
 from minigpt.gpt import GPTConfig
 from minigpt.recipe import TrainConfig
 from minigpt.runs.run import RunConfig, open_run
@@ -112,7 +114,7 @@ def test_texts_of_a_jsonl_file_are_documents(capsys, trained, tmp_path):
     assert report_of(tmp_path / "o")["text"]["n_documents"] == 2
 
 
-def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
+def test_examples_are_scored_beside_their_baselines(capsys, trained, tmp_path):
     for name, count in (("test", 8), ("train", 12)):
         rows = [f"great film {n},good" if n % 4 else f"dull film {n},bad" for n in range(count)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
@@ -141,17 +143,111 @@ def test_examples_are_scored_beside_their_shortcuts(capsys, trained, tmp_path):
     assert "bag of words" in out
 
 
+# --- finetune and evaluate agree ---
+
+
+def write_examples(folder: Path, name: str, rows: list[tuple[str, str]]) -> Path:
+    """Write examples as a file of the kind that its name says, or as files of one label each."""
+    path = folder / name
+    if path.suffix == ".jsonl":
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    elif path.suffix in (".csv", ".tsv"):
+        comma = {".csv": ",", ".tsv": "\t"}[path.suffix]
+        lines = [f"text{comma}label", *(f"{text}{comma}{label}" for text, label in rows)]
+    else:
+        path.mkdir()
+        for kind in ("good", "bad"):
+            texts = [text for text, label in rows if label == kind]
+            (path / f"{kind}.txt").write_text("\n".join(texts) + "\n", "utf-8")
+        return path
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def zipped(path: Path) -> Path:
+    """Put a file into an archive beside it."""
+    archive = path.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, path.name)
+    return archive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "zip", "folder"])
+def test_finetune_and_evaluate_give_the_same_answers(capsys, tmp_path, monkeypatch, kind):
+    """To the last item, though many prompts are longer than the context.
+
+    One right answer of the test is longer than all in training: whoever peeks gives more room. The
+    first word tells the label, so whoever cuts the beginning knows nothing.
+    """
+    asked = []
+
+    def spy(model, prompts, sampling, *args, **more):
+        ids = generate_texts(model, prompts, sampling, *args, **more)
+        asked.append((prompts, sampling, ids))
+        return ids
+
+    monkeypatch.setattr("minigpt.evaluate.generate_texts", spy)
+    rng = random.Random(0)
+    rows = []
+    for number in range(120):
+        label = rng.choice(["good", "bad"])
+        filler = " so" * (rng.choice([2, 200]) if number % 3 else 4)
+        rows.append((f"{label} film {number}{filler}", label))
+    if kind != "folder":  # whose files are the labels
+        rows.append(("a film that is odd", "neither good nor bad at all"))
+    name = {"zip": "jsonl", "folder": ""}.get(kind, kind)
+    files = [
+        write_examples(tmp_path, f"{side}.{name}" if name else side, some)
+        for side, some in (("train", rows[:80]), ("test", rows[80:]))
+    ]
+    train, test = map(zipped, files) if kind == "zip" else files
+    out = tmp_path / "run"
+    words = ["finetune", "--data", train, "--held-out", test, "--out", out, "--over-long", "cut"]
+    words += ["--n-layer", 1, "--n-head", 1, "--n-embd", 16, "--vocab-size", 290, "--device", "cpu"]
+    words += ["--block-size", 64, "--max-steps", 30, "--pretrain-epochs", 0, "--batch-size", 8]
+    assert main([str(word) for word in words]) == 0
+    assert "prompts are longer than the context of 64" in capsys.readouterr().err
+    code, _, err = run(capsys, "--checkpoint", out, "--data", test, "--learn-from", train)
+    assert code == 0
+    assert "prompts are longer than the context of 64" in err
+    (prompts, sampling, answers), again = asked
+    assert len(prompts) == len(rows) - 80
+    assert (prompts, sampling, answers) == again
+    assert report_of(out)["tasks"] == report_of(out / "evaluation")["tasks"]
+    tokenizer, room = open_run(out, "cpu").tokenizer, sampling.max_new_tokens
+    assert room == longest_answer(["good", "bad"], tokenizer)
+    user = tokenizer.special_tokens["<|user|>"]
+    assert all(ids[0] == user and len(ids) <= 64 - room for ids in prompts)
+
+
+def test_the_room_for_answers_can_be_set(capsys, trained, tmp_path, monkeypatch):
+    rooms = []
+
+    def write(model, prompts, sampling, *args, **more):
+        rooms.append(sampling.max_new_tokens)
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("minigpt.evaluate.generate_texts", write)
+    (tmp_path / "a.csv").write_text("text,label\na film,good\nb film,bad\n", "utf-8")
+    words = ["--checkpoint", trained, "--data", tmp_path / "a.csv", "--out", tmp_path / "o"]
+    for flags in ([], ["--max-answer-tokens", 7]):
+        assert run(capsys, *words, *flags)[0] == 0
+    assert rooms == [256 // 4, 7]
+
+
 @pytest.mark.slow
 def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeypatch):
     from minigpt import storyworld
     from minigpt.batching.prepare import document_ids
     from minigpt.batching.token_files import write_tokens
     from minigpt.commands import evaluate
-    from minigpt.storyworld import exam
+    from minigpt.storyworld import exam, told
 
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})
-    monkeypatch.setattr(exam, "room_for", lambda tokenizer, texts: 20)
+    monkeypatch.setattr(exam, "longest_answer", lambda texts, tokenizer: 20)
+    monkeypatch.setattr(told, "story_room", lambda tokenizer: 20)
     copied = shutil.copytree(trained, tmp_path / "run")
     tokenizer = open_run(copied).tokenizer
     held = list(storyworld.documents(4))
@@ -200,6 +296,7 @@ def test_invalid_utf8_names_the_byte(capsys, trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--max-answer-tokens", 0], ["max_answer_tokens = 0", "1 or more"]),
         (["--stories", 0], ["stories = 0", "--stories", "1 or more"]),
         (["--per-task", -3], ["per_task = -3", "--per-task", "1 or more"]),
         (["--metric", "blue"], ["metric = 'blue'", "--metric", "one of auto", "bleu"]),

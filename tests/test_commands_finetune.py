@@ -17,8 +17,9 @@ import pytest
 import safetensors.torch
 
 from minigpt.commands import main
-from minigpt.commands.chat import Chat, ChatCommand, talk
-from minigpt.commands.settings import load_command
+from minigpt.commands.chat import ChatCommand, fitting, say, talk
+from minigpt.conversation import Chat
+from minigpt.finetune import load_settings
 from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint
 from minigpt.runs.run import open_run, read_metrics
 from minigpt.sampling import SampleConfig
@@ -200,7 +201,7 @@ def test_a_checkpoint_learns_on(capsys, trained, reviews, tmp_path):
     for name, weight in old.model.state_dict().items():
         assert (weight - new.model.state_dict()[name]).abs().max() < 1e-6, name
     assert not (out / "pretrained").exists()
-    assert load_command(out).checkpoint == trained
+    assert load_settings(out).checkpoint == trained
 
 
 def test_model_flags_beside_a_checkpoint_are_refused(capsys, trained, reviews, tmp_path):
@@ -400,6 +401,12 @@ def test_settings_edited_into_nonsense_are_named(capsys, trained, tmp_path):
 # --- talking ---
 
 
+def talking(run_dir: Path, system: str = "", sampling: SampleConfig | None = None) -> Chat:
+    """Begin a conversation with a run's model."""
+    opened = open_run(run_dir, "cpu")
+    return Chat(opened.model, opened.tokenizer, system, sampling)
+
+
 def test_chat_sends_messages_and_prints_the_answers_alone(capsys, trained):
     words = ["chat", "--checkpoint", trained, "--max-new-tokens", 8, "--message"]
     code, out, _ = run(capsys, *words, "Film 3 was fine.", "Film 4 was dull.")
@@ -412,7 +419,7 @@ def test_chat_sends_messages_and_prints_the_answers_alone(capsys, trained):
 
 
 def test_chat_reads_from_the_terminal_until_quit(capsys, trained, monkeypatch):
-    chat = Chat(open_run(trained, "cpu"), "", SampleConfig(max_new_tokens=4, temperature=0.0))
+    chat = talking(trained, sampling=SampleConfig(max_new_tokens=4, temperature=0.0))
     typed = "Film 3 was fine.\n\n/help\n/reset\nFilm 3 was fine.\n" + "very " * 200
     monkeypatch.setattr("sys.stdin", io.StringIO(typed + "\n/quit\nnever read"))
     assert talk(chat) == 0
@@ -428,9 +435,9 @@ def test_chat_reads_from_the_terminal_until_quit(capsys, trained, monkeypatch):
 
 
 def test_chat_forgets_the_oldest_turns_and_says_so(capsys, trained):
-    chat = Chat(open_run(trained, "cpu"), "Be brief.", SampleConfig(max_new_tokens=4))
+    chat = talking(trained, "Be brief.", SampleConfig(max_new_tokens=4))
     for number in range(8):
-        chat.answer(f"Film {number} was fine.", lambda text: None)
+        say(chat, f"Film {number} was fine.")
     assert "forgotten" in capsys.readouterr().err
     assert chat.messages[0] == {"role": "system", "content": "Be brief."}
     assert chat.messages[-2]["content"] == "Film 7 was fine."
@@ -441,7 +448,7 @@ def test_chat_forgets_the_oldest_turns_and_says_so(capsys, trained):
 
 
 def test_chat_streams_what_it_returns_and_keeps_it_after_ctrl_c(trained):
-    chat = Chat(open_run(trained, "cpu"), "", SampleConfig(max_new_tokens=20, temperature=2.0))
+    chat = talking(trained, sampling=SampleConfig(max_new_tokens=20, temperature=2.0))
     shown: list[str] = []
     assert chat.answer("Film", shown.append) == "".join(shown)
     assert chat.messages[-1] == {"role": "assistant", "content": "".join(shown)}
@@ -456,8 +463,19 @@ def test_chat_streams_what_it_returns_and_keeps_it_after_ctrl_c(trained):
 
 def test_no_room_for_a_prompt_is_refused(trained):
     with pytest.raises(ConfigError, match=r"max_new_tokens = 64.*less than 64"):
-        Chat(open_run(trained, "cpu"), "", SampleConfig(max_new_tokens=64))
+        talking(trained, sampling=SampleConfig(max_new_tokens=64))
 
 
 def test_chat_answers_as_likely_as_it_can_unless_told(trained):
     assert ChatCommand(trained).sampling.temperature == 0
+
+
+def test_chat_needs_no_flag_for_a_short_context(capsys, trained):
+    """The usual room for an answer, 100 tokens, is more than this model's context of 64."""
+    code, out, err = run(capsys, "chat", "--checkpoint", trained, "--message", "Film 3 was fine.")
+    assert code == 0, err
+    assert out.strip() in {"good", "bad"}
+    usual = ChatCommand(trained).sampling
+    assert fitting(usual, 64).max_new_tokens == 32
+    assert fitting(usual, 101) == usual
+    assert fitting(SampleConfig(max_new_tokens=70), 64).max_new_tokens == 70, "given, so refused"

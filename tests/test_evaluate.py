@@ -12,6 +12,7 @@ from minigpt.batching.token_files import write_tokens
 from minigpt.batching.windows import EvalDocuments
 from minigpt.chat import SPECIAL, encode_prompt, end_id
 from minigpt.evaluate import (
+    answer_room,
     answers,
     batches_by_length,
     best_ngram,
@@ -28,6 +29,7 @@ from minigpt.generate import generate
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.ngram import NGram, count_ngrams, join_documents
 from minigpt.sampling import SampleConfig
+from minigpt.scoring import example_items
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer
 from minigpt.validation import evaluate_loss
@@ -258,11 +260,32 @@ def test_progress_is_told_by_batch(model, tokenizer):
     assert told == [(2, 5), (4, 5), (5, 5)]
 
 
-def test_long_prompts_lose_their_beginning_with_a_warning(model, tokenizer):
-    long = "one two three four five six seven eight nine ten " * 4
+def test_long_prompts_lose_their_middle_with_a_warning(model, tokenizer, monkeypatch):
+    """The marks of all roles stay, and so do the first and the last words of the template."""
+    asked, user, end = [], tokenizer.special_tokens["<|user|>"], end_id(tokenizer)
+    begin = tokenizer.special_tokens["<|assistant|>"]
+
+    def write(model, prompts, sampling, *args):
+        asked.extend(prompts)
+        assert sampling.max_new_tokens == 3
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr("minigpt.evaluate.generate_texts", write)
+    long = "Good or bad? " + "one two three four five six seven " * 4 + "Answer:"
     with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the context of 24"):
-        found = answers(model, tokenizer, [ask(long), ask("a")], 3)
-    assert len(found) == 2
+        assert answers(model, tokenizer, [ask(long), ask("a")], 3) == ["", ""]
+    cut, short = asked
+    assert short == encode_prompt(ask("a"), tokenizer)
+    assert len(cut) == 24 - 3
+    assert (cut[0], cut[-2:]) == (user, [end, begin])
+    text = tokenizer.decode(cut[1:-2])
+    assert long.startswith(text[:5])
+    assert long.endswith(text[-5:])
+
+
+@pytest.mark.parametrize(("limit", "room"), [(None, 6), (3, 3), (12, 12), (200, 12), (0, 1)])
+def test_the_room_for_answers_is_a_setting_and_at_most_half(limit, room):
+    assert answer_room(24, limit) == room
 
 
 def test_no_two_batches_share_their_random_numbers(model, tokenizer):
@@ -292,20 +315,24 @@ def test_likeliest_is_the_choice_of_least_loss(model, tokenizer):
 
 def test_score_examples_grades_what_the_model_answers(tokenizer, monkeypatch):
     examples = [[*ask(f"Number {n}"), said("odd" if n % 2 else "even")] for n in range(8)]
-    room = []
+    rooms = []
 
     def oracle(model, tokenizer, asked, max_new_tokens, on_progress=None):
-        room.append(max_new_tokens)
+        rooms.append(max_new_tokens)
         numbers = [int(messages[-1]["content"].split()[-1]) for messages in asked]
         return ["odd" if n % 2 or n == 6 else "even" for n in numbers]  # wrong about 6
 
     monkeypatch.setattr("minigpt.evaluate.answers", oracle)
-    scores = score_examples(None, tokenizer, examples, examples)
-    assert set(scores) == {"accuracy", "f1"}
+    items = example_items(examples, ["low"] * 6 + ["high"] * 2)
+    scores, found = score_examples(None, tokenizer, items, items, max_new_tokens=7)
+    assert set(scores) == {"accuracy", "f1", "low", "high"}
+    assert found[:2] == ["even", "odd"]
+    assert (scores["low"]["score"], scores["high"]["score"]) == (1, 0.5)
     assert scores["accuracy"]["score"] == 1 - 1 / 8
     assert scores["accuracy"]["shortcuts"]["majority"] == 0.5
-    assert 16 < room[0] < 24
-    assert set(score_examples(None, tokenizer, examples, metric="bleu")) == {"bleu"}
+    scores, _ = score_examples(None, tokenizer, example_items(examples), metric="bleu")
+    assert set(scores) == {"bleu"}
+    assert rooms == [7, None], "the right answers are not looked at"
 
 
 def test_a_tokenizer_without_chat_tokens_is_refused(model):

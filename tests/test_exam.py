@@ -1,4 +1,4 @@
-"""The exam: an oracle passes it, shortcuts do not, and every fault of a story gets its name."""
+"""The exam: an oracle passes it, baselines do not, and every fault of a story gets its name."""
 
 import math
 import random

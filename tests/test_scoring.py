@@ -1,4 +1,4 @@
-"""Grades: oracles score 1, a planted mistake costs exactly 1/n, shortcuts know only their own."""
+"""Grades: oracles score 1, a planted mistake costs exactly 1/n, baselines know only their own."""
 
 import math
 
@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from minigpt.scoring import (
     METRICS,
     Item,
+    baseline_answers,
     contamination,
     document_hashes,
     example_items,
@@ -17,7 +18,6 @@ from minigpt.scoring import (
     learned_answers,
     score_task,
     scorer,
-    shortcut_answers,
     text_hash,
 )
 from minigpt.support.errors import ConfigError, DataError
@@ -88,14 +88,14 @@ def test_languages_may_be_mixed():
     assert found.score == pytest.approx(0.8)
 
 
-def test_the_best_shortcut_is_the_baseline():
+def test_the_best_baseline_stands_beside_the_score():
     items = [
-        item("?", "x", shortcuts={"first_mention": "x", "last_mention": "y"}),
-        item("?", "y", shortcuts={"first_mention": "x", "last_mention": "y"}),
-        item("?", "y", shortcuts={"first_mention": "x"}),
+        item("?", "x", baselines={"first_mention": "x", "last_mention": "y"}),
+        item("?", "y", baselines={"first_mention": "x", "last_mention": "y"}),
+        item("?", "y", baselines={"first_mention": "x"}),
     ]
     found = score_task("t", "accuracy", ["x", "x", "x"], items)
-    assert found.shortcuts == pytest.approx({"first_mention": 1 / 3, "last_mention": 1 / 3})
+    assert found.baselines == pytest.approx({"first_mention": 1 / 3, "last_mention": 1 / 3})
     taught = [item("?", "y"), item("?", "y"), item("?", "x")]
     found = score_task("t", "accuracy", ["x", "x", "x"], items, taught)
     assert found.baseline_name == "majority"
@@ -108,10 +108,10 @@ def test_a_constant_answer_scores_the_majority_baseline():
     taught = [item(f"{n}", "yes" if n % 3 else "no") for n in range(30)]
     items = [item(f"{n}", "yes" if n % 4 else "no") for n in range(40)]
     found = score_task("t", "accuracy", ["yes"] * 40, items, taught)
-    assert found.score == found.shortcuts["majority"] == 0.75
+    assert found.score == found.baselines["majority"] == 0.75
 
 
-def test_shortcuts_learn_from_their_own_group_and_language():
+def test_baselines_learn_from_their_own_group_and_language():
     taught = [item("?", "a", group="g")] * 3 + [item("?", "b", group="h")] * 5
     taught += [item("?", "c", group="g", language="zh")] * 9
     items = [
@@ -120,7 +120,7 @@ def test_shortcuts_learn_from_their_own_group_and_language():
         item("?", "", group="g", language="zh"),
         item("?", "", group="new"),
     ]
-    assert shortcut_answers(items, taught)["majority"] == ["a", "b", "c", ""]
+    assert baseline_answers(items, taught)["majority"] == ["a", "b", "c", ""]
 
 
 def test_bag_of_words_knows_words_and_is_left_out_where_answers_do_not_recur():
@@ -158,7 +158,7 @@ def test_example_items_ask_for_the_last_answer():
     first, second = example_items([turns, more])
     assert (first.prompt, first.answer, len(first.messages)) == ("Sum: A b. C d.", "A", 2)
     assert (second.answer, second.language, len(second.messages)) == ("结局很好", "zh", 4)
-    assert first.shortcuts == {"copy": "A b. C d.", "first_sentence": "A b."}
+    assert first.baselines == {"copy": "A b. C d.", "first_sentence": "A b."}
     assert first.source == "A b. C d."
 
 

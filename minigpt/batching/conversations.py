@@ -5,8 +5,9 @@ A conversation that no row can hold is refused, left out, or loses the middle of
 Shapes: B batch, T time. Targets are the inputs' next tokens; IGNORE marks what is not trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ def fit(
     out of the middle of the longest stretch that is not trained on.
     """
     if len(ids) <= block_size + 1:
-        return ids, trained
+        return list(ids), list(trained)
     if over_long == "refuse":
         raise DataError(
             f"a conversation of {len(ids)} tokens, but rows hold {block_size + 1}",
@@ -122,11 +123,37 @@ def cut_middle(ids: Sequence[int], trained: Sequence[bool], length: int) -> Enco
     )
 
 
-def fit_prompts(prompts: Sequence[Sequence[int]], room: int) -> tuple[list[list[int]], int]:
-    """Cut the middle of the prompts that are longer than `room` ids; also say how many were."""
-    fitted = []
-    for ids in prompts:
-        excess = max(0, len(ids) - room)
-        first = (len(ids) - excess) // 2
-        fitted.append([*ids[:first], *ids[first + excess :]])
+def fit_prompts(
+    prompts: Sequence[Sequence[int]], room: int, keep: Collection[int]
+) -> tuple[list[list[int]], int]:
+    """Shorten the prompts of more than `room` ids; also say how many these were.
+
+    The longest messages lose their middle, so what a template puts first and last stays, and so do
+    the ids to `keep`: those that mark roles and ends.
+    """
+    fitted = [list(ids) if len(ids) <= room else shorten(ids, room, keep) for ids in prompts]
     return fitted, sum(len(ids) > room for ids in prompts)
+
+
+def shorten(ids: Sequence[int], room: int, keep: Collection[int]) -> list[int]:
+    """Cut the messages of one prompt down to one length, the greatest for which it has room.
+
+    >>> shorten([1, 10, 11, 12, 13, 2, 1, 20, 2], room=7, keep={1, 2})
+    [1, 10, 13, 2, 1, 20, 2]
+    """
+    runs = [(kept, list(run)) for kept, run in groupby(ids, key=lambda token: token in keep)]
+    lengths = [len(run) for kept, run in runs if not kept]
+    left = max(room - (len(ids) - sum(lengths)), 0)
+    longest = max(lengths, default=0)
+    while sum(min(length, longest) for length in lengths) > left:
+        longest -= 1
+    rows = [run if kept else without_middle(run, longest) for kept, run in runs]
+    # Where the marks of very many messages alone are too long, the oldest of them go as well.
+    return [token for row in rows for token in row][-room:]
+
+
+def without_middle(ids: Sequence[int], length: int) -> list[int]:
+    """Keep the first and the last of some ids, `length` in all."""
+    excess = max(len(ids) - length, 0)
+    first = (len(ids) - excess + 1) // 2
+    return [*ids[:first], *ids[first + excess :]]

@@ -3,7 +3,9 @@
 from tqdm import tqdm
 
 from minigpt.batching.windows import EvalDocuments, EvalWindows
+from minigpt.commands.bars import Bars
 from minigpt.commands.inputs import Data
+from minigpt.counts import count_parameters
 from minigpt.evaluate import best_ngram, gap_closed, loss_scores
 from minigpt.generate import generate
 from minigpt.gpt import GPT
@@ -13,28 +15,19 @@ from minigpt.runs.run import RunConfig
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import document_hashes
 from minigpt.tokenizer import Tokenizer
+from minigpt.train import TrainResult
 from minigpt.validation import evaluate_loss
 
 
-class Bars:
-    """Shows one progress bar after the other: call it with a stage, how many are done, of how many.
-
-    >>> show = Bars()
-    >>> show("answering", 128, 2400)
-    """
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.bar is None or self.bar.desc.removesuffix(": ") != stage:
-            self.close()
-            self.bar = tqdm(total=total, desc=stage, leave=False)
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def training_facts(config: RunConfig, result: TrainResult) -> dict:
+    """Return how every report of a training begins: what was trained, on what, how far."""
+    return {
+        "data": config.data,
+        "parameters": count_parameters(config.model),
+        "steps": result.step,
+        "tokens": result.tokens,
+        "tokens_per_second": round(result.tokens / result.seconds),
+    }
 
 
 def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocuments:
@@ -52,9 +45,9 @@ def model_card(
     per_task: int = 200,
     n_stories: int = 1000,
 ) -> dict:
-    """Return losses and their baselines, samples and, of storyworld, told stories and tasks.
+    """Return losses and their baselines, samples and, of storyworld, stories and tasks.
 
-    Tasks are asked only of a model that conversations have taught what they are; others tell a
+    Tasks are asked only of a model that conversations have taught what they are; others write a
     tenth of the stories.
     """
     device = choose_device(config.training.device)
@@ -70,8 +63,8 @@ def model_card(
     if data.floor_nats is not None:
         report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
     if data.exam:
-        asked, told = (per_task, n_stories) if data.dialogues else (0, -(-n_stories // 10))
-        report |= story_card(model, tokenizer, data, asked, told, ngram)
+        asked, written = (per_task, n_stories) if data.dialogues else (0, -(-n_stories // 10))
+        report |= story_card(model, tokenizer, data, asked, written, ngram)
     return report | {"samples": samples(model, tokenizer)}
 
 
@@ -83,16 +76,13 @@ def story_card(
     n_stories: int = 1000,
     ngram: NGram | None = None,
 ) -> dict:
-    """Return tasks and told stories of a storyworld model, with a progress bar for each."""
+    """Return tasks and stories of a storyworld model, with a progress bar for each."""
     assert data.exam is not None
-    bars = Bars()
-    try:
+    with Bars() as bars:
         seen = document_hashes(data.train.tokens, tokenizer)
         if data.dialogues:
             seen.update(data.dialogues.hashes)
         return data.exam(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
-    finally:
-        bars.close()
 
 
 def samples(model: GPT, tokenizer: Tokenizer, count: int = 3) -> list[str]:

@@ -10,12 +10,15 @@ from tqdm import tqdm
 
 from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.commands.arguments import parse
-from minigpt.commands.card import Bars, model_card
+from minigpt.commands.bars import Bars
+from minigpt.commands.card import model_card
+from minigpt.commands.finetune import to_items
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
 from minigpt.counts import count_parameters
-from minigpt.data.corpus import read_documents
+from minigpt.data.corpus import Errors, read_documents
 from minigpt.evaluate import score_examples, text_score
+from minigpt.finetune import answer_limit
 from minigpt.runs.report import write_report
 from minigpt.runs.run import Run, open_run, read_metrics
 from minigpt.scoring import METRICS
@@ -39,9 +42,12 @@ class EvaluateCommand:
     data: str | None = None
     """Examples with right answers (.jsonl, .json, .csv, .tsv or a folder)."""
     learn_from: str | None = None
-    """Training examples for the shortcuts that the scores are compared with."""
+    """Training examples for the baselines that the scores are compared with."""
     metric: str = "auto"
     """How answers are graded: auto, accuracy, f1, exact, exact_match, token_f1, rouge_l, bleu."""
+    max_answer_tokens: int | None = None
+    """Most tokens of an answer (None: as finetune gave it, which is the longest answer in training;
+    other runs: a quarter of the context)."""
     per_task: int = 200
     """How many items of each storyworld task are asked."""
     stories: int = 1000
@@ -77,6 +83,8 @@ def check(command: EvaluateCommand) -> None:
     """Refuse numbers and metrics that make no sense, before anything is loaded."""
     require(command.per_task >= 1, "per_task", command.per_task, "1 or more")
     require(command.stories >= 1, "stories", command.stories, "1 or more")
+    tokens = command.max_answer_tokens
+    require(tokens is None or tokens >= 1, "max_answer_tokens", tokens, "1 or more")
     known = ("auto", *(name for name in METRICS if name != "accepted"))
     require(command.metric in known, "metric", command.metric, f"one of {', '.join(known)}")
     if command.learn_from and not command.data:
@@ -92,45 +100,49 @@ def evaluated(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
         "steps": run.step,
     }
     if command.text:
-        score = text_score(run.model, run.tokenizer, texts(command), command.stride)
+        documents = texts(command.text, command.field, command.examples.errors)
+        score = text_score(run.model, run.tokenizer, documents, command.stride)
         report["text"] = score._asdict()
     if command.data:
-        report |= {"tasks": example_scores(command, run), "about_tasks": ABOUT_EXAMPLES}
+        limit = command.max_answer_tokens or answer_limit(run_dir)
+        tasks = example_scores(command, command.data, run, limit)
+        report |= {"tasks": tasks, "about_tasks": ABOUT_EXAMPLES}
     return report if asked else report | own_card(command, run, run_dir)
 
 
 ABOUT_EXAMPLES = (
-    "Each score is that of the model's answers to the examples. The shortcut is the best of: a "
+    "Each score is that of the model's answers to the examples. The baseline is the best of: a "
     "copy of the text, its first sentence and, where training examples are given, the most common "
     "answer and a bag of the words; measured on the same items."
 )
 
 
-def texts(command: EvaluateCommand) -> Iterator[str]:
+def texts(path: Path, field: str, errors: Errors) -> Iterator[str]:
     """Yield the documents of --text with a progress bar."""
     with tqdm(desc="evaluating", unit=" documents", leave=False) as bar:
-        for document in read_documents(command.text, command.field, command.examples.errors):
+        for document in read_documents(path, field, errors):
             yield document
             bar.update()
 
 
-def example_scores(command: EvaluateCommand, run: Run) -> dict[str, dict]:
+def example_scores(
+    command: EvaluateCommand, data: str, run: Run, max_answer_tokens: int | None
+) -> dict[str, dict]:
     """Return the scores of the examples in --data."""
     config = command.examples
-    found, _ = load_examples(command.data, config, "test")
+    found, _ = load_examples(data, config, "test")
     taught = load_examples(command.learn_from, config)[0] if command.learn_from else []
-    bars = Bars()
-    try:
-        return score_examples(
+    with Bars() as bars:
+        tasks, _ = score_examples(
             run.model,
             run.tokenizer,
-            [example.messages for example in found],
-            [example.messages for example in taught],
+            to_items(found),
+            to_items(taught),
             command.metric,
+            max_answer_tokens,
             lambda done, total: bars("answering", done, total),
         )
-    finally:
-        bars.close()
+    return tasks
 
 
 def own_card(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:

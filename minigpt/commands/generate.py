@@ -1,21 +1,18 @@
-"""Let a trained model write: `generate --checkpoint DIR --prompt TEXT --max-new-tokens N`."""
+"""Generate text with a trained model: `generate --checkpoint DIR --prompt TEXT`."""
 
-import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minigpt.api import load
 from minigpt.commands.arguments import parse
-from minigpt.generate import stream
-from minigpt.runs.run import Run, open_run
 from minigpt.sampling import SampleConfig
-from minigpt.streaming import StopStrings, TextStream
 from minigpt.support.errors import require
 
 
 @dataclass(frozen=True)
 class GenerateCommand:
-    """Continue a prompt with a trained model and print the text as it is made."""
+    """Generate text with a trained model: continue a prompt, and print the text as it is made."""
 
     checkpoint: Path
     """A run directory, or one checkpoint directory in it."""
@@ -24,7 +21,7 @@ class GenerateCommand:
     count: int = 1
     """How many texts to write, each with the next seed."""
     stop: tuple[str, ...] = ()
-    """End a text where one of these strings would come."""
+    """Stop generating before any of these strings."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     sampling: SampleConfig = field(default_factory=SampleConfig)
@@ -34,22 +31,15 @@ def main(words: list[str]) -> int:
     """Run the command."""
     command = parse(GenerateCommand, "generate", words)
     require(command.count >= 1, "count", command.count, "1 or more")
-    run = open_run(command.checkpoint, command.device)
-    for note in run.notes:
+    model = load(command.checkpoint, command.device)
+    for note in model.run.notes:
         print(note, file=sys.stderr)
-    prompt = [run.tokenizer.eot_id, *run.tokenizer.encode(command.prompt)]
     for number in range(command.count):
         seed = command.sampling.seed + number
-        write(run, prompt, command, dataclasses.replace(command.sampling, seed=seed))
+        pieces = model.stream(
+            command.prompt, stop=command.stop, sampling=command.sampling, seed=seed
+        )
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
     return 0
-
-
-def write(run: Run, prompt: list[int], command: GenerateCommand, config: SampleConfig) -> None:
-    """Print one text, piece by piece."""
-    text, stop = TextStream(run.tokenizer), StopStrings(command.stop)
-    print(command.prompt, end="", flush=True)
-    for token in stream(run.model, prompt, config, stop_ids=[run.tokenizer.eot_id]):
-        print(stop.push(text.push(token)), end="", flush=True)
-        if stop.found:
-            break
-    print(stop.push(text.flush()) + stop.flush())

@@ -10,16 +10,17 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from minigpt.batching.packing import Mixed, Packed, RowSource, Stages
+from minigpt.batching.mixture import read_then_answer
+from minigpt.batching.packing import RowSource
 from minigpt.batching.windows import Documents, Windows
-from minigpt.chat import Encoded
-from minigpt.commands.card import model_card, validation_batches
+from minigpt.commands.bars import training_bar
+from minigpt.commands.card import model_card, training_facts, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
 from minigpt.counts import count_parameters
 from minigpt.gpt import GPT
@@ -175,15 +176,8 @@ def train_with_bar(
         "val_sha256": data.validation.sha256,
         "dialogues_sha256": data.dialogues.sha256 if data.dialogues else None,
     }
-    shown = {} if data.floor_nats is None else {"floor": f"{floor(data, config):.3f}"}
     silent = not world().is_first
-    with tqdm(total=training.max_steps, desc="training", unit="step", disable=silent) as bar:
-
-        def show(row: dict) -> None:
-            shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})
-            bar.set_postfix(shown, refresh=False)
-            bar.update(row["step"] - bar.n)
-
+    with training_bar("training", training.max_steps, floor(data, config), silent) as show:
         return train(
             model,
             source,
@@ -198,13 +192,7 @@ def train_with_bar(
 
 
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:
-    """Return where the batches come from: windows of plain text, whole stories, or both kinds.
-
-    With conversations, some rows are stories throughout. Of the others, pre-training learns most
-    from all of their text, as from any other; short ones are among them, because what to look back
-    for is found much sooner in a short text. Instruction tuning learns from the answers alone.
-    Short ones also fill the room that whole ones leave in their rows.
-    """
+    """Return where the batches come from: windows of plain text, whole stories, or both kinds."""
     training = config.training
     sizes = training.batch_size, config.model.block_size
     if data.floor_nats is None:
@@ -212,23 +200,15 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     stories = Documents(data.train, *sizes, training.seed, apart=data.dialogues is not None)
     if data.dialogues is None:
         return stories
-
-    def mixed(seed: int, *parts: tuple[Sequence[Encoded], float]) -> Mixed:
-        """Return rows of stories and, by their weights, of conversations."""
-        packed = [
-            Packed(conversations, *sizes, seed + number, "drop", tokenizer.eot_id, apart=True)
-            for number, (conversations, _) in enumerate(parts)
-        ]
-        share = config.dialogue_share
-        return Mixed([stories, *packed], [1 - share, *(share * part for _, part in parts)], seed)
-
-    short, whole = data.dialogues.beginnings, data.dialogues.encoded
-    all_text = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in whole]
-    read, answered = [*all_text, *short], [*whole, *short]
     tuning = round(config.tuning_fraction * training.max_steps)
-    pretraining = mixed(training.seed, (read, 0.65), (short, 0.2), (answered, 0.15))
-    return Stages(
-        [(pretraining, training.max_steps - tuning)], mixed(training.seed + 1, (answered, 1))
+    return read_then_answer(
+        stories,
+        data.dialogues.encoded,
+        data.dialogues.beginnings,
+        config.dialogue_share,
+        training.max_steps - tuning,
+        tokenizer.eot_id,
+        training.seed,
     )
 
 
@@ -246,11 +226,4 @@ def make_report(
     model: GPT, tokenizer: Tokenizer, data: Data, config: RunConfig, result: TrainResult
 ) -> dict:
     """Evaluate the trained model and let it write; return what report.json holds."""
-    return {
-        "data": config.data,
-        "parameters": count_parameters(config.model),
-        "steps": result.step,
-        "tokens": result.tokens,
-        "tokens_per_second": round(result.tokens / result.seconds),
-        **model_card(model, tokenizer, data, config),
-    }
+    return training_facts(config, result) | model_card(model, tokenizer, data, config)

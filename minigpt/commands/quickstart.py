@@ -1,4 +1,4 @@
-"""The main job in minutes, from nothing: `quickstart --out DIR`."""
+"""A small story model in minutes, from nothing: `quickstart --out DIR`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -11,8 +11,8 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
-from minigpt.chat import SPECIAL
-from minigpt.evaluate import Progress, answers, room_for
+from minigpt.chat import SPECIAL, longest_answer
+from minigpt.evaluate import Progress, answers
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.scoring import Item, contamination, score_task
@@ -21,7 +21,7 @@ from minigpt.storyworld.stories import FIRST_TRAINING_SEED
 from minigpt.storyworld.told import story_scores, story_task
 from minigpt.tokenizer import Tokenizer
 
-TAUGHT_STORIES = 1500  # from which the shortcuts learn; more help the bag of words a little
+TAUGHT_STORIES = 1500  # from which the baselines learn; more help the bag of words a little
 SHOWN = 2  # answers of each task, one in each language
 LANGUAGES = ("en", "zh")
 
@@ -76,18 +76,20 @@ def draw_items(
     A story gives each task at most one item in a language, whose kind is drawn evenly.
     """
     made: dict[str, list[Item]] = {name: [] for name in tasks or TASKS}
-    for seed in count(first_seed):
-        told = lessons(seed, LANGUAGES[seed % 2])
+    seeds = count(first_seed)
+    while any(len(items) < per_task for items in made.values()):
+        seed = next(seeds)
+        taught = lessons(seed, LANGUAGES[seed % 2])
         for name, items in made.items():
-            if len(items) < per_task and (fitting := [le for le in told if TASKS[name].holds(le)]):
+            fitting = [lesson for lesson in taught if TASKS[name].holds(lesson)]
+            if fitting and len(items) < per_task:
                 random = Random(f"{name} {seed}").random
                 items.append(item_of(pick_evenly(fitting, random), name))
-        if all(len(items) == per_task for items in made.values()):
-            return made
+    return made
 
 
 def taught_items(n_stories: int, first_seed: int) -> dict[str, list[Item]]:
-    """Return everything that some training stories teach, by task: the shortcuts learn from it."""
+    """Return everything that some training stories teach, by task: the baselines learn from it."""
     made: dict[str, list[Item]] = {name: [] for name in TASKS}
     for seed in range(first_seed, first_seed + n_stories):
         for lesson in lessons(seed, LANGUAGES[seed % 2]):
@@ -124,15 +126,17 @@ def answer_items(
     model: GPT,
     tokenizer: Tokenizer,
     items: dict[str, list[Item]],
+    train_items: dict[str, list[Item]],
     on_progress: Progress | None = None,
 ) -> dict[str, list[str]]:
-    """Return the model's answers task by task; tasks with answers of like length share batches.
+    """Return the model's answers task by task, none longer than the task's longest in training.
 
-    So a model that finds no end costs little where answers are short.
+    Tasks with answers of like length share batches, so a model that finds no end costs little
+    where answers are short.
     """
     rooms = {
-        name: room_for(tokenizer, [item.answer for item in of_task])
-        for name, of_task in items.items()
+        name: longest_answer([item.answer for item in train_items[name]], tokenizer)
+        for name in items
     }
     alike = defaultdict(list)  # powers of two, by their exponent
     for name, room in rooms.items():
@@ -171,7 +175,7 @@ def task_scores(
     on_progress: Progress | None = None,
 ) -> tuple[dict[str, dict], list[Answer]]:
     """Ask the model everything at once; return {task: {"score", "baseline", ...}}, and examples."""
-    found = answer_items(model, tokenizer, items, on_progress)
+    found = answer_items(model, tokenizer, items, train_items, on_progress)
     scores, shown = {}, []
     for name, of_task in items.items():
         texts = found[name]

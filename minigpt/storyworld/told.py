@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigpt import metrics
-from minigpt.evaluate import Progress, generate_texts, room_for, token_losses
+from minigpt.evaluate import Progress, generate_texts, token_losses
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.sampling import SampleConfig
@@ -24,6 +24,9 @@ from minigpt.storyworld.forms import FORMS
 from minigpt.storyworld.read import Reader, split_sentences
 from minigpt.storyworld.tables import WORLDS
 from minigpt.tokenizer import Tokenizer
+
+FIRST_TRAINING_SEED = 1_000_000  # training is told the stories of this seed and the next ones
+MEASURED = 200  # training stories that say how long one may be
 
 
 def story_scores(
@@ -45,8 +48,7 @@ def story_scores(
     `faults` counts what is wrong with the others, `sentences_before_fault` is how far they come.
     """
     eot = tokenizer.eot_id
-    usual = room_for(tokenizer, [text for text, _ in documents(200)])
-    room = min(usual, model.config.block_size - 1)
+    room = min(story_room(tokenizer), model.config.block_size - 1)
     sampling = SampleConfig(room, temperature=temperature, seed=seed)
     rows = generate_texts(model, [[eot]] * n, sampling, [eot], on_progress=on_progress)
     texts = [tokenizer.decode(ids) for ids in rows]
@@ -57,7 +59,8 @@ def story_scores(
         -losses.sum()
         for losses in token_losses(model, [[eot, *rows[place], eot] for place in good])
     ]
-    log_p = [finds[place].log_prob - math.log(2) for place in good]  # the language costs ln 2
+    # The language costs ln 2.
+    log_p = [found.log_prob - math.log(2) for found in finds if found.log_prob is not None]
     new = [text_hash(texts[place]) not in seen for place in good] if seen is not None else []
     bad = [found for found in finds if found.fault is not None]
     return {
@@ -74,15 +77,21 @@ def story_scores(
 
 
 def story_task(stories: dict, ngram: NGram | None, tokenizer: Tokenizer, n: int = 200) -> dict:
-    """Return the consistent share as a task; its shortcut is an n-gram model that tells stories."""
+    """Return the consistent share as a task; its baseline is an n-gram model that tells stories."""
     kept = {key: stories[key] for key in ("n", "low", "high")} | {"score": stories["consistent"]}
     blind = 0.0
     if ngram is not None:
-        room = room_for(tokenizer, [text for text, _ in documents(200)])
+        room = story_room(tokenizer)
         texts = [tokenizer.decode(ngram.generate((), room, seed)) for seed in range(n)]
         blind = sum(find_fault(text).fault is None for text in texts) / n
     name = "none" if ngram is None else f"{ngram.n}-gram"
     return {"metric": "consistent", **kept, "baseline": blind, "baseline_name": name}
+
+
+def story_room(tokenizer: Tokenizer) -> int:
+    """Return how many tokens a model may take for a story: a quarter more than training ones."""
+    texts = [text for text, _ in documents(MEASURED, seed=FIRST_TRAINING_SEED)]
+    return 16 + 5 * max(map(len, tokenizer.encode_batch(texts))) // 4
 
 
 # --- what is wrong with a text ---

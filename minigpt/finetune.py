@@ -1,0 +1,378 @@
+"""Fine-tune a model: teach it to answer from examples, in phases of the same `train()`.
+
+A new model first learns all of the examples' text, prompts too; then it learns the answers alone.
+A model from a checkpoint has read enough and begins with the answers. Each phase is a run in a
+directory of its own: a stopped one goes on where it was, to the same bits.
+
+Knows nothing of the command line, and does not grade: that is `evaluate.py`'s job.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+
+from minigpt.batching.conversations import OverLong
+from minigpt.batching.examples import (
+    Example,
+    ExampleConfig,
+    compared,
+    load_examples,
+    overlap,
+    own_tests,
+    split_examples,
+)
+from minigpt.batching.packing import Bucketed, EvalPacked
+from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, longest_answer, special_ids
+from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine.device import choose_device, choose_dtype
+from minigpt.recipe import TrainConfig
+from minigpt.runs.checkpoint import checkpoint_paths
+from minigpt.runs.run import (
+    RunConfig,
+    build,
+    check_resumable,
+    fit_to_tokenizer,
+    load_config,
+    open_run,
+    save_config,
+)
+from minigpt.support.errors import CheckpointError, ConfigError, DataError
+from minigpt.support.files import atomic_write
+from minigpt.support.settings import above, at_least, below, check_fields
+from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from minigpt.train import TrainResult, train
+from minigpt.validation import evaluate_loss
+
+SETTINGS = "finetune.json"
+VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
+USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before
+CONTEXT_STEP = 64  # block_size is a multiple of it
+PRETRAINING_RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Describe what is learned from which examples, and by which model."""
+
+    data: str = ""
+    """Examples: .jsonl, .json, .csv, .tsv, bAbI text, a folder, an archive, a pattern in quotes, or
+    the name of a public data set."""
+    checkpoint: Path | None = None
+    """A run directory with the model to start from (None: from nothing)."""
+    held_out: str | None = None
+    """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
+    validation_fraction: Annotated[float, above(0), below(1)] = 0.1
+    """The part of --data that is kept for the test where there are no other examples for it."""
+    epochs: Annotated[float | None, above(0)] = None
+    """How often each answer is learned; --max-steps may end it sooner (None: 4 times or, where
+    examples are few, as often as 1,000 steps allow)."""
+    pretrain_epochs: Annotated[float | None, at_least(0)] = None
+    """How often all of the text, prompts too, is learned before that (None: half as often; with
+    --checkpoint not at all)."""
+    pretrain_learning_rate: Annotated[float | None, at_least(0)] = None
+    """Learning rate of AdamW in that phase (None: --learning-rate if given, else 0.003)."""
+    pretrain_muon_learning_rate: Annotated[float | None, at_least(0)] = None
+    """Learning rate of Muon in that phase (None: --muon-learning-rate if given, else 0.02)."""
+    max_answer_tokens: Annotated[int | None, at_least(1)] = None
+    """Most tokens of an answer in the test (None: those of the longest answer in training)."""
+    over_long: OverLong = "refuse"
+    """Examples that do not fit into block_size: stop and name the line, leave them out, or cut the
+    middle of their prompts."""
+    examples: ExampleConfig = field(default_factory=ExampleConfig)
+    model: GPTConfig = field(
+        default_factory=lambda: GPTConfig(
+            vocab_size=4096, block_size=512, n_layer=4, n_head=2, n_embd=128, dropout=0.2
+        )
+    )
+    training: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            max_steps=4000, batch_size=32, learning_rate=1e-3, muon_learning_rate=5e-3
+        )
+    )
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def pretraining(self) -> TrainConfig:
+        """Return the settings of the first phase: its rates are its own."""
+        rates = {
+            name: usual if (given := getattr(self, f"pretrain_{name}")) is None else given
+            for name, usual in PRETRAINING_RATES.items()
+        }
+        return dataclasses.replace(self.training, **rates)
+
+
+def save_settings(run_dir: Path, config: FinetuneConfig) -> None:
+    """Write finetune.json, which a resumed run and an evaluation read."""
+    content = dataclasses.asdict(config)
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    atomic_write(run_dir / SETTINGS, text + "\n")
+
+
+def load_settings(run_dir: Path) -> FinetuneConfig:
+    """Read finetune.json: the settings of an earlier run."""
+    path = run_dir / SETTINGS
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        for name in ("out", "resume"):  # older versions stored the command's words as well
+            content.pop(name, None)
+        parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
+        content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
+        content["checkpoint"] = content["checkpoint"] and Path(content["checkpoint"])
+        content["examples"] = dataclasses.replace(
+            content["examples"], columns=tuple(content["examples"].columns)
+        )
+        return build(FinetuneConfig, content, SETTINGS)
+    except FileNotFoundError:
+        remedy = "give the directory that finetune wrote, or leave --resume out"
+        raise CheckpointError(f"no {SETTINGS}", str(run_dir), remedy) from None
+    except (ValueError, LookupError, TypeError) as error:
+        what = error.what if isinstance(error, ConfigError) else str(error)
+        raise CheckpointError(
+            f"not the settings of a run: {what}", str(path), "restore the file"
+        ) from None
+
+
+def answer_limit(run_dir: Path) -> int | None:
+    """Return how long a fine-tuned run's answers may be, in tokens; None where it never learned."""
+    return load_settings(run_dir).max_answer_tokens if (run_dir / SETTINGS).is_file() else None
+
+
+# --- examples ---
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The examples to learn from and those to be tested on."""
+
+    train: list[Example]
+    held_out: list[Example]
+    facts: dict[str, float]
+    """What was found in the data, for the report."""
+
+
+def read_sides(config: FinetuneConfig) -> Sides:
+    """Read all examples and part them; warn where the test also stands in training."""
+    train, skipped = load_examples(config.data, config.examples)
+    if config.held_out:
+        held_out, more = load_examples(config.held_out, config.examples, "test")
+        skipped += more
+    elif not (held_out := own_tests(config.data, config.examples)):
+        train, held_out = split_examples(train, config.validation_fraction)
+    if not train or not held_out:
+        raise DataError(
+            f"{len(train)} examples to train on and {len(held_out)} held out",
+            config.data,
+            "give more examples, another --validation-fraction, or a file with --held-out",
+        )
+    both = [*train, *held_out]
+    facts = {
+        "train": len(train),
+        "held_out": len(held_out),
+        "skipped": skipped,
+        "repeated": len(both) - len({compared(example.messages) for example in both}),
+        "overlap": overlap(train, held_out),
+    }
+    if facts["overlap"] > 0:
+        warnings.warn(
+            f"the prompts of {facts['overlap']:.1%} of the held-out examples also stand in "
+            "training, so the scores look better than they are",
+            stacklevel=2,
+        )
+    return Sides(train, held_out, facts)
+
+
+def assistant_texts(examples: Sequence[Example]) -> Iterator[str]:
+    """Yield all that the assistant says in some examples."""
+    for example in examples:
+        yield from (m["content"] for m in example.messages if m["role"] == "assistant")
+
+
+# --- the model to begin with ---
+
+
+def start(
+    run_dir: Path,
+    config: FinetuneConfig,
+    examples: Sequence[Example],
+    resume: bool = False,
+    on_text: Callable[[], object] | None = None,
+) -> tuple[GPT, Tokenizer]:
+    """Return the model to begin with, a checkpoint's or a new one, and its tokenizer.
+
+    A run that goes on finds its tokenizer in its directory, and needs the checkpoint no more.
+    `on_text` is called for each text that a new tokenizer learns from.
+    """
+    path, device = run_dir / "tokenizer.json", config.training.device
+    goes_on = resume and (run_dir / "config.json").exists()
+    base = open_run(config.checkpoint, device) if config.checkpoint and not goes_on else None
+    if resume and path.exists():
+        tokenizer = load_tokenizer(path)
+    elif base:
+        tokenizer = base.tokenizer
+        special_ids(tokenizer)  # or else it cannot chat
+    else:
+        tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
+    tokenizer.save(path)
+    if config.checkpoint:
+        kept = base.config.model if base else load_config(run_dir).model
+        model_config = dataclasses.replace(kept, dropout=config.model.dropout)
+    else:
+        encoded = encode_chats([example.messages for example in examples], tokenizer)
+        model_config = fitting_model(config.model, tokenizer, encoded)
+    torch.manual_seed(config.training.seed)
+    model = GPT(model_config)
+    if base:
+        model.load_state_dict(base.model.state_dict())
+    return model, tokenizer
+
+
+def learn_tokenizer(
+    vocab_size: int, examples: Sequence[Example], on_text: Callable[[], object] | None = None
+) -> Tokenizer:
+    """Train a tokenizer on both sides of the examples."""
+
+    def texts() -> Iterator[str]:
+        for example in examples:
+            for message in example.messages:
+                yield message["content"]
+                if on_text:
+                    on_text()
+
+    return BPETokenizer.train(texts(), vocab_size, SPECIAL)
+
+
+def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Encoded]) -> GPTConfig:
+    """Return the model's settings with the tokenizer's vocabulary, and no more context than needed.
+
+    Short rows are cheaper, so block_size shrinks to what the longest example needs.
+    """
+    needed = -(-max(len(ids) for ids, _ in encoded) // CONTEXT_STEP) * CONTEXT_STEP
+    block_size = min(model.block_size, needed)
+    return dataclasses.replace(fit_to_tokenizer(model, tokenizer), block_size=block_size)
+
+
+# --- learning ---
+
+
+class Phase:
+    """One run over the examples: all of their text ("all"), or the answers alone ("answers")."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: FinetuneConfig,
+        model: GPT,
+        tokenizer: Tokenizer,
+        sides: Sides,
+        train_on: TrainOn,
+    ):
+        self.name = "pre-training" if train_on == "all" else "training"
+        training = config.pretraining() if train_on == "all" else config.training
+        epochs = config.pretrain_epochs if train_on == "all" else config.epochs
+        rows = training.batch_size, model.config.block_size
+        taught, held_out = (
+            encode_chats([example.messages for example in side], tokenizer, train_on)
+            for side in (sides.train, sides.held_out[:VALIDATION_EXAMPLES])
+        )
+        places = [example.where for example in sides.train]
+        eot = tokenizer.eot_id
+        self.source = Bucketed(taught, *rows, training.seed, config.over_long, eot, places)
+        self.validation = EvalPacked(held_out, *rows, "cut", eot)
+        steps = steps_of(self.source.n_batches, epochs, train_on)
+        self.config = RunConfig(
+            config.data,
+            str(config.checkpoint or "bpe"),
+            model=model.config,
+            training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
+        )
+        self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
+
+    def describe(self) -> str:
+        """Say in a line what will be learned."""
+        flat, source = self.source.flat, self.source
+        long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
+        return (
+            f"{len(flat):,} examples of {flat.lengths.mean():.0f} tokens on average, in "
+            f"{source.n_batches:,} batches; {self.config.training.max_steps:,} steps{long}"
+        )
+
+    def check_resumable(self) -> None:
+        """Refuse settings that are not those of the run that goes on, if there is one."""
+        if (self.run_dir / "config.json").exists():
+            check_resumable(load_config(self.run_dir), self.config, self.run_dir)
+
+    def run(
+        self,
+        resume: bool = False,
+        on_log: Callable[[dict], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> TrainResult:
+        """Write the run's settings and train; `on_log` gets each row of metrics.jsonl."""
+        self.run_dir.mkdir(exist_ok=True)
+        save_config(self.run_dir, self.config)
+        self.tokenizer.save(self.run_dir / "tokenizer.json")
+        facts = {
+            "tokenizer_sha256": self.tokenizer.fingerprint,
+            "train_sha256": hashlib.sha256(self.source.flat.ids.tobytes()).hexdigest(),
+        }
+        return train(
+            self.model,
+            self.source,
+            self.config.training,
+            self.run_dir,
+            validation=self.validation,
+            resume=resume,
+            on_log=on_log,
+            should_stop=should_stop,
+            manifest=facts,
+        )
+
+    def val_loss(self) -> float:
+        """Return the loss on what was held out, in nats a token."""
+        device = choose_device(self.config.training.device)
+        dtype = choose_dtype(device, self.config.training.dtype)
+        return evaluate_loss(self.model, self.validation, device, dtype)
+
+
+def steps_of(n_batches: int, epochs: float | None, train_on: Literal["answers", "all"]) -> int:
+    """Return the steps that some epochs take; None means the usual number of them."""
+    if epochs is not None:
+        return math.ceil(epochs * n_batches)
+    usual = max(USUAL_EPOCHS * n_batches, LEAST_STEPS)
+    return usual // 2 if train_on == "all" else usual
+
+
+def phases(
+    run_dir: Path, config: FinetuneConfig, model: GPT, tokenizer: Tokenizer, sides: Sides
+) -> list[Phase]:
+    """Return what is still to be learned: all of the text, if that is wanted, then the answers."""
+    parts = run_dir, config, model, tokenizer, sides
+    found = [Phase(*parts, "answers")]
+    epochs = config.pretrain_epochs
+    has_read = epochs == 0 or (epochs is None and config.checkpoint is not None)
+    if not has_read and not checkpoint_paths(run_dir):
+        found.insert(0, Phase(run_dir / "pretrained", *parts[1:], "all"))
+    return found
+
+
+def with_answer_limit(
+    config: FinetuneConfig, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> FinetuneConfig:
+    """Settle how long an answer may be: as given, or as the longest of the training examples.
+
+    Stored with the run, so that every later evaluation gives the same room, and none of them has
+    to look at the right answers of the test.
+    """
+    if config.max_answer_tokens is not None:
+        return config
+    longest = longest_answer(list(assistant_texts(examples)), tokenizer)
+    return dataclasses.replace(config, max_answer_tokens=longest)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import write
 
 from minigpt.batching.examples import (
     ExampleConfig,
@@ -19,12 +20,6 @@ from minigpt.batching.examples import (
 from minigpt.support.errors import ConfigError, DataError
 
 GOOD = {"prompt": "1 + 1?", "answer": "2"}
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    return path
 
 
 def lines(path: Path, records: list) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machinery import ROOT
@@ -40,7 +41,6 @@ from minigpt.classroom.limits import Watch
 from minigpt.classroom.notebook import Cell, forbidden, plan, split_checks
 from minigpt.classroom.session import grade_steps
 from minigpt.classroom.values import Opaque, decode, encode
-from minigpt.commands import main
 from minigpt.support.errors import ConfigError, DataError
 
 FILE = "08_attention.ipynb"
@@ -50,12 +50,7 @@ LIMITS = Limits(seconds=20, memory_gb=1, processes=12)
 SHORT = replace(LIMITS, seconds=3)  # where time is the point
 RIGHT = "causal_mask(T) & (torch.arange(T)[:, None] - torch.arange(T) < window)"
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """No setting of the reader's own environment takes part."""
-    for name in ("MINIGPT_STUDENT", "MINIGPT_GRADE", "MINIGPT_REPORT", "MINIGPT_CHECKS"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 def hand_in(answer: str | None = None, key: str = TARGET) -> bytes:
@@ -775,15 +770,6 @@ def test_the_gradebook_is_a_table_that_no_spreadsheet_takes_for_formulas():
     assert rows[1] == ["'=cmd()", "50.0", "1", "2", "passed", "blank"]
     assert rows[2] == ["bob", "0.0", "0", "0", "", ""]
     assert "- ✗ `a.y` blank: b" in feedback(grades[0])
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.mark.slow

@@ -39,14 +39,7 @@ from minigpt.validation import evaluate_loss
 
 V, T, B = 17, 7, 6
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread: for models of this size more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Source:

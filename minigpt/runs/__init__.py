@@ -1,0 +1,1 @@
+"""Runs: checkpoints, resuming, run directories and their report pages."""

@@ -1,0 +1,107 @@
+"""Plan a run: how much memory training takes, what would fit, and how long it lasts.
+
+Sizes are counted tensor by tensor; speed is measured on the device at hand. Trains nothing.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import torch
+
+from minigpt.attention import EXPLICIT_ON_CPU_UP_TO
+from minigpt.counts import count_parameters, flops_per_token, matrix_parameters
+from minigpt.gpt import GPTConfig
+from minigpt.machine.device import available_memory, matmul_flops
+from minigpt.support.errors import ConfigError
+
+# Training reaches about this share of what large matrix products alone do; small models less.
+USUAL_SHARE = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
+
+
+def training_memory(
+    config: GPTConfig, micro_batch_size: int, dtype: torch.dtype, shards: int = 1
+) -> int:
+    """Estimate the bytes that training takes: weights and optimizer state, then activations.
+
+    16 bytes a parameter: weight, gradient and two AdamW moments in float32; of `shards` processes
+    each has its share, and gathers weights and gradients of two blocks and the tables. The
+    activations that the backward pass needs are counted tensor by tensor; attention's scores are
+    among them where it is explicit on CPUs (GPUs, always fused, take less).
+    """
+    c = config.resolved()
+    width = torch.finfo(dtype).bits // 8
+    tokens = micro_batch_size * c.block_size
+    block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
+    is_explicit = c.block_size <= EXPLICIT_ON_CPU_UP_TO.get(dtype, 0)
+    scores = 2 * c.n_head * c.block_size * width * is_explicit
+    logits = 3 * c.vocab_size * 4
+    pointed = c.pointer * (3 * c.n_head + 3) * c.block_size * 4
+    held = 16 * count_parameters(c) // shards
+    if shards > 1:
+        held += 8 * (2 * matrix_parameters(c) + c.vocab_size * c.n_embd)
+    return held + tokens * (c.n_layer * (block + scores) + logits + pointed)
+
+
+def check_memory(
+    config: GPTConfig, micro_batch_size: int, device: torch.device, dtype: torch.dtype,
+    shards: int = 1, processes: int = 1,
+) -> int:  # fmt: skip
+    """Return the estimated bytes of training, or raise a ConfigError naming settings that fit.
+
+    processes: how many share this machine; a GPU has one.
+    """
+    free = available_memory(device) // (1 if device.type == "cuda" else processes)
+    needed = training_memory(config, micro_batch_size, dtype, shards)
+    if needed <= free:
+        return needed
+
+    def fits(settings: dict[str, int]) -> bool:
+        smaller = {"micro_batch_size": micro_batch_size} | settings
+        rows = smaller.pop("micro_batch_size")
+        return training_memory(dataclasses.replace(config, **smaller), rows, dtype, shards) <= free
+
+    found = smaller_settings(config, micro_batch_size, fits)
+    raise ConfigError(
+        f"training would take about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
+        f"device {device}", f"try {', or '.join(found)}" if found else
+        "free some memory: no smaller model fits either",
+    )  # fmt: skip
+
+
+def smaller_settings(
+    config: GPTConfig, micro_batch_size: int, fits: Callable[[dict[str, int]], bool]
+) -> list[str]:
+    """Return up to three sets of flags with which training fits, changing as little as possible."""
+    names = ("n_layer", "n_embd", "block_size")
+    values = {"micro_batch_size": micro_batch_size} | {n: getattr(config, n) for n in names}
+    found: list[str] = []
+    for count in range(1, len(values) + 1):
+        for chosen in itertools.combinations(values, count):
+            now, before = {name: values[name] for name in chosen}, {}
+            while now != before and not fits(now):
+                before, now = now, {n: half(config, n, v) for n, v in now.items()}
+            flags = [f"--{n.replace('_', '-')} {v}" for n, v in now.items() if v != values[n]]
+            if fits(now) and " ".join(flags) not in found:
+                found.append(" ".join(flags))
+    return found[:3]
+
+
+def half(config: GPTConfig, name: str, value: int) -> int:
+    """Return half of a setting, or the same where it cannot be less; heads stay even and whole."""
+    unit = 2 * config.n_head if name == "n_embd" else 1
+    return value // 2 // unit * unit or value
+
+
+def training_seconds(
+    config: GPTConfig, tokens: int, device: torch.device, dtype: torch.dtype, processes: int = 1
+) -> float:
+    """Estimate, to a factor of two or so, how long training on so many tokens takes.
+
+    processes: how many train together; those on CPUs share what is measured here.
+    """
+    flops = 3 * flops_per_token(config) * tokens  # the backward pass costs twice the forward pass
+    share = USUAL_SHARE.get(device.type, 0.3) * (processes if device.type == "cuda" else 1)
+    return flops / (
+        matmul_flops(device, dtype, None if device.type == "cuda" else 1024, 0.1) * share
+    )

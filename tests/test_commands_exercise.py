@@ -211,7 +211,7 @@ def test_a_course_is_found_from_its_folders_and_elsewhere_in_the_checkout(
         find_course()
 
 
-def test_fault_a_broken_copy_is_named_and_left_alone(course):
+def test_a_broken_copy_is_named_and_left_alone(course):
     source = course / "exercises" / "08_attention.ipynb"
     target = course / "my_exercises" / "08_attention.ipynb"
     work_on(source, target, update=False)

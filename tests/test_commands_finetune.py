@@ -224,7 +224,7 @@ def weights(run_dir: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_a_crash_to_the_same_bits(capsys, trained, tmp_path):
-    """Fault E32: the newest checkpoint is lost; the run is taken up at the one before."""
+    """The newest checkpoint is lost; the run is taken up at the one before."""
     out = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(checkpoint_paths(out)[-1])
     assert latest_checkpoint(out).step < 160

@@ -1,4 +1,4 @@
-"""Downloads from a server that misbehaves (case 46): the right file, or an error that helps."""
+"""Downloads from a server that misbehaves: the right file, or an error that helps."""
 
 import hashlib
 import os

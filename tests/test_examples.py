@@ -105,7 +105,7 @@ def test_one_template_alone_is_refused(given, missing):
         ExampleConfig(**{given: "{a}"})
 
 
-# --- bad lines: faults A8 ---
+# --- bad lines ---
 
 BAD_LINES = {
     "bad_json": ('{"prompt": "a", "answer"', "bad JSON", "correct it"),

@@ -803,9 +803,7 @@ def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
         (["--submissions", ".", "--seconds", "nan"], "seconds = nan", "--seconds"),
     ],
 )
-def test_fault_a_grading_that_cannot_begin_says_why(
-    words, cause, remedy, capsys, monkeypatch, tmp_path
-):
+def test_a_grading_that_cannot_begin_says_why(words, cause, remedy, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "grade", *words)
     assert code != 0

@@ -4,7 +4,7 @@ import ast
 
 import planted
 import pytest
-from planted import FAULTS, Fault, plant, run_planted, sources, files_of
+from planted import FAULTS, Fault, files_of, plant, run_planted, sources
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,12 @@
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
+from helpers import write
 
 from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, clean_text
 from minigpt.support.errors import ConfigError, DataError
-
-
-def write(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    return path
 
 
 def removed(cleaned: Cleaned) -> list[int]:

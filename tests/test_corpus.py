@@ -7,18 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import write
 
 from minigpt.bpe import split_chunks
 from minigpt.data import corpus
 from minigpt.data.corpus import Piece, read_documents, read_pieces, separated
 from minigpt.data.decoding import ReadCounts
 from minigpt.support.errors import ConfigError, DataError
-
-
-def write(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    return path
 
 
 def jsonl(*records: object) -> str:

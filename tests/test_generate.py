@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from helpers import tiny_model
 
 from minigpt import generate as generation
 from minigpt.generate import (
@@ -17,24 +18,13 @@ from minigpt.generate import (
     stream,
     window_start,
 )
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import GPT
 from minigpt.machine import compiling
 from minigpt.sampling import SampleConfig, draw, next_probabilities
 from minigpt.streaming import StopStrings
 from minigpt.support.errors import ConfigError, TrainingError
 
 GREEDY = {"temperature": 0.0}
-
-
-def tiny_model(block_size: int = 9, seed: int = 0, **changes) -> GPT:
-    """Return a random model whose predictions differ clearly from token to token."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": 13, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 20}
-    model = GPT(GPTConfig(**{**sizes, "head_dim": 6, "block_size": block_size, **changes}))
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model
 
 
 def without_cache(model: GPT, prompt: list[int], config: SampleConfig, row: int = 0) -> list[int]:

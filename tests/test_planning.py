@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minigpt.runs.planning import check_memory, training_memory, training_seconds
 from torch.profiler import ProfilerActivity, profile
 
 from minigpt.counts import flops_per_token
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import autocast
 from minigpt.runs import planning
+from minigpt.runs.planning import check_memory, training_memory, training_seconds
 from minigpt.support.errors import ConfigError
 
 CPU = torch.device("cpu")

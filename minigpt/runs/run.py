@@ -21,6 +21,7 @@ from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import Tokenizer, load_tokenizer
 
+
 @dataclass(frozen=True)
 class RunConfig:
     """Describe a whole run: its data, its tokenizer, its model and its training."""

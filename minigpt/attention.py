@@ -1,7 +1,7 @@
 """Attention: each position looks back at the ones before it and takes what it needs.
 
-Holds the causal mask, attention in its explicit and its fused form, multi-head and grouped-query
-attention, and rotary positions. Knows nothing of blocks, losses or tokens.
+Holds the masks, attention in its plain form, multi-head and grouped-query attention, RMSNorm and
+rotary positions. Knows nothing of blocks, losses or tokens.
 
 Shapes: B batch, T time (queries), S time (keys and values), C n_embd, H query heads,
 G key-value heads (H is a multiple of G), D head_dim.
@@ -20,55 +20,41 @@ from torch.nn import functional as F
 from minigpt.cache import KVCache
 from minigpt.machine import kernels
 
-# On CPUs the explicit form trains short sequences of bfloat16 faster: the fused backward is slow
-# there. In float32 the fused form was up to twice as fast, from 64 tokens on.
-EXPLICIT_ON_CPU_UP_TO = {torch.bfloat16: 512}  # tokens
-
 
 def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
     """Return a (T, T) mask that is True where query t may see key s, that is where s <= t."""
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-def document_mask(idx: Tensor, separator_id: int) -> Tensor:
+def document_mask(documents: Tensor) -> Tensor:
     """Return (B, 1, T, T): True where query t may see key s, of the same document and no later.
 
-    A document begins with the separator. Several of them in one row would distract each other:
-    who has what in one story has nothing to do with the story before it.
+    documents (B, T): a number for each token's document. Several documents in one row would
+    distract each other: who has what in one story has nothing to do with the story before it.
+
+    >>> document_mask(torch.tensor([[0, 0, 1]]))[0, 0].int().tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     """
-    document = (idx == separator_id).cumsum(dim=1)  # (B, T), a number for each document
-    same = document[:, :, None] == document[:, None, :]  # (B, T, T)
-    return (same & causal_mask(idx.size(1), idx.device))[:, None]
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    return (same & causal_mask(documents.size(1), documents.device))[:, None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0):
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mix the values `v` by how well each query matches each key.
 
     q is (..., T, D), k and v are (..., S, D), mask is boolean and broadcasts to (..., T, S) with
-    at least one True in each row; returns (..., T, D). Source: Vaswani et al. 2017, equation 1.
+    at least one True in each row (None: every query sees every key); returns (..., T, D).
+    Source: Vaswani et al. 2017, equation 1.
     """
     scores = q / math.sqrt(q.size(-1)) @ k.transpose(-2, -1)  # (..., T, S)
     if mask is not None:
         scores.masked_fill_(~mask, -math.inf)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)  # each row sums to 1
+    weights = scores.softmax(dim=-1)  # each row sums to 1
     return weights @ v  # (..., T, D)
 
 
-def attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Do the same for one query a head, with sums for products: a compiler makes them two loops.
-
-    q is (B, H, 1, D), k and v are (B, G, S, D), mask broadcasts to (B, H, 1, S).
-    """
-    q, k, v = q.unflatten(1, (k.size(1), -1)), k[:, :, None], v[:, :, None]  # (B, G, H/G, 1, D)
-    scores = (q / math.sqrt(q.size(-1)) * k).sum(dim=-1)  # (B, G, H/G, S)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    weights = scores.softmax(dim=-1)
-    return (weights[..., None] * v).sum(dim=-2, keepdim=True).flatten(1, 2)  # (B, H, 1, D)
-
-
 def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine, each (length, head_dim): position t turns pair i by t / theta^(2i/D).
+    """Return cosine and sine, each (length, head_dim): place t rotates pair i by t / theta^(2i/D).
 
     Pair i is made of dimensions i and i + D/2; the sine of a pair's first half is stored negative,
     as `apply_rotary` needs it. Source: Su et al. 2021, equations 15 and 34.
@@ -80,8 +66,9 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
-    return kernels.apply_rotary(x.float(), cos, sin).to(x.dtype)
+    """Rotate each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
+    partners = x.roll(x.size(-1) // 2, dims=-1)  # the halves change places
+    return (x * cos + partners * sin).to(x.dtype)  # in float32, as the table is
 
 
 class RMSNorm(nn.Module):
@@ -97,7 +84,8 @@ class RMSNorm(nn.Module):
 
         The result has the weight's precision: under autocast it stays in float32.
         """
-        return kernels.rms_norm(x.float(), self.weight.float(), self.eps).to(self.weight.dtype)
+        y = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        return y.to(self.weight.dtype)
 
 
 class Attention(nn.Module):
@@ -138,58 +126,28 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         mask: Tensor | None = None,
-        source: Tensor | None = None,
     ) -> Tensor:
         """Map x (B, T, C) to (B, T, C); position t depends on positions up to t alone.
 
         rotary: cosine and sine of these positions, (T, D) or (B, 1, T, D).
         cache: read the past from it and add these tokens to it, as layer number `layer`.
-        mask: without a cache, which keys (B, 1, T, T) each query sees (None: all up to its own).
-        source: what the values are made from, (B, T, C) (None: x, as queries and keys are).
+        mask: which keys (B, 1, T, S) each query sees; with a cache, the cache says it.
         """
         q = self.split_heads(self.query(x))  # (B, H, T, D)
         k = self.split_heads(self.key(x))  # (B, G, T, D)
-        v = self.split_heads(self.value(x if source is None else source))  # (B, G, T, D)
+        v = self.split_heads(self.value(x))  # (B, G, T, D)
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
-        if cache is None:
-            mixed = self.mix(q, k, v, mask)  # (B, H, T, D)
-        else:
+        if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, G, S, D)
-            mixed = self.mix(q.to(k.dtype), k, v, cache.mask).to(x.dtype)  # (B, H, T, D)
+            q, mask = q.to(k.dtype), cache.mask
+        # Without a mask a single new token sees all there is, and several see no later one.
+        is_causal = mask is None and q.size(2) > 1
+        dropout = self.dropout if self.training else 0.0
+        mixed = kernels.attend(q, k, v, mask, is_causal, dropout)  # (B, H, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Cut the last dimension into heads: (B, T, H * D) -> (B, H, T, D)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend by `mask`, or causally, in whichever form is faster here.
-
-        Without a mask, fewer queries than keys (one new token) see everything. Within documents a
-        CPU attends in float32: in bfloat16 it is hardly faster, and in the main job looking things
-        up was learned worse (docs/experiments.md, section 5).
-        """
-        if mask is not None and q.is_cpu and v.dtype == torch.bfloat16:
-            with torch.autocast("cpu", enabled=False):
-                return self.mix(q.float(), k.float(), v.float(), mask).to(v.dtype)
-        T, dropout = q.size(2), self.dropout if self.training else 0.0
-        if T == 1 and q.is_cpu and not dropout and torch.compiler.is_compiling():
-            return attend_once(q, k, v, mask)
-        is_causal = mask is None and T > 1
-        is_short = T == k.size(2) and T <= EXPLICIT_ON_CPU_UP_TO.get(v.dtype, 0)
-        if q.is_cpu and q.requires_grad and is_short:
-            mask = causal_mask(T, q.device) if mask is None else mask
-            if self.n_kv_head < self.n_head:
-                k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for x in (k, v))
-            return attend(q, k, v, mask, dropout)
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=is_causal,
-            enable_gqa=self.n_kv_head != self.n_head,
-        )

@@ -36,21 +36,10 @@ class KVCache:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.ids = torch.zeros(batch_size, block_size, dtype=torch.long, device=device)
+        self.block_size = block_size  # positions that fit
         self.places: Tensor | None = None  # of the tokens that are being added, where uneven
         self.mask: Tensor | None = None
         self.measure()
-
-    @property
-    def block_size(self) -> int:
-        """The number of positions that fit."""
-        return self.ids.size(1)
-
-    @property
-    def last(self) -> Tensor:
-        """The newest token of each row (B,), 0 where there is none yet."""
-        rows = torch.arange(len(self.positions), device=self.positions.device)
-        return self.ids[rows, (self.positions - 1).clamp_min(0)] * (self.positions > 0)
 
     def reach(self, T: int) -> int:
         """Return how many positions T new tokens look at."""
@@ -60,7 +49,8 @@ class KVCache:
         """Prepare for T new tokens a row; return their positions: a slice, or (B, T) if uneven.
 
         Sets `mask`, for all layers: which of the S positions each new token sees, (T, S), or
-        (B, 1, T, S) if uneven; None where plain rules do: all (one token), or causal (no past).
+        (B, 1, T, S) if uneven; None where no mask is needed: a single token sees all there are, and
+        without a past `Attention` is causal.
         """
         end, device = self.reach(T), self.positions.device
         assert end <= self.block_size, (self.length, T, self.block_size)
@@ -74,15 +64,6 @@ class KVCache:
         seen = torch.arange(end, device=device)
         self.mask = (seen <= self.places[:, :, None])[:, None]  # (B, 1, T, S)
         return self.places
-
-    def remember(self, idx: Tensor) -> Tensor:
-        """Store the new tokens (B, T); return all tokens of each row, (B, S)."""
-        if self.is_even:
-            self.ids[:, self.length : self.length + idx.size(1)] = idx
-        else:
-            rows = torch.arange(len(idx), device=idx.device)[:, None]
-            self.ids[rows, self.places] = idx
-        return self.ids[:, : self.reach(idx.size(1))]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""
@@ -115,7 +96,7 @@ class KVCache:
         part = copy.copy(self)
         part.keys = [stored[start:end] for stored in self.keys]
         part.values = [stored[start:end] for stored in self.values]
-        part.positions, part.ids = self.positions[start:end], self.ids[start:end]
+        part.positions = self.positions[start:end]
         part.measure()
         return part
 
@@ -133,30 +114,5 @@ class KVCache:
                     both[layer] = stored[rows]
                 elif moved:
                     stored[moved, :, : self.length] = copied
-        self.positions, self.ids = self.positions[rows], self.ids[rows]
+        self.positions = self.positions[rows]
         self.measure()
-
-
-class StaticCache(KVCache):
-    """A cache for CUDA GPUs that record a step and play it again: no shape or address changes.
-
-    New tokens look at all positions, those that hold nothing yet being masked.
-    """
-
-    def __init__(self, *sizes, **where):
-        super().__init__(*sizes, **where)
-        for tensor in (*self.keys, *self.values, self.positions, self.ids):
-            if tensor.is_cuda:  # a recorded step may write to it where it lies
-                torch._dynamo.mark_static_address(tensor, guard=False)
-
-    def reach(self, T: int) -> int:
-        """Return how many positions T new tokens look at: all."""
-        return self.block_size
-
-    def advance(self, counts: int | Tensor) -> None:
-        """Count tokens as seen; no number outside of tensors changes."""
-        self.positions += counts
-
-    def measure(self) -> None:
-        """Treat rows as uneven, whatever their lengths."""
-        self.length, self.is_even = self.block_size, False

@@ -1,9 +1,9 @@
 """Count a model's parameters and operations by formula, without making the model.
 
-Tests compare the formulas with the tensors of real models of every form.
+Tests compare the formulas with the tensors of real models of every architecture.
 """
 
-from minigpt.gpt import GPTConfig
+from minigpt.gpt import GPTConfig, ResolvedConfig
 
 
 def count_parameters(config: GPTConfig) -> int:
@@ -13,20 +13,18 @@ def count_parameters(config: GPTConfig) -> int:
     block = matrix_parameters(c) + 2 * norm_parameters(c) + 2 * c.head_dim * c.qk_norm
     if c.biases:  # of query, key and value; attention's output, the MLP's output; hidden layers
         block += queries + 2 * keys + 2 * c.n_embd + c.n_hidden * (2 if c.mlp == "swiglu" else 1)
-    rows = c.vocab_size * (1 if c.tie_embeddings else 2) + (c.bigram_size or 0)
+    rows = c.vocab_size * (1 if c.tie_embeddings else 2)  # of the tables, each C wide
     rows += c.block_size * (c.positions == "learned")
-    pointer = c.n_embd * (queries + keys + 1) + 2 * c.head_dim + 1
-    total = rows * c.n_embd + c.n_layer * block + norm_parameters(c)
-    return total + pointer * c.pointer
+    return rows * c.n_embd + c.n_layer * block + norm_parameters(c)
 
 
-def matrix_parameters(c: GPTConfig) -> int:
+def matrix_parameters(c: ResolvedConfig) -> int:
     """Return the number of weights in the matrices of one block; `c` is resolved."""
     attention = c.n_embd * c.head_dim * (2 * c.n_head + 2 * c.n_kv_head)
     return attention + (3 if c.mlp == "swiglu" else 2) * c.n_embd * c.n_hidden
 
 
-def norm_parameters(c: GPTConfig) -> int:
+def norm_parameters(c: ResolvedConfig) -> int:
     """Return the number of parameters of one norm of the residual stream."""
     return c.n_embd * (2 if c.norm == "layer" and c.biases else 1)
 
@@ -40,5 +38,4 @@ def flops_per_token(config: GPTConfig, T: int | None = None) -> int:
     c = config.resolved()
     scores = 2 * (T or c.block_size) * c.n_head * c.head_dim
     block = 2 * matrix_parameters(c) + 2 * scores
-    pointer = 2 * c.n_embd * c.head_dim * (c.n_head + c.n_kv_head) + scores
-    return c.n_layer * block + pointer * c.pointer + 2 * c.n_embd * c.vocab_size
+    return c.n_layer * block + 2 * c.n_embd * c.vocab_size

@@ -3,8 +3,9 @@
 Holds batches of unequal prompts, streams of ids, and beam search. How a token is chosen is
 `sampling.py`'s affair. Knows token ids only: text belongs to the tokenizer and to `streaming.py`.
 
-Past the window: when the model's `block_size` positions are full, the context hops to its newest
-half, which then grows again. So a token costs one step nearly always, however long the text.
+Past the window: when the model's `block_size` positions are full, a *context shift* forgets the
+older half, and the newer half grows again. So nearly every token costs one step, however long the
+text.
 
 Shapes: B rows, T time, V vocab_size.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from minigpt.cache import KVCache
 from minigpt.gpt import GPT
-from minigpt.sampling import SampleConfig, next_tokens, relative_logits
+from minigpt.sampling import Constraint, History, SampleConfig, next_tokens, relative_logits
 from minigpt.support.errors import ConfigError
 
 PREFILL_ROWS = 16  # prompts that go through the model at once
@@ -28,13 +29,13 @@ PREFILL_ROWS = 16  # prompts that go through the model at once
 def window_start(length: int, block_size: int) -> int:
     """Return which token the context begins with when `length` tokens exist.
 
-    0 while all fit; then the context hops, each time keeping the newest half (rounded up).
+    0 while all fit; then the context shifts, each time keeping the newest half (rounded up).
 
     >>> [window_start(length, 4) for length in (4, 5, 6, 7, 8)]
     [0, 3, 3, 3, 6]
     """
-    hop = block_size + 1 - (block_size + 1) // 2
-    return max(0, -(-(length - block_size) // hop) * hop)
+    shift = block_size + 1 - (block_size + 1) // 2
+    return max(0, -(-(length - block_size) // shift) * shift)
 
 
 class DecodingState:
@@ -48,21 +49,20 @@ class DecodingState:
         compile: bool = False,
     ):
         self.model, self.block_size = model, model.config.block_size
-        self.step = decode_step
-        if compile:
-            from minigpt.machine.compiling import (
-                compile_step,  # here: torch's compiler is slow to import
-            )
-
-            self.step = compile_step(decode_step, model)
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]
             for prompt in prompts
         ]
         length = min(max(map(len, self.windows)) + max_new_tokens, self.block_size)
-        is_static = compile and model.embedding.weight.is_cuda
         # One place stays free: a compiled step would need a second program for a full cache.
-        self.cache = model.new_cache(len(prompts), length + compile, is_static)
+        self.cache = model.new_cache(len(prompts), length + compile)
+        self.step = decode_step
+        if compile:
+            # Here, as torch's compiler is slow to import.
+            from minigpt.machine.compiling import cache_to_compile, compile_step
+
+            self.step = compile_step(decode_step, model)
+            self.cache = cache_to_compile(self.cache)
         self.logits = prefill(model, self.cache, self.windows)
 
     def append(self, rows: list[int], tokens: Sequence[int]) -> None:
@@ -90,7 +90,6 @@ class DecodingState:
             self.cache.keys[layer][rows, :, :keep] = fresh.keys[layer]
             self.cache.values[layer][rows, :, :keep] = fresh.values[layer]
         self.cache.positions[rows] = keep
-        self.cache.ids[rows, :keep] = fresh.ids
         self.cache.measure()  # some other row may now be the longest
 
 
@@ -112,9 +111,12 @@ def prefill(model: GPT, cache: KVCache, windows: Sequence[Sequence[int]]) -> Ten
         lengths = torch.tensor([len(window) for window in group], device=cache.positions.device)
         T = max(len(window) for window in group)
         idx = torch.tensor([[*window, *[0] * (T - len(window))] for window in group])  # (B, T)
-        logits.append(model(idx.to(lengths.device), cache=part, lengths=lengths)[0])  # (B, 1, V)
+        x = model.hidden(idx.to(lengths.device), part)  # (B, T, C)
+        part.advance(lengths)
+        last = x[torch.arange(len(group), device=x.device), lengths - 1]  # (B, C)
+        logits.append(model.head(model.norm(last)))  # (B, V), not those of every position
     cache.measure()
-    return torch.cat(logits)[:, -1]
+    return torch.cat(logits)
 
 
 @contextlib.contextmanager
@@ -134,16 +136,18 @@ def generate(
     prompts: Sequence[Sequence[int]],
     config: SampleConfig | None = None,
     stop_ids: Collection[int] = (),
+    constraint: Constraint | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; return the new ids alone, without the stop id that ended a row.
 
     What row i gets depends on its prompt, the seed and i, not on the other rows (but for rounding).
+    constraint: changes the logits before each choice (`sampling.Constraint`).
     Raises ConfigError for a prompt that is empty, too long, or holds an unknown id.
     """
     config = config or SampleConfig()
-    check_prompts(model, prompts, config.truncate)
+    check_prompts(model, prompts, config)
     answers: list[list[int]] = [[] for _ in prompts]
-    for row, token in decode(model, prompts, config, stop_ids):
+    for row, token in decode(model, prompts, config, stop_ids, constraint):
         answers[row].append(token)
     return answers
 
@@ -153,19 +157,24 @@ def stream(
     prompt: Sequence[int],
     config: SampleConfig | None = None,
     stop_ids: Collection[int] = (),
+    constraint: Constraint | None = None,
 ) -> Iterator[int]:
     """Return an iterator over the ids that `generate` gives for this prompt, each as it is made.
 
     The model stays in evaluation mode until the iterator ends or is closed.
     """
     config = config or SampleConfig()
-    check_prompts(model, [prompt], config.truncate)
-    return (token for _, token in decode(model, [prompt], config, stop_ids))
+    check_prompts(model, [prompt], config)
+    return (token for _, token in decode(model, [prompt], config, stop_ids, constraint))
 
 
 @torch.inference_mode()
 def decode(
-    model: GPT, prompts: Sequence[Sequence[int]], config: SampleConfig, stop_ids: Collection[int]
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    config: SampleConfig,
+    stop_ids: Collection[int],
+    constraint: Constraint | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every token that is made; rows that ended cost nothing any more."""
     if len(prompts) == 0 or config.max_new_tokens == 0:
@@ -175,16 +184,22 @@ def decode(
     with evaluating(model):
         chosen = [prompts[row] for row in growing]
         rows = DecodingState(model, chosen, config.max_new_tokens, config.compile)
+        history = None
+        if config.reads_history or constraint is not None:
+            history = History(chosen, rows.logits.size(1), rows.logits.device)
         for left in reversed(range(config.max_new_tokens)):
             # 24 bits fit a float32 exactly: none is rounded up to 1, beyond the last token.
             uniforms = [generators[row].getrandbits(24) / 2**24 for row in growing]
-            tokens = next_tokens(rows.logits, config, uniforms).tolist()
+            tokens = next_tokens(rows.logits, config, uniforms, history, constraint).tolist()
             going = close_gaps([i for i, token in enumerate(tokens) if token not in stop_ids])
             yield from ((growing[i], tokens[i]) for i in going)
             growing = [growing[i] for i in going]
             if not growing or not left:
                 return
-            rows.append(going, [tokens[i] for i in going])
+            added = [tokens[i] for i in going]
+            rows.append(going, added)
+            if history is not None:
+                history.append(going, added)
 
 
 def close_gaps(going: list[int]) -> list[int]:
@@ -214,7 +229,7 @@ def beam_search(
     config = SampleConfig(max_new_tokens=max_new_tokens, truncate=truncate)
     if type(n_beam) is not int or n_beam < 1:
         raise ConfigError(f"n_beam = {n_beam!r} is not possible", "--n-beam", "give 1 or more")
-    check_prompts(model, [prompt], truncate)
+    check_prompts(model, [prompt], config)
     ended: list[tuple[list[int], float]] = []
     beams: list[tuple[list[int], float]] = [([], 0.0)]
     if config.max_new_tokens == 0:
@@ -248,9 +263,16 @@ def extensions(
     return found
 
 
-def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], truncate: str) -> None:
-    """Raise a ConfigError for a prompt that the model cannot continue."""
+def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], config: SampleConfig) -> None:
+    """Raise a ConfigError for a prompt that the model cannot continue, or a bias it cannot take."""
     vocab_size, block_size = model.config.vocab_size, model.config.block_size
+    for token, _ in config.logit_bias:
+        if token >= vocab_size:
+            raise ConfigError(
+                f"token id {token} is outside of the vocabulary of {vocab_size}",
+                "--logit-bias",
+                f"give ids up to {vocab_size - 1}",
+            )
     for row, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ConfigError(
@@ -258,7 +280,7 @@ def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], truncate: str) -
                 f"prompt {row}",
                 "give at least one token: <|endoftext|> begins a new text",
             )
-        if len(prompt) > block_size and truncate == "no":
+        if len(prompt) > block_size and config.truncate == "no":
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens and the context {block_size}",
                 f"prompt {row}",

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from minigpt.machine.device import choose_dtype
+from minigpt.machine.distributed import is_split
+from minigpt.machine.optimizer import LightOptimizer
 
 # One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -40,12 +41,15 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
-    """Orthogonalize matrices (K, n, m) of which each process may hold some rows (FSDP2).
+    """Orthogonalize matrices (K, ..., n, m) of which each process may hold some rows (FSDP2).
 
     The processes then exchange parts, so that each has some whole matrices, and exchange again.
     """
-    if not isinstance(stack, DTensor):
+    if not is_split(stack):
         return orthogonalize(stack, steps)
+    from torch.distributed.tensor import DTensor, Shard  # a second that one process does not pay
+
+    assert isinstance(stack, DTensor)
     matrices = stack.redistribute(placements=[Shard(0)])
     done = orthogonalize(matrices.to_local(), steps)
     done = DTensor.from_local(
@@ -54,8 +58,10 @@ def orthogonalize_shards(stack: Tensor, steps: int) -> Tensor:
     return done.redistribute(placements=stack.placements)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(LightOptimizer):
     """Update matrices by orthogonalized Nesterov momentum, with decoupled weight decay.
+
+    A parameter (..., n, m) of more dimensions is a batch of matrices, each updated by itself.
 
     lr is the root mean square of an update's entries times 5, so learning rates and weight decay
     carry over from AdamW (whose updates have entries of about 0.2 lr).
@@ -74,7 +80,7 @@ class Muon(torch.optim.Optimizer):
         )
         for group in self.param_groups:
             for p in group["params"]:
-                assert p.ndim == 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
+                assert p.ndim >= 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
@@ -90,7 +96,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def update(self, parameters: list[Tensor], group: dict) -> None:
-        """Take one step for parameters of one shape (n, m)."""
+        """Take one step for parameters of one shape (..., n, m)."""
         states = [self.state[p] for p in parameters]
         for p, state in zip(parameters, states, strict=True):
             if not state:
@@ -101,6 +107,6 @@ class Muon(torch.optim.Optimizer):
         ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
         torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
         updates = orthogonalize_shards(ahead, group["steps"])
-        scale = 0.2 * max(parameters[0].shape) ** 0.5  # entries of about 0.2, as Adam's
+        scale = 0.2 * max(parameters[0].shape[-2:]) ** 0.5  # entries of about 0.2, as Adam's
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

@@ -8,13 +8,15 @@ Training Beyond Fixed Training Durations" (constant rate, then cool-down).
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from minigpt.gpt import GPT
+from minigpt.machine.optimizer import AdamW
 from minigpt.muon import Muon
 from minigpt.support.errors import require
+from minigpt.support.settings import above, at_least, at_most, below, check_fields
 
 # What may differ between a checkpoint and its continuation. When max_steps changes, a schedule that
 # falls is laid out anew from there on; a change of the others costs bit-identity at most.
@@ -38,47 +40,48 @@ CHANGEABLE = {
 class TrainConfig:
     """Describe how a model is trained; one step is one update of the weights."""
 
-    max_steps: int = 1000
+    max_steps: Annotated[int, at_least(1)] = 1000
     """Steps in all, those before a resume included."""
-    batch_size: int = 32
-    """Rows of one step."""
-    micro_batch_size: int | None = None
-    """Rows that a process has in memory at once (None: all); fewer give the same, slower."""
+    batch_size: Annotated[int, at_least(1)] = 32
+    """Sequences (rows) of one step."""
+    micro_batch_size: Annotated[int | None, at_least(1)] = None
+    """Sequences per forward pass (None: the whole batch). Smaller values need less memory, give the
+    same result, and are slower."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """What trains the matrices inside the blocks; AdamW always trains the rest."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, above(0)] = 3e-3
     """Highest learning rate of AdamW."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: Annotated[float, above(0)] = 0.02
     """Highest learning rate of Muon."""
-    muon_momentum: float = 0.95
+    muon_momentum: Annotated[float, at_least(0), below(1)] = 0.95
     """Muon's memory of the mean gradient; 0.8 learns faster in runs of some hundred steps."""
-    warmup_steps: int | None = None
+    warmup_steps: Annotated[int | None, at_least(0)] = None
     """Steps in which the learning rate rises from near 0 (None: a tenth of all, at most 20)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after that."""
-    cooldown_fraction: float = 1.0
+    cooldown_fraction: Annotated[float, at_least(0), at_most(1)] = 1.0
     """Share of all steps, the last ones, in which the learning rate falls (1: from warm-up on)."""
-    final_learning_rate_fraction: float = 0.0
+    final_learning_rate_fraction: Annotated[float, at_least(0), at_most(1)] = 0.0
     """Where the fall ends, as a share of the highest learning rate."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled decay of matrices and embeddings, times the learning rate, in each step."""
-    beta1: float = 0.9
+    beta1: Annotated[float, at_least(0), below(1)] = 0.9
     """AdamW's memory of the mean gradient."""
-    beta2: float = 0.95
+    beta2: Annotated[float, at_least(0), below(1)] = 0.95
     """AdamW's memory of the mean square; shorter than torch's 0.999 because runs are short."""
-    grad_clip: float = 1.0
-    """Greatest length of the gradient of all parameters together; 0 turns clipping off."""
-    eval_interval: int = 100
+    grad_clip: Annotated[float, at_least(0)] = 1.0
+    """Greatest norm of the gradient of all parameters together; 0 turns clipping off."""
+    eval_interval: Annotated[int, at_least(1)] = 100
     """Steps between two validations; the last step always has one."""
-    save_interval: int = 100
+    save_interval: Annotated[int, at_least(1)] = 100
     """Steps between two checkpoints; the last step always has one."""
-    log_interval: int = 10
-    """Steps between two rows of metrics.jsonl."""
-    keep_checkpoints: int = 2
+    log_interval: Annotated[int, at_least(1)] = 10
+    """Steps between two rows of metrics.jsonl; the last step always has one."""
+    keep_checkpoints: Annotated[int, at_least(2)] = 2
     """Checkpoints that are kept; at least 2, so that a damaged one has a predecessor."""
     stop_on_failed_save: bool = True
     """End the run when a checkpoint cannot be saved, or else warn and go on."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Seed of dropout (and, by the source, of the batches)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of matrix products; weights stay in float32."""
@@ -92,10 +95,7 @@ class TrainConfig:
     """Split the model over the processes that torchrun started, or else each holds all of it."""
 
     def __post_init__(self):
-        for names, holds, wanted in RULES:
-            for name in names.split():
-                value = getattr(self, name)
-                require(holds(value), name, value, wanted)
+        check_fields(self)
         warmup, micro = self.warmup_steps or 0, self.micro_batch_size or 1
         wanted = f"at most {self.max_steps} (max_steps)"
         require(warmup <= self.max_steps, "warmup_steps", warmup, wanted)
@@ -103,60 +103,16 @@ class TrainConfig:
         require(micro <= self.batch_size, "micro_batch_size", micro, wanted)
 
 
-def is_number(value: object) -> bool:
-    """Tell whether a value is a finite int or float."""
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def is_whole(value: object, least: int) -> bool:
-    """Tell whether a value is an int of at least `least`."""
-    return type(value) is int and value >= least
-
-
-RULES = (
-    (
-        "max_steps batch_size eval_interval save_interval log_interval",
-        lambda v: is_whole(v, 1),
-        "a whole number >= 1",
-    ),
-    ("seed", lambda v: is_whole(v, 0), "a whole number >= 0"),
-    ("warmup_steps", lambda v: v is None or is_whole(v, 0), "a whole number >= 0, or None"),
-    ("keep_checkpoints", lambda v: is_whole(v, 2), "a whole number >= 2"),
-    ("micro_batch_size", lambda v: v is None or is_whole(v, 1), "a whole number >= 1, or None"),
-    ("learning_rate muon_learning_rate", lambda v: is_number(v) and v > 0, "a number above 0"),
-    ("weight_decay grad_clip", lambda v: is_number(v) and v >= 0, "a number >= 0"),
-    (
-        "cooldown_fraction final_learning_rate_fraction",
-        lambda v: is_number(v) and 0 <= v <= 1,
-        "a number from 0 to 1",
-    ),
-    (
-        "beta1 beta2 muon_momentum",
-        lambda v: is_number(v) and 0 <= v < 1,
-        "a number from 0 to below 1",
-    ),
-    ("optimizer", lambda v: v in ("muon", "adamw"), "muon or adamw"),
-    ("schedule", lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
-    (
-        "dtype",
-        lambda v: v in ("auto", "float32", "bfloat16", "float16"),
-        "auto, float32, bfloat16 or float16",
-    ),
-    ("device", lambda v: isinstance(v, str), "auto, cpu, cuda or mps"),
-    ("compile deterministic stop_on_failed_save shard", lambda v: type(v) is bool, "true or false"),
-)
-
-
 def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
-    """Return Muon, if it is chosen, for matrices of blocks and pointer, and AdamW for the rest.
+    """Return Muon, if it is chosen, for the matrices of blocks, and AdamW for the rest.
 
-    Norms are not decayed: pulling a scale toward 0 is no simplification.
+    A weight (experts, out, in) is a batch of matrices. Norms are not decayed: pulling a scale
+    toward 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    parts = [part for part in (model.blocks, model.pointer) if part is not None]
-    inside = {p for part in parts for p in part.parameters() if config.optimizer == "muon"}
-    matrices = [p for p in parameters if p in inside and p.ndim == 2]
-    rest = [p for p in parameters if p not in inside or p.ndim != 2]
+    inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
+    matrices = [p for p in parameters if p in inside and p.ndim >= 2]
+    rest = [p for p in parameters if p not in inside or p.ndim < 2]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},

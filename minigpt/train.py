@@ -5,7 +5,7 @@ a run that was killed any number of times ends with the same bits as one that wa
 versions and number of threads). Knows nothing of text or token files: it asks a source for batches.
 
 Inside `distributed.connected()` several processes train together: each takes its rows of every
-batch, and the first one alone writes files. The result is that of one process, up to rounding.
+batch, and rank 0 alone writes files. The result is that of one process, up to rounding.
 
 Shapes: B batch, T time.
 """
@@ -68,28 +68,14 @@ def train(
     is saved and training ends. manifest: facts that a resumed run must share, such as the hashes of
     data and tokenizer. After a KeyboardInterrupt the last whole step is saved.
     """
-    run_dir, stopped = Path(run_dir), False
+    run_dir = Path(run_dir)
     with writing(run_dir), reproducible(config):
         trainer = Trainer(model, config, run_dir, manifest or {})
         trainer.restore(resume)
-        progress = trainer.progress
-        batches = prefetch(source, range(progress.step, config.max_steps), trainer.device)
         path = run_dir / "metrics.jsonl" if world().is_first else None
-        with Metrics(path, progress.step, on_log) as metrics:
+        with Metrics(path, trainer.progress.step, on_log) as metrics:
             try:
-                while progress.step < config.max_steps and not stopped:
-                    trainer.train_step(next(batches))
-                    step, last = progress.step, progress.step == config.max_steps
-                    if last or step % config.log_interval == 0:
-                        metrics.write(progress.row())
-                    if validation is not None and (last or step % config.eval_interval == 0):
-                        trainer.validate(validation)
-                        metrics.write({"step": step, "val_loss": progress.val_loss})
-                    if should_stop is not None and not last:
-                        stopped = any_rank(should_stop())
-                    if last or stopped or step % config.save_interval == 0:
-                        metrics.to_disk()
-                        trainer.save(must_succeed=last or stopped)
+                stopped = take_steps(trainer, source, metrics, validation, should_stop)
             except KeyboardInterrupt:
                 if world().size == 1:  # several may have been interrupted at several steps
                     metrics.to_disk()
@@ -97,8 +83,35 @@ def train(
                 raise
             finally:
                 model.zero_grad(set_to_none=True)
-    p = progress
+    p = trainer.progress
     return TrainResult(p.step, p.loss, p.val_loss, p.seconds, p.tokens, stopped)
+
+
+def take_steps(
+    trainer: Trainer,
+    source: Source,
+    metrics: Metrics,
+    validation: Iterable[tuple[Tensor, Tensor]] | None,
+    should_stop: Callable[[], bool] | None,
+) -> bool:
+    """Take the steps that are left, and do what is due after each; return whether asked to stop."""
+    progress, config = trainer.progress, trainer.config
+    for batch in prefetch(source, range(progress.step, config.max_steps), trainer.device):
+        trainer.train_step(batch)
+        step, last, stopped = progress.step, progress.step == config.max_steps, False
+        if last or step % config.log_interval == 0:
+            metrics.write(progress.row())
+        if validation is not None and (last or step % config.eval_interval == 0):
+            trainer.validate(validation)  # before the save: a loss that is not finite is not saved
+            metrics.write({"step": step, "val_loss": progress.val_loss})
+        if should_stop is not None and not last:
+            stopped = any_rank(should_stop())  # all ranks stop after the same step
+        if last or stopped or step % config.save_interval == 0:
+            metrics.to_disk()
+            trainer.save(must_succeed=last or stopped)
+        if stopped:
+            return True
+    return False
 
 
 def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,7 +142,7 @@ def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[tup
 
 @contextlib.contextmanager
 def writing(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory while the first of all processes, or the only one, writes to it."""
+    """Hold the run directory while rank 0, or the only process, writes to it."""
     if not world().is_first:
         yield
         return

@@ -17,12 +17,13 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from minigpt.batching.windows import IGNORE, shard
+from minigpt.attention import document_mask
+from minigpt.batching.windows import IGNORE, Batch, shard
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import (
     autocast,
@@ -38,6 +39,7 @@ from minigpt.machine.distributed import (
     no_sync,
     rank_zero_first,
     shard_validation,
+    whole,
     world,
     wrap_model,
 )
@@ -98,7 +100,7 @@ class Trainer:
             keep_freed_memory()
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
-        self.forward = wrap_model(model, self.device, config.shard)
+        self.forward: Any = wrap_model(model, self.device, config.shard)
         if config.compile:
             require_compiler(self.device)
             self.forward = torch.compile(self.forward)
@@ -117,7 +119,7 @@ class Trainer:
         self.progress, self.saved_step = Progress(), 0
         self.clock = time.perf_counter()
 
-    def train_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def train_step(self, batch: Batch) -> None:
         """Compute the gradient of one batch (B, T), clip it, and update the weights."""
         progress, config = self.progress, self.config
         with memory_advice(progress.step, self.micro_rows(len(batch[0])), batch[0].shape[1]):
@@ -141,7 +143,7 @@ class Trainer:
                 progress.seconds += self.lap()
                 progress.step += 1
 
-    def accumulate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    def accumulate(self, batch: Batch) -> tuple[Tensor, int]:
         """Add up the gradients of the batch's pieces; return its mean loss and number of targets.
 
         A piece weighs as much as its share of the targets, so the sum is the gradient of the whole
@@ -157,17 +159,19 @@ class Trainer:
                 "give every batch at least one target to predict",
             )
         self.model.zero_grad(set_to_none=True)
-        idx, targets = shard(batch, rank, size)  # (B / size, T) each
+        idx, targets, *documents = shard(batch, rank, size)  # (B / size, T) each
         loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
         for micro_step, start in enumerate(range(0, len(idx), rows)):
             piece, wanted = idx[start : start + rows], targets[start : start + rows]
+            numbers = [part[start : start + rows].to(self.device) for part in documents]
+            mask = document_mask(*numbers) if numbers else None
             share = int((wanted != IGNORE).sum()) / total
             if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
                 wanted = torch.zeros_like(wanted)
             seed_step(self.config.seed, step, micro_step, rank)
             with no_sync(self.forward, is_last=start + rows >= len(idx)):
                 with autocast(self.device, self.dtype):
-                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device))
+                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device), mask=mask)
                 self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
         return all_reduce(loss_sum), total
@@ -186,14 +190,15 @@ class Trainer:
                 optimizer.step()
         self.scaler.update()
 
-    def refuse_update(self, loss: float, norm: float, batch: tuple[Tensor, Tensor]) -> None:
+    def refuse_update(self, loss: float, norm: float, batch: Batch) -> None:
         """End the run before weights take up NaN; float16 may overflow while it finds its scale."""
         step, config, scaled = self.progress.step, self.config, self.scaler.is_enabled()
         if scaled and self.progress.skipped < MAX_SKIPPED:
             return
         kept = self.run_dir / "bad_batch.safetensors"
         numbers = {"step": torch.tensor(step), "seed": torch.tensor(config.seed)}
-        pieces = safetensors_pieces({"idx": batch[0], "targets": batch[1]} | numbers)
+        named = dict(zip(("idx", "targets", "documents"), batch, strict=False))
+        pieces = safetensors_pieces(named | numbers)
         if self.world.is_first:
             atomic_write(kept, b"".join(pieces))
         dtype = str(self.dtype).removeprefix("torch.")
@@ -206,7 +211,7 @@ class Trainer:
             + ("" if dtype == "float32" else f" or with dtype float32 (now {dtype})"),
         )
 
-    def validate(self, validation: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def validate(self, validation: Iterable[Batch]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
         mine = map(shard_validation, validation)
         sums = sum_losses(self.model, mine, self.device, self.dtype)
@@ -263,7 +268,7 @@ class Trainer:
     def restore(self, resume: bool) -> None:
         """Take up the newest good checkpoint, or make sure that a new run overwrites none.
 
-        The first process reads it and sends it to the others.
+        Rank 0 reads it and sends it to the others.
         """
         found: list[Checkpoint] = []
 
@@ -285,9 +290,10 @@ class Trainer:
     def check(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint of a run with other settings, and say what may cost the last bits."""
         now = dataclasses.asdict(self.config) | json.loads(json.dumps(self.facts))
-        before = checkpoint.state["config"] | checkpoint.state["facts"]  # later settings: missing
-        before["model"] = dataclasses.asdict(GPTConfig(vocab_size=1)) | before["model"]
-        check_unchanged(before, now, CHANGEABLE, str(checkpoint.path))
+        before = checkpoint.state["config"] | checkpoint.state["facts"]
+        usual = dataclasses.asdict(TrainConfig())
+        usual["model"] = dataclasses.asdict(GPTConfig(vocab_size=1))
+        check_unchanged(before, now, CHANGEABLE, str(checkpoint.path), usual)
         warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
 
 
@@ -300,7 +306,7 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:
             str(run_dir),
             "resume it, or choose another directory",
         )
-    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn)
+    checkpoint = latest_checkpoint(run_dir, on_skip=warnings.warn, with_optimizer=True)
     if checkpoint is None and there:
         raise CheckpointError(
             f"none of {len(there)} checkpoints verifies",
@@ -319,12 +325,9 @@ def check_processes(config: TrainConfig, size: int, dtype: torch.dtype) -> None:
         f"a multiple of {size}, the number of processes",
     )
     if config.shard and size > 1 and dtype == torch.float16:
-        raise ConfigError("float16 beside --shard", "--dtype", "choose bfloat16 or float32")
-
-
-def whole(value: Tensor) -> Tensor:
-    """Return a number of which each process may hold a part (FSDP2) in full."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+        raise ConfigError(
+            "float16 cannot be combined with --shard", "--dtype", "choose bfloat16 or float32"
+        )
 
 
 def seed_step(seed: int, step: int, micro_step: int, rank: int = 0) -> None:

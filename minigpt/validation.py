@@ -6,19 +6,16 @@ Shapes: B batch, T time.
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
-from minigpt.batching.windows import IGNORE
+from minigpt.attention import document_mask
+from minigpt.batching.windows import IGNORE, Batch
 from minigpt.gpt import GPT
 from minigpt.machine.device import autocast
 from minigpt.support.errors import DataError
 
 
 def evaluate_loss(
-    model: GPT,
-    validation: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    dtype: torch.dtype,
+    model: GPT, validation: Iterable[Batch], device: torch.device, dtype: torch.dtype
 ) -> float:
     """Return the mean loss per predicted token (nats) over all batches (B, T), without dropout."""
     return mean_loss(*sum_losses(model, validation, device, dtype))
@@ -26,21 +23,19 @@ def evaluate_loss(
 
 @torch.no_grad()
 def sum_losses(
-    model: GPT,
-    validation: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
-    dtype: torch.dtype,
+    model: GPT, validation: Iterable[Batch], device: torch.device, dtype: torch.dtype
 ) -> tuple[float, int]:
     """Return the sum of the losses of all targets (nats) and their number, without dropout."""
     was_training, loss_sum, count = model.training, 0.0, 0
     model.eval()
     try:
-        for idx, targets in validation:
+        for idx, targets, *documents in validation:
             predicted = int((targets != IGNORE).sum())
             if predicted == 0:  # other processes may wait: any targets, weighed with 0
                 targets = torch.zeros_like(targets)
+            mask = document_mask(documents[0].to(device)) if documents else None
             with autocast(device, dtype):
-                _, loss = model(idx.to(device), targets.to(device))
+                _, loss = model(idx.to(device), targets.to(device), mask=mask)
             loss_sum += loss.item() * predicted
             count += predicted
     finally:

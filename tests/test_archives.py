@@ -1,4 +1,4 @@
-"""Hostile archives (case 46): refused before anything is written, and good ones unpacked whole."""
+"""Hostile archives: refused before anything is written, and good ones unpacked whole."""
 
 import bz2
 import gzip

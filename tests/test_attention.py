@@ -21,9 +21,7 @@ from minigpt.cache import KVCache
 B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axes goes unseen
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 
 @pytest.fixture(params=["explicit", "fused"])

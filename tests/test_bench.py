@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,6 @@ from benchmarks.training import (
     shakespeare_rows,
     with_bigrams,
 )
-from minigpt.commands import main
 from minigpt.commands.bench import PARTS
 from minigpt.counts import count_parameters
 from minigpt.gpt import FORMS, GPT, GPTConfig
@@ -78,13 +78,7 @@ class GPT(torch.nn.Module):
 '''
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread: for models of this size more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +89,8 @@ def nanogpt(tmp_path_factory) -> Path:
     return folder
 
 
-def run(capsys, *words: str) -> tuple[int, str, str]:
-    code = main(["bench", *words])
-    return code, *capsys.readouterr()
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    return helpers.run(capsys, "bench", *words)
 
 
 # ---- timing

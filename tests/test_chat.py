@@ -82,7 +82,7 @@ def test_many_conversations_give_the_ids_of_each(kind):
 
 
 def test_no_text_of_a_user_becomes_a_special_token():
-    """Faults R8: every special token in 1,000 wrappings, and glued from two messages."""
+    """Every special token in 1,000 wrappings, and glued from two messages."""
     rng, special = random.Random(0), set(TOKENIZER.special_tokens.values())
     pieces = ["", " ", "\n", "<|", "|>", "a", "公", "\u200b", "<", "|", *SPECIAL]
     for name in SPECIAL:

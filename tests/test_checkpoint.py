@@ -24,8 +24,8 @@ from minigpt.runs.checkpoint import (
     remove_leftovers,
     save_checkpoint,
 )
-from minigpt.support import files, lock
-from minigpt.support.errors import CheckpointError, ConfigError, LockedError, TrainingError
+from minigpt.support import files
+from minigpt.support.errors import CheckpointError, TrainingError
 from minigpt.support.lock import RunLock
 
 
@@ -427,37 +427,6 @@ def test_a_half_copied_checkpoint_is_not_used(tmp_path):
         assert latest_checkpoint(tmp_path / "drive") is None
         shutil.copy(path / name, copy / name)
     assert latest_checkpoint(tmp_path / "drive").step == 1
-
-
-# ---- the lock (several processes: test_crash.py)
-
-
-def test_the_lock_may_be_taken_again_by_its_own_process(tmp_path):
-    with RunLock(tmp_path / "new" / "run") as run, RunLock(tmp_path / "new" / "run"):
-        assert f"process {os.getpid()} on" in run.path.read_text(encoding="utf-8")
-    assert RunLock.held == {}
-    assert run.path.read_bytes() == b""
-
-
-def test_a_file_in_place_of_the_directory_is_an_error_with_a_remedy(tmp_path):
-    (tmp_path / "run").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"cannot use the run directory.*choose another"):
-        RunLock(tmp_path / "run").__enter__()
-
-
-def test_a_heartbeat_stands_in_where_the_drive_has_no_locks(tmp_path, monkeypatch):
-    def no_locks(file):
-        raise OSError(checkpoint.errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(lock, "lock_file", no_locks)
-    monkeypatch.setattr(lock, "BEAT", 0.05)
-    first, second = RunLock(tmp_path), RunLock(tmp_path)
-    first.acquire()
-    with pytest.raises(LockedError, match=f"process {os.getpid()} on .*wait until it ends"):
-        second.acquire()
-    first.heart.stop()  # as if it had died
-    second.acquire()
-    second.release()
 
 
 # ---- cost

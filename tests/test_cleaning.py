@@ -3,18 +3,12 @@
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
+from helpers import write
 
-from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, clean_text, find_files
+from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, clean_text
 from minigpt.support.errors import ConfigError, DataError
-
-
-def write(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    return path
 
 
 def removed(cleaned: Cleaned) -> list[int]:
@@ -24,7 +18,7 @@ def removed(cleaned: Cleaned) -> list[int]:
 
 
 def texts(cleaned: Cleaned, field: str = "text") -> list[str]:
-    return [record[field] for record in (*cleaned.train, *cleaned.validation)]
+    return [record.get(field, record.get("1")) for record in (*cleaned.train, *cleaned.validation)]
 
 
 SENTENCES = [
@@ -82,6 +76,8 @@ def test_gutenberg_frame_is_cut(data_dir):
         ("a.csv", '\ufefftext,id\r\none,"1,2"\r\n"two",2\r\nthree,"""q"""\r\n', {}),
         ("a.tsv", 'id\ttext\n"1\tone\n2"\ttwo\n3\tthree\n', {}),
         ("a.tsv", "x\tone\ny\ttwo\nz\tthree", {"columns": ("label", "text")}),
+        ("a.tsv", "x\tone\ny\ttwo\nz\tthree", {"field": ("1",)}),
+        ("a.csv", "text,,\none,,\ntwo,,\nthree,,\n", {}),
         ("a.data", "x\tone\ny\ttwo\nz\tthree", {"columns": ("label", "text"), "format": "tsv"}),
     ],
 )
@@ -105,8 +101,8 @@ def test_records_keep_all_their_fields(tmp_path):
     ("name", "data", "cause", "remedy"),
     [
         ("a.csv", "id,body\n1,x\n", "no column 'text'; the first line has 'id', 'body'", "--field"),
-        ("a.csv", "id,text,text\n1,x,y\n", "a column name stands twice", "--columns"),
-        ("a.tsv", "ham\thello\n", "no column 'text'", "--columns"),
+        ("a.csv", "id,text,text\n1,x,y\n", "a column name stands twice", "a name of its own"),
+        ("a.tsv", "ham\thello\n", "no column 'text'", "--field 1"),
         ("a.csv", "id,text\n1,x\n2\n", "line 3.*", "--skip-bad"),
         ("a.csv", "id,text\n1,x\n2,y,z\n", "3 columns where 2 are expected", "correct the line"),
         ("a.csv", 'id,text\n1,"x"y\n', "bad table.*line 2", ".jsonl"),
@@ -156,50 +152,6 @@ def test_path_in_a_field_is_only_text(value, tmp_path):
     path = write(tmp_path / "in" / "deep" / "a.csv", "path,text\n" + rows)
     cleaned = clean_files([path], CleanConfig(field=("text", "path"), near=0))
     assert {record["path"] for record in (*cleaned.train, *cleaned.validation)} == {value}
-
-
-# --- finding files ---
-
-
-def test_folders_patterns_and_files(tmp_path):
-    names = ["a.txt", "b.csv", "c.tsv", "d.jsonl", "in/e.md", "in/f.TXT", "g.png", "in/empty.csv"]
-    for name in names:
-        write(tmp_path / name, "" if "empty" in name else "x")
-
-    def found(*words: str) -> list[str]:
-        paths = find_files([str(tmp_path / word) for word in words])
-        return [path.relative_to(tmp_path).as_posix() for path in paths]
-
-    assert found(".") == ["a.txt", "b.csv", "c.tsv", "d.jsonl", "in/e.md", "in/f.TXT"]
-    assert found("*.[ct]s*") == ["b.csv", "c.tsv"]
-    assert found("**/*.md", "a.txt", "a.txt", "in") == ["in/e.md", "a.txt", "in/f.TXT"]
-    assert found("g.png") == ["g.png"]
-
-
-def test_a_name_with_brackets_is_not_a_pattern(tmp_path):
-    path = write(tmp_path / "[1].txt", "x")
-    assert find_files([str(path)]) == [path]
-
-
-@pytest.mark.parametrize(
-    ("word", "cause"), [("none.txt", "no such file"), ("*.none", "no file matches"), ("in", "no t")]
-)
-def test_nothing_found(word, cause, tmp_path):
-    write(tmp_path / "in" / "x.png", "x")
-    with pytest.raises(DataError, match=cause):
-        find_files([str(tmp_path / word)])
-
-
-@pytest.mark.parametrize("name", ["x.csv", "x.txt"])
-def test_link_out_of_the_folder(name, tmp_path):
-    secret = write(tmp_path / name, "text\nsecret")
-    write(tmp_path / "in" / "a.csv", "text\nx")
-    try:
-        (tmp_path / "in" / name).symlink_to(secret)
-    except OSError:
-        pytest.skip("links cannot be made here")
-    with pytest.raises(DataError, match=r"leads out of the data folder.*copy the file"):
-        find_files([str(tmp_path / "in")])
 
 
 # --- repeats and sides ---
@@ -287,6 +239,8 @@ def test_sms_spam_has_403_exact_repeats(data_dir):
         ("validation_fraction", 0.0),
         ("validation_fraction", float("nan")),
         ("field", ()),
+        ("format", "parquet"),
+        ("unicode", "NFD"),
     ],
 )
 def test_impossible_settings(option, value):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from helpers import refused, run
 
 from minigpt import storyworld
 from minigpt.commands import COMMANDS, main, pipeline
@@ -41,27 +42,6 @@ from minigpt.tokenizer import BPETokenizer
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--block-size", 32, "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
 SMALL += ["--vocab-size", 300, "--batch-size", 4]
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    """Run one command in this process; return exit code, output and errors."""
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def refused(capsys, *words: object) -> str:
-    """Run a command that must fail; return its one error line."""
-    code, _, err = run(capsys, *words)
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code != 0
-    assert len(lines) == 1, err
-    assert lines[0].count(" — ") == 2, "what — where — what to do"
-    assert "Traceback" not in err
-    return lines[0]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import helpers
 import pytest
 
 from minigpt.chat import SPECIAL, longest_answer
@@ -23,23 +24,11 @@ SMALL = GPTConfig(vocab_size=400, block_size=256, n_layer=1, n_head=1, n_embd=8)
 
 
 def run(capsys, *words: object) -> tuple[int, str, str]:
-    """Run one command in this process; return exit code, output and errors."""
-    try:
-        code = main([str(word) for word in ("evaluate", *words)])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
+    return helpers.run(capsys, "evaluate", *words)
 
 
 def refused(capsys, *words: object) -> str:
-    """Run a command that must fail; return its one error line."""
-    code, _, err = run(capsys, *words)
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code != 0
-    assert len(lines) == 1, err
-    assert lines[0].count(" — ") == 2, "what — where — what to do"
-    return lines[0]
+    return helpers.refused(capsys, "evaluate", *words)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +246,9 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
         write_tokens(copied / name, document_ids(texts, tokenizer), *facts)
         for name in ("train.bin", "val.bin")
     ]
-    data = Data(*files, 240, 10.0, n_stories=4, dialogues=Dialogues([], [], set(), ""))
+    data = Data(
+        *files, 240, 10.0, n_stories=4, dialogues=Dialogues([], [], set(), ""), exam=exam.examine
+    )
     monkeypatch.setattr(evaluate, "make_data", lambda *args, **more: data)
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]
     command = evaluate.parse(evaluate.EvaluateCommand, "evaluate", [str(word) for word in words])

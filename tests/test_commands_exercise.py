@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from minigpt.commands import main
 from minigpt.commands.exercise import changes, find_course, merge, work_on
 from minigpt.support.errors import DataError
 
@@ -58,15 +58,6 @@ def save(chapters: Path, book: dict, folder: str = "exercises") -> Path:
 def mine(chapters: Path) -> dict:
     path = chapters / "my_exercises" / "08_attention.ipynb"
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_a_copy_is_made_once_and_never_overwritten(course, capsys):
@@ -220,7 +211,7 @@ def test_a_course_is_found_from_its_folders_and_elsewhere_in_the_checkout(
         find_course()
 
 
-def test_fault_a_broken_copy_is_named_and_left_alone(course):
+def test_a_broken_copy_is_named_and_left_alone(course):
     source = course / "exercises" / "08_attention.ipynb"
     target = course / "my_exercises" / "08_attention.ipynb"
     work_on(source, target, update=False)

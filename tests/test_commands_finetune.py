@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from helpers import refused, run
 
 from minigpt.commands import main
 from minigpt.commands.chat import ChatCommand, fitting, say, talk
@@ -29,27 +30,6 @@ from minigpt.tokenizer import BPETokenizer
 SMALL = ["--n-layer", 1, "--n-head", 1, "--n-embd", 16, "--vocab-size", 330, "--dropout", 0.0]
 SMALL += ["--batch-size", 4, "--device", "cpu", "--dtype", "float32"]
 WORDS = {"good": ("fine", "lovely", "funny"), "bad": ("dull", "weak", "sad")}
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    """Run one command in this process; return exit code, output and errors."""
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def refused(capsys, *words: object) -> str:
-    """Run a command that must fail; return its one error line."""
-    code, _, err = run(capsys, *words)
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code != 0
-    assert len(lines) == 1, err
-    assert lines[0].count(" — ") == 2, "what — where — what to do"
-    assert "Traceback" not in err
-    return lines[0]
 
 
 def write_reviews(path: Path, count: int = 400) -> Path:
@@ -245,7 +225,7 @@ def weights(run_dir: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_run_goes_on_after_a_crash_to_the_same_bits(capsys, trained, tmp_path):
-    """Fault E32: the newest checkpoint is lost; the run is taken up at the one before."""
+    """The newest checkpoint is lost; the run is taken up at the one before."""
     out = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(checkpoint_paths(out)[-1])
     assert latest_checkpoint(out).step < 160

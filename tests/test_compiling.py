@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from test_generate import tiny_model
+from helpers import tiny_model
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from minigpt.generate import generate

@@ -7,22 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import write
 
 from minigpt.bpe import split_chunks
 from minigpt.data import corpus
-from minigpt.data.corpus import (
-    ReadCounts,
-    list_files,
-    read_documents,
-    read_pieces,
-)
+from minigpt.data.corpus import Piece, read_documents, read_pieces, separated
+from minigpt.data.decoding import ReadCounts
 from minigpt.support.errors import ConfigError, DataError
-
-
-def write(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    return path
 
 
 def jsonl(*records: object) -> str:
@@ -129,10 +120,10 @@ def test_file_without_text(name, data, tmp_path):
 
 
 def test_missing_path_and_folder_without_text(tmp_path):
-    with pytest.raises(DataError, match=r"no such file or folder — .*nowhere — check the path"):
+    with pytest.raises(DataError, match=r"no such file or folder.* — .*nowhere — check the path"):
         list(read_documents(tmp_path / "nowhere"))
-    write(tmp_path / "a.png", b"x")
-    with pytest.raises(DataError, match=r"no text files among 1 files \(found \.png\).*\.txt"):
+    write(tmp_path / "a.png", b"\x89PNG\r\n\x1a\n\x00")
+    with pytest.raises(DataError, match=r"no data files among 1 files \(found \.png\).*\.txt"):
         list(read_documents(tmp_path))
 
 
@@ -243,7 +234,7 @@ def test_bad_record_is_named(line, message, tmp_path):
     with pytest.raises(DataError, match=message):
         list(read_documents(path))
     with pytest.raises(
-        DataError, match=r"1 of 3 records are bad, more than 1%.*without --skip-bad"
+        DataError, match=r"1 of 3 records are bad, more than 1%; the first: .*line 2"
     ):
         list(read_pieces(path, skip_bad=True))
     write(path, f"{good}\n" * 100 + f"{line}\n")
@@ -283,25 +274,82 @@ def test_a_path_in_the_data_is_text(tmp_path):
     assert list(read_documents(path)) == paths
 
 
-def link(path: Path, target: Path) -> None:
-    try:
-        path.symlink_to(target)
-    except OSError:
-        pytest.skip("this system does not let us make links")
+# --- records and tables as documents ---
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
-    write(tmp_path / "secret.txt", "secret")
-    write(tmp_path / "data" / "a.txt", "text")
-    link(tmp_path / "data" / "b.txt", tmp_path / "secret.txt")
-    with pytest.raises(DataError, match=r"a link that leads out.*b\.txt.*copy the file"):
-        list(read_documents(tmp_path / "data"))
+@pytest.mark.parametrize(
+    ("name", "data", "field", "documents"),
+    [
+        ("a.csv", 'id,text\n1,one\n2,"two\nlines"\n', "text", ["one", "two\nlines"]),
+        ("a.csv", "text,body\nx,one\ny,two\n", "body", ["one", "two"]),
+        ("a.csv", "text\rone\rtwo", "text", ["one", "two"]),
+        ("a.tsv", 'x\t"one\r\ny\ttwo\r\n', "1", ['"one', "two"]),
+    ],
+)
+def test_the_text_of_a_table_stands_in_a_column(name, data, field, documents, tmp_path):
+    assert list(read_documents(write(tmp_path / name, data), field)) == documents
 
 
-def test_links_to_folders_and_inside_are_not_followed(tmp_path):
-    write(tmp_path / "other" / "secret.txt", "secret")
-    write(tmp_path / "data" / "a.txt", "text")
-    link(tmp_path / "data" / "again.txt", tmp_path / "data" / "a.txt")
-    link(tmp_path / "data" / "loop", tmp_path / "data")
-    link(tmp_path / "data" / "out", tmp_path / "other")
-    assert list_files(tmp_path / "data") == [tmp_path / "data" / "a.txt"]
+@pytest.mark.parametrize("field", ["text", "7"])
+def test_a_missing_column_names_those_there(field, tmp_path):
+    path = write(tmp_path / "a.tsv", "ham\thello\nspam\tbuy\n")
+    there = "'ham', 'hello'" if field == "text" else "'0', '1'"
+    expected = rf"no column '{field}'; .*{there} — .*a\.tsv, line 1 — .*--field.*number.*--field 1"
+    with pytest.raises(DataError, match=expected):
+        list(read_documents(path, field))
+
+
+def test_bad_rows_are_named_or_left_out(tmp_path):
+    rows = [*(f"{n}\ttext {n}" for n in range(200)), "200"]
+    path = write(tmp_path / "a.tsv", "n\ttext\n" + "\n".join(rows))
+    with pytest.raises(DataError, match=r"1 columns where 2 are expected.*line 202.*--skip-bad"):
+        list(read_documents(path))
+    counts = ReadCounts()
+    assert len(list(read_pieces(path, skip_bad=True, counts=counts))) == 200
+    assert (counts.skipped, counts.documents) == (1, 200)
+
+
+def test_a_data_set_brings_its_fields_and_its_separator(data_dir):
+    (first, *_) = read_documents("sms-spam")
+    assert first.startswith("Go until jurong point")
+    poems = list(read_documents("tang-poems"))
+    assert sorted(poems) == sorted(read_documents(data_dir / "tang-poems", "paragraphs"))
+    names = (data_dir / "names" / "names.txt").read_text("utf-8").split("\n")
+    assert list(read_documents("names")) == [name for name in names if name]
+    with pytest.raises(DataError, match=r"its form \(squad\) is not that of documents.*\.jsonl"):
+        list(read_documents("xquad"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_documents_are_parted_wherever_the_pieces_end(size, monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 8)
+    text = "one two three four<|x|><|x|> \n<|x|>five<|x|>six and seven<|x|>"
+    cuts = range(0, len(text), size)
+    pieces = [Piece(text[at : at + size], at == cuts[-1]) for at in cuts]
+    found = list(separated(pieces, "<|x|>"))
+    joined = "".join(piece.text + "|" * piece.ends_document for piece in found)
+    assert joined == "one two three four|five|six and seven|"
+    assert size > 10 or len(found) > 3, "a long document comes in pieces"
+
+
+TABLE_MEMORY = (
+    MEMORY.replace("sum(len(piece.text) for piece in read_pieces(small))", "")
+    .replace(
+        "assert sum(len(piece.text) for piece in read_pieces(big)) == big.stat().st_size",
+        "assert sum(1 for piece in read_pieces(big)) == 400_000",
+    )
+    .replace("before = peak()", "list(read_pieces(small)); before = peak()")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs the resource module")
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_long_table_needs_little_memory(suffix, tmp_path):
+    row = '{"text": "some words"}\n' if suffix == ".jsonl" else "some words and more\n"
+    head = "" if suffix == ".jsonl" else "text\n"
+    small = write(tmp_path / f"small{suffix}", head + row)
+    big = write(tmp_path / f"big{suffix}", head + row * 400_000)  # about 8 MB
+    command = [sys.executable, "-c", TABLE_MEMORY, str(small), str(big)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(result.stdout) <= 3

@@ -353,73 +353,6 @@ def wait_for(condition, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-LOCKER = """
-import sys, time
-from pathlib import Path
-from minigpt.support.errors import LockedError
-from minigpt.support.lock import RunLock
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    with RunLock(Path(sys.argv[1])):
-        print("got it", flush=True)
-        sys.stdin.readline()
-except LockedError as error:
-    print(error, flush=True)
-    sys.exit(error.exit_code)
-assert "torch" not in sys.modules
-"""
-
-
-def start_locker(run_dir: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", LOCKER, str(run_dir)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-
-
-def say(process: subprocess.Popen) -> None:
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-@pytest.mark.parametrize("round_", range(3))
-def test_of_eight_processes_exactly_one_gets_the_run(tmp_path, round_):
-    lockers = [start_locker(tmp_path) for _ in range(8)]
-    assert {locker.stdout.readline() for locker in lockers} == {"ready\n"}
-    for locker in lockers:
-        say(locker)
-    answers = [locker.stdout.readline().strip() for locker in lockers]
-    winners = [
-        locker for locker, answer in zip(lockers, answers, strict=True) if answer == "got it"
-    ]
-    assert len(winners) == 1, answers
-    holder = f"process {winners[0].pid} on "
-    assert all(
-        holder in answer and "wait until it ends" in answer
-        for answer in answers
-        if answer != "got it"
-    ), answers
-    winners[0].communicate("\n", timeout=30)
-    assert sorted(locker.wait(timeout=30) for locker in lockers) == [0] + [4] * 7
-
-
-def test_a_dead_holder_frees_the_lock(tmp_path):
-    first, second = start_locker(tmp_path), start_locker(tmp_path)
-    for locker in (first, second):
-        locker.stdout.readline()
-    say(first)
-    assert first.stdout.readline() == "got it\n"
-    first.kill()
-    first.wait(timeout=30)
-    say(second)
-    assert second.stdout.readline() == "got it\n"
-    second.communicate("\n", timeout=30)
-
-
 def test_a_checkpoint_cannot_take_more_memory_than_its_manifest_says(workshop, tmp_path):
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs Linux to limit the address space")
@@ -433,7 +366,7 @@ def test_a_checkpoint_cannot_take_more_memory_than_its_manifest_says(workshop, t
 
 
 def test_the_worker_can_tell_a_wrong_run(workshop, tmp_path):
-    """Without the same seed the comparison of E32 must fail: it is able to."""
+    """Without the same seed the comparison of killed runs must fail: it is able to."""
     config = CONFIG | {"max_steps": 4}
     digests = set()
     for seed in (0, 1):

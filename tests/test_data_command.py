@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from test_download import Server, send, server, status  # noqa: F401 - server is a fixture
+from local_server import Server, send, status
 
 from minigpt.commands import data
-from minigpt.data import sources
-from minigpt.data.sources import Source, SourceFile, load_sources
+from minigpt.data import discovery, sources
+from minigpt.data.sources import DataSet, SourceFile, load_sources
 from minigpt.support.errors import ConfigError, DataError
 
 SENTENCES = [f"Sentence {n} speaks of {n * 7} apples and {n * n} pears." for n in range(300)]
@@ -27,12 +27,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def toy(server: Server, cache: Path, monkeypatch) -> Source:  # noqa: F811
+def toy(server: Server, cache: Path, monkeypatch) -> DataSet:
     """A data set like sms-spam, at the local server, as the only one that is known."""
     sha256 = hashlib.sha256(RAW).hexdigest()
     file = SourceFile("toy/toy.tsv", server.url, len(RAW), sha256, 300, "")
     source = dataclasses.replace(load_sources()["sms-spam"], name="toy", files=(file,))
-    for module in (sources, data):
+    for module in (sources, discovery, data):
         monkeypatch.setattr(module, "load_sources", lambda: {"toy": source})
     return source
 
@@ -71,7 +71,7 @@ def test_list_one_task_and_one_set(cache, capsys):
         data.main(["list", "--task", "cooking"])
 
 
-def test_download_verify_prepare(toy, server, cache, tmp_path, capsys):  # noqa: F811
+def test_download_verify_prepare(toy, server, cache, tmp_path, capsys):
     server.script = [serve_table]
     assert data.main(["download", "toy"]) == 0
     out = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_download_verify_prepare(toy, server, cache, tmp_path, capsys):  # noqa:
     assert {row["label"] for row in rows} == {"ham", "spam"}
 
 
-def test_failed_download_helps_and_others_go_on(toy, server, cache, capsys):  # noqa: F811
+def test_failed_download_helps_and_others_go_on(toy, server, cache, capsys):
     server.script = [status(404), serve_table]
     assert data.main(["download", "toy", "toy"]) == 1
     out, err = capsys.readouterr()

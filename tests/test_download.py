@@ -1,4 +1,4 @@
-"""Downloads from a server that misbehaves (case 46): the right file, or an error that helps."""
+"""Downloads from a server that misbehaves: the right file, or an error that helps."""
 
 import hashlib
 import os
@@ -8,11 +8,11 @@ import ssl
 import threading
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from local_server import Server, send, status
 
 from minigpt.data import download as module
 from minigpt.data.download import MIN_SPEED, check_address, download, explain, is_right
@@ -24,60 +24,7 @@ HALF = len(DATA) // 2
 PAGE = b"<!DOCTYPE html><html><body>Please sign in to the hotel network</body></html>"
 
 
-class Server:
-    """A local HTTP server that answers by a script, one entry a request; the last one repeats."""
-
-    def __init__(self):
-        self.script: list[Callable] = []
-        self.requests: list[dict[str, str]] = []
-        self.ending = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.requests.append(dict(self.headers))
-                answer = server.script[min(len(server.requests), len(server.script)) - 1]
-                try:
-                    answer(self)
-                except OSError:  # the client has gone
-                    self.close_connection = True
-
-            def log_message(self, *_):
-                """Be silent."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/data.bin"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.ending.set()
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "LOOPBACK_ALLOWED", True)
-    monkeypatch.setattr(module, "PAUSE", 0.0)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = Server()
-    yield server
-    server.close()
-
-
 # --- what the server can do ---
-
-
-def send(handler, body: bytes, status: int = 200, length: int | None = None, **headers) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def whole(tag: str = '"a"') -> Callable:
@@ -101,10 +48,6 @@ def page_of_unknown_length(handler) -> None:
     handler.end_headers()
     handler.wfile.write(PAGE.ljust(len(DATA)))
     handler.close_connection = True
-
-
-def status(code: int) -> Callable:
-    return lambda handler: send(handler, b"no", status=code)
 
 
 def to(place: str) -> Callable:

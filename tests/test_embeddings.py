@@ -174,32 +174,32 @@ def test_principal_plane_finds_the_widest_directions():
 # --- bad input ---
 
 
-def test_fault_a_word_without_vector_is_named(plane):
+def test_a_word_without_vector_is_named(plane):
     for ask in (plane.neighbors, plane.__getitem__):
         with pytest.raises(DataError, match=r"'kng' has no vector.*spelled as there"):
             ask("kng")
 
 
-def test_fault_a_window_of_nothing():
+def test_a_window_of_nothing():
     with pytest.raises(ConfigError, match=r"window = 0.*1 or more"):
         skip_gram_pairs(np.array([1, EOT]), EOT, window=0)
 
 
-def test_fault_a_threshold_of_nothing():
+def test_a_threshold_of_nothing():
     with pytest.raises(ConfigError, match=r"threshold = 0.*above 0"):
         thin_frequent(np.array([1, EOT]), EOT, 0.0, np.random.default_rng(0))
 
 
-def test_fault_a_text_without_pairs():
+def test_a_text_without_pairs():
     with pytest.raises(DataError, match=r"no two words next to each other.*longer documents"):
         train_skip_gram(np.array([1, EOT, 2, EOT]), 5, EOT)
 
 
-def test_fault_no_questions(plane):
+def test_no_questions(plane):
     with pytest.raises(DataError, match=r"no questions.*at least one"):
         analogy_score(plane, [])
 
 
-def test_fault_one_vector_makes_no_picture():
+def test_one_vector_makes_no_picture():
     with pytest.raises(ConfigError, match=r"1 vectors.*at least 2"):
         principal_plane(np.ones((1, 4)))

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import write
 
 from minigpt.batching.examples import (
     ExampleConfig,
@@ -19,12 +20,6 @@ from minigpt.batching.examples import (
 from minigpt.support.errors import ConfigError, DataError
 
 GOOD = {"prompt": "1 + 1?", "answer": "2"}
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    return path
 
 
 def lines(path: Path, records: list) -> Path:
@@ -110,7 +105,7 @@ def test_one_template_alone_is_refused(given, missing):
         ExampleConfig(**{given: "{a}"})
 
 
-# --- bad lines: faults A8 ---
+# --- bad lines ---
 
 BAD_LINES = {
     "bad_json": ('{"prompt": "a", "answer"', "bad JSON", "correct it"),
@@ -162,7 +157,7 @@ def test_skip_bad_counts_and_fails_above_one_percent(tmp_path):
     examples, skipped = load_examples(path, ExampleConfig(skip_bad=True))
     assert (len(examples), skipped) == (1683, 17)
     path = lines(tmp_path / "b.jsonl", [*[GOOD] * 1682, *bad])
-    with pytest.raises(DataError, match=r"17 of 1699 examples are bad, more than 1%.*line 1683"):
+    with pytest.raises(DataError, match=r"17 of 1699 records are bad, more than 1%.*line 1683"):
         load_examples(path, ExampleConfig(skip_bad=True))
 
 

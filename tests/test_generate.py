@@ -1,4 +1,4 @@
-"""Generation: every sampler against its distribution, the cache against no cache, bad input."""
+"""Generation: the cache against no cache, histories, beams, stop strings, bad input."""
 
 import dataclasses
 import itertools
@@ -7,8 +7,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from helpers import tiny_model
 
 from minigpt import generate as generation
 from minigpt.generate import (
@@ -19,33 +18,13 @@ from minigpt.generate import (
     stream,
     window_start,
 )
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import GPT
 from minigpt.machine import compiling
-from minigpt.sampling import (
-    FEW,
-    SampleConfig,
-    draw,
-    keep_min_p,
-    keep_top_p,
-    next_probabilities,
-    next_tokens,
-)
+from minigpt.sampling import SampleConfig, draw, next_probabilities
 from minigpt.streaming import StopStrings
 from minigpt.support.errors import ConfigError, TrainingError
 
 GREEDY = {"temperature": 0.0}
-LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()  # probabilities to count with by hand
-
-
-def tiny_model(block_size: int = 9, seed: int = 0, **changes) -> GPT:
-    """Return a random model whose predictions differ clearly from token to token."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": 13, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 20}
-    model = GPT(GPTConfig(**{**sizes, "head_dim": 6, "block_size": block_size, **changes}))
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model
 
 
 def without_cache(model: GPT, prompt: list[int], config: SampleConfig, row: int = 0) -> list[int]:
@@ -58,105 +37,6 @@ def without_cache(model: GPT, prompt: list[int], config: SampleConfig, row: int 
             uniform = generator.getrandbits(24) / 2**24
             tokens.append(draw(next_probabilities(logits, config), [uniform]).item())
     return tokens[len(prompt) :]
-
-
-# The distribution of the next token
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [0.5, 0.2, 0.15, 0.1, 0.05]),
-        ({"temperature": 0.0}, [1, 0, 0, 0, 0]),
-        ({"temperature": 0.5}, [0.25, 0.04, 0.0225, 0.01, 0.0025]),  # squares
-        ({"temperature": 1e-300}, [1, 0, 0, 0, 0]),
-        ({"temperature": 1e300}, [1, 1, 1, 1, 1]),
-        ({"top_k": 1}, [1, 0, 0, 0, 0]),
-        ({"top_k": 3}, [0.5, 0.2, 0.15, 0, 0]),
-        ({"top_k": 99}, [0.5, 0.2, 0.15, 0.1, 0.05]),
-        ({"top_p": 0.6}, [0.5, 0.2, 0, 0, 0]),  # 0.5 alone is not enough
-        ({"top_p": 0.45}, [1, 0, 0, 0, 0]),
-        ({"top_p": 1e-9}, [1, 0, 0, 0, 0]),
-        ({"top_p": 5e-324}, [1, 0, 0, 0, 0]),
-        ({"min_p": 0.25}, [0.5, 0.2, 0.15, 0, 0]),  # at least 0.125
-        ({"min_p": 0.999}, [1, 0, 0, 0, 0]),
-        ({"top_k": 4, "top_p": 0.7, "min_p": 0.35}, [0.5, 0.2, 0, 0, 0]),
-    ],
-)
-def test_probabilities_and_samples_follow_the_distribution_by_hand(options, expected):
-    expected = torch.tensor(expected) / sum(expected)
-    found = next_probabilities(LOGITS, SampleConfig(**options))[0]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
-
-    count = 20_000
-    uniforms = torch.rand(count, generator=torch.Generator().manual_seed(1)).tolist()
-    drawn = draw(found.expand(count, -1).contiguous(), uniforms).bincount(minlength=5)
-    assert (drawn[expected == 0] == 0).all()
-    kept = expected > 0
-    chi_square = ((drawn - count * expected)[kept] ** 2 / (count * expected[kept])).sum()
-    assert chi_square < 23.5  # 4 degrees of freedom exceed it once in 10,000 seeds
-
-
-def test_rows_of_a_batch_are_filtered_each_by_itself():
-    logits = torch.randn(3, 17, generator=torch.Generator().manual_seed(0)) * 3
-    config = SampleConfig(temperature=0.8, top_k=9, top_p=0.9, min_p=0.02)
-    alone = torch.cat([next_probabilities(row[None], config) for row in logits])
-    torch.testing.assert_close(next_probabilities(logits, config), alone)
-
-
-def test_filters_keep_what_meets_their_limit_exactly():
-    probabilities = torch.tensor([[0.5, 0.25, 0.25]])
-    assert (keep_min_p(probabilities, 0.5) > 0).tolist() == [[True, True, True]]
-    assert (keep_top_p(probabilities, 0.5) > 0).tolist() == [[True, False, False]]
-    assert (keep_top_p(probabilities, 0.75) > 0).tolist() == [[True, True, False]]
-
-
-@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
-def test_top_p_of_rows_flat_and_steep_equals_a_sort_of_all(top_p):
-    sharpness = torch.tensor([0.0, 0.1, 1.0, 3.0, 10.0])[:, None]
-    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)) * sharpness
-    logits[0] += torch.linspace(0, 1e-3, 1000)  # no two are equal
-    probabilities = logits.softmax(dim=-1)
-    found = keep_top_p(probabilities, top_p)
-    sizes = []
-    for row, kept in zip(probabilities.tolist(), found, strict=True):
-        falling, together = sorted(range(1000), key=lambda token: -row[token]), 0.0
-        while together < top_p:
-            together += row[falling.pop(0)]
-        sizes.append(1000 - len(falling))
-        assert abs(sizes[-1] - int((kept > 0).sum())) <= 1  # rounding may shift the last one
-        assert kept[falling[1:]].sum() == 0
-    assert min(sizes) < FEW < max(sizes)  # both ways were taken
-    torch.testing.assert_close(found.sum(dim=-1), torch.ones(5))
-
-
-def test_equal_logits_leave_exactly_top_k_tokens():
-    assert (next_probabilities(torch.zeros(2, 7), SampleConfig(top_k=3)) > 0).sum().item() == 6
-
-
-def test_draw_never_returns_a_token_of_probability_zero():
-    probabilities = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]])
-    for uniform, token in ((0.0, 1), (1 - 2**-24, 3)):
-        assert draw(probabilities, [uniform]).tolist() == [token]
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    logits=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=8),
-    temperature=st.floats(0, 1e308),
-    top_k=st.none() | st.integers(1, 10),
-    top_p=st.floats(0, 1, exclude_min=True),
-    min_p=st.floats(0, 1, exclude_max=True),
-)
-def test_every_valid_setting_gives_a_distribution_with_the_likeliest_token(
-    logits, temperature, top_k, top_p, min_p
-):
-    logits = torch.tensor([logits])
-    config = SampleConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    probabilities = next_probabilities(logits, config)
-    assert abs(probabilities.sum().item() - 1) < 1e-4
-    unfiltered = next_probabilities(logits, SampleConfig(temperature=temperature))
-    assert unfiltered[probabilities > 0].max() == unfiltered.max()  # one of them, where equal
 
 
 # Cached generation
@@ -187,7 +67,7 @@ def test_window_keeps_the_newest_half_whenever_it_is_full(block_size):
     ],
     ids=str,
 )
-def test_cached_equals_uncached_past_the_window_where_rows_hop_at_different_times(
+def test_cached_equals_uncached_past_the_window_where_contexts_shift_at_different_times(
     options, block_size, temperature
 ):
     model = tiny_model(block_size, **options)
@@ -301,6 +181,114 @@ def test_no_prompts_and_no_new_tokens_are_fine():
     assert list(stream(model, [1], SampleConfig(max_new_tokens=0))) == []
 
 
+# What was written
+
+
+def penalized_without_cache(
+    model: GPT, prompt: list[int], config: SampleConfig, stop_ids: tuple[int, ...], row: int
+) -> list[int]:
+    """Count everything anew for each token, by plain loops: slow, and simple enough to trust."""
+    written, generator = [], random.Random(f"{config.seed} {row}")
+    with evaluating(model), torch.no_grad():
+        for _ in range(config.max_new_tokens):
+            tokens = prompt + written
+            window = tokens[window_start(len(tokens), model.config.block_size) :]
+            logits = model(torch.tensor([window]))[0][:, -1]
+            for token in set(tokens):
+                by = config.repetition_penalty
+                logits[0, token] *= 1 / by if logits[0, token] > 0 else by
+            for token in set(written):
+                logits[0, token] -= config.presence_penalty
+                logits[0, token] -= config.frequency_penalty * written.count(token)
+            for token, bias in config.logit_bias:
+                logits[0, token] += bias
+            uniform = generator.getrandbits(24) / 2**24
+            written.append(draw(next_probabilities(logits, config), [uniform]).item())
+            if written[-1] in stop_ids:
+                return written[:-1]
+    return written
+
+
+PENALTIES = [
+    {"repetition_penalty": 1.5},
+    {"presence_penalty": 1.5, "frequency_penalty": 0.5},
+    {"logit_bias": ((3, 2.0), (8, -100))},
+    {
+        "repetition_penalty": 1.2,
+        "presence_penalty": -0.5,
+        "frequency_penalty": 1.0,
+        "logit_bias": ((12, 1.5),),
+        "top_k": 6,
+    },
+]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("block_size", [3, 9])
+@pytest.mark.parametrize("penalties", PENALTIES, ids=str)
+def test_each_row_is_penalized_for_its_own_text_past_the_window_and_as_rows_end(
+    penalties, block_size, temperature
+):
+    model = tiny_model(block_size)
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 5, 8, 9, 2) if n <= block_size]
+    prompts += [[12], [11, 11]]
+    config = SampleConfig(max_new_tokens=30, temperature=temperature, seed=1, **penalties)
+    plain = SampleConfig(max_new_tokens=30, temperature=temperature, seed=1)
+    for stop_ids in ((), (5, 10)):
+        expected = [
+            penalized_without_cache(model, prompt, config, stop_ids, row)
+            for row, prompt in enumerate(prompts)
+        ]
+        assert generate(model, prompts, config, stop_ids) == expected
+        assert generate(model, prompts, plain, stop_ids) != expected
+        assert list(stream(model, prompts[1], config, stop_ids)) == penalized_without_cache(
+            model, prompts[1], config, stop_ids, 0
+        )
+    assert len({len(row) for row in expected}) > 2  # they ended one after the other
+
+
+def test_what_a_truncated_prompt_forgets_counts_as_having_occurred():
+    model, prompt = tiny_model(), [12, *range(9), 2]
+    config = SampleConfig(5, temperature=0.0, truncate="left", repetition_penalty=3.0)
+    expected = penalized_without_cache(model, prompt, config, (), 0)
+    assert generate(model, [prompt], config) == [expected]
+    window = prompt[window_start(len(prompt), 9) :]
+    assert penalized_without_cache(model, window, config, (), 0) != expected
+
+
+def test_a_constraint_sees_each_rows_text_and_has_the_last_word():
+    """A small grammar: after an even token comes an odd one, and the other way round."""
+    model, prompts, met = tiny_model(), [[1, 2], [4], [6, 7, 3], [5, 5]], []
+
+    def in_turns(logits, history):
+        met.append([[*prompt, *new] for prompt, new in zip(*both(history), strict=True)])
+        for row, ids in enumerate(met[-1]):
+            logits[row, ids[-1] % 2 :: 2] = -math.inf
+        return logits
+
+    def both(history):
+        return history.prompts, history.written
+
+    for temperature in (0.0, 1.0):
+        config = SampleConfig(20, temperature=temperature, logit_bias=((0, 100), (1, 100)))
+        met.clear()
+        answers = generate(model, prompts, config, stop_ids=[9], constraint=in_turns)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            text = prompt[-1:] + answer
+            assert all(a % 2 != b % 2 for a, b in itertools.pairwise(text))
+        assert met[0] == sorted(prompts, key=len)  # in the order of the rows
+        assert [len(rows[0]) - len(met[0][0]) for rows in met] == list(range(20))
+        one = list(stream(model, prompts[0], config, [9], in_turns))
+        assert one == generate(model, prompts[:1], config, [9], in_turns)[0]
+
+
+def test_a_bias_for_an_unknown_token_is_refused_before_any_computing():
+    config = SampleConfig(logit_bias=((13, 1.0),))
+    for write in (generate, stream):
+        with pytest.raises(ConfigError, match=r"token id 13 .*--logit-bias .*up to 12"):
+            write(tiny_model(), [[1]] if write is generate else [1], config)
+
+
 # Beam search
 
 
@@ -393,58 +381,6 @@ def test_impossible_stop_strings_are_refused(strings):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "remedy"),
-    [
-        ("max_new_tokens", -1, "a whole number >= 0"),
-        ("max_new_tokens", 1e9, "a whole number >= 0"),
-        ("max_new_tokens", True, "a whole number >= 0"),
-        ("temperature", -1.0, "0 is greedy"),
-        ("temperature", math.nan, "0 is greedy"),
-        ("temperature", math.inf, "0 is greedy"),
-        ("temperature", "hot", "0 is greedy"),
-        ("top_k", 0, "a whole number >= 1, or None"),
-        ("top_k", -5, "a whole number >= 1, or None"),
-        ("top_k", 2.5, "a whole number >= 1, or None"),
-        ("top_p", 0.0, "above 0, up to 1"),
-        ("top_p", 2, "above 0, up to 1"),
-        ("top_p", math.nan, "above 0, up to 1"),
-        ("min_p", 1.0, "from 0 to below 1"),
-        ("min_p", -0.1, "from 0 to below 1"),
-        ("seed", -1, "a whole number >= 0"),
-        ("truncate", "right", '"no" or "left"'),
-    ],
-)
-def test_impossible_settings_show_value_and_remedy(field, value, remedy):
-    with pytest.raises(ConfigError) as error:
-        SampleConfig(**{field: value})
-    assert f"{field} = {value!r}" in str(error.value)
-    assert remedy in str(error.value)
-    assert "--" + field.replace("_", "-") in str(error.value)
-
-
-ANYTHING = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from([10**400, -(10**400), 0, 1, 1.0, b"", [], {}, 1j])
-)
-NAMES = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "truncate")
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), ANYTHING))
-@example({"temperature": 2**64})  # float32 holds it, an int in torch does not
-def test_any_setting_is_taken_or_refused_by_a_config_error(options):
-    try:
-        config = SampleConfig(**options)
-    except ConfigError:
-        return
-    assert abs(next_probabilities(LOGITS, config).sum().item() - 1) < 1e-4
-
-
-@pytest.mark.parametrize(
     "write",
     [
         lambda model, prompt: generate(model, [[1], prompt]),
@@ -494,29 +430,6 @@ def test_logits_that_are_not_finite_never_become_a_token(value, temperature):
     ):
         with pytest.raises(TrainingError, match=r"not finite.*use an earlier checkpoint"):
             write()
-    one_bad = LOGITS.repeat(3, 1)
-    one_bad[1, 2] = math.nan
-    with pytest.raises(TrainingError):
-        next_probabilities(one_bad, config)
-
-
-def test_a_token_banned_by_minus_infinity_is_never_drawn():
-    logits = LOGITS.clone()
-    logits[0, 0] = -math.inf
-    for options in ({}, GREEDY, {"temperature": 1e300}, {"temperature": 1e-9}):
-        assert next_probabilities(logits, SampleConfig(**options))[0, 0] == 0
-
-
-def test_next_tokens_are_those_that_drawing_gives():
-    logits = torch.randn(500, 13, generator=torch.Generator().manual_seed(0)).round()  # with ties
-    uniforms = [random.Random(0).random() for _ in logits]
-    for options in (GREEDY, {}, {"temperature": 0.5, "top_k": 3}):
-        config = SampleConfig(**options)
-        expected = draw(next_probabilities(logits, config), uniforms)
-        assert torch.equal(next_tokens(logits, config, uniforms), expected)
-    logits[3, 1] = math.nan
-    with pytest.raises(TrainingError, match="not finite"):
-        next_tokens(logits, SampleConfig(**GREEDY), uniforms)
 
 
 @pytest.mark.parametrize("n_beam", [0, -1, True, 1.5])
@@ -571,6 +484,10 @@ def test_compiled_steps_give_the_same_past_the_window_and_as_rows_end(options, q
         expected = generate(model, prompts, config, stop_ids)
         assert generate(model, prompts, compiled, stop_ids) == expected
     assert len({len(row) for row in expected}) > 1  # they ended one after the other
+    changed = {"repetition_penalty": 1.5, "frequency_penalty": 0.5}
+    penalized = generate(model, prompts, dataclasses.replace(config, **changed), (5,))
+    assert generate(model, prompts, dataclasses.replace(compiled, **changed), (5,)) == penalized
+    assert penalized != expected
 
 
 def test_one_program_makes_all_tokens(quickly_compiled):

@@ -460,7 +460,7 @@ def test_flops_are_those_that_torchs_counter_finds(options, T, monkeypatch):
     assert flops_per_token(model.config, T) * 3 * length == counter.get_total_flops()
 
 
-# Settings (faults C18 and C19)
+# Settings
 
 NUMBERS = (
     "vocab_size",

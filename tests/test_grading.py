@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from helpers import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machinery import ROOT
@@ -40,7 +41,6 @@ from minigpt.classroom.limits import Watch
 from minigpt.classroom.notebook import Cell, forbidden, plan, split_checks
 from minigpt.classroom.session import grade_steps
 from minigpt.classroom.values import Opaque, decode, encode
-from minigpt.commands import main
 from minigpt.support.errors import ConfigError, DataError
 
 FILE = "08_attention.ipynb"
@@ -50,12 +50,7 @@ LIMITS = Limits(seconds=20, memory_gb=1, processes=12)
 SHORT = replace(LIMITS, seconds=3)  # where time is the point
 RIGHT = "causal_mask(T) & (torch.arange(T)[:, None] - torch.arange(T) < window)"
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """No setting of the reader's own environment takes part."""
-    for name in ("MINIGPT_STUDENT", "MINIGPT_GRADE", "MINIGPT_REPORT", "MINIGPT_CHECKS"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 def hand_in(answer: str | None = None, key: str = TARGET) -> bytes:
@@ -777,15 +772,6 @@ def test_the_gradebook_is_a_table_that_no_spreadsheet_takes_for_formulas():
     assert "- ✗ `a.y` blank: b" in feedback(grades[0])
 
 
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 @pytest.mark.slow
 def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
     folder = tmp_path / "handed_in"
@@ -817,9 +803,7 @@ def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
         (["--submissions", ".", "--seconds", "nan"], "seconds = nan", "--seconds"),
     ],
 )
-def test_fault_a_grading_that_cannot_begin_says_why(
-    words, cause, remedy, capsys, monkeypatch, tmp_path
-):
+def test_a_grading_that_cannot_begin_says_why(words, cause, remedy, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, "grade", *words)
     assert code != 0

@@ -21,9 +21,7 @@ from minigpt.layers import (
 B, T, C, HIDDEN = 3, 5, 7, 11  # all different, so that no mix-up of axes goes unseen
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 
 def test_activations_by_hand():

@@ -263,7 +263,7 @@ def test_obeys_accepts_exactly_the_stories_that_keep_to_the_constraint(language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_fault_a_story_that_is_none_is_never_accepted(language):
+def test_a_story_that_is_none_is_never_accepted(language):
     for lesson in of_task("story", language)[:60]:
         sentences = split_sentences(lesson.answer, language)
         space = " " if language == "en" else ""

@@ -410,7 +410,7 @@ def test_interval_of_bleu_resamples_texts():
         lambda predictions, targets: metrics.confusion_matrix(predictions, targets, ["x"]),
     ],
 )
-def test_fault_unequal_or_empty_lists_say_how_many(measure):
+def test_unequal_or_empty_lists_say_how_many(measure):
     with pytest.raises(DataError, match=r"2 predictions for 1 targets.*one prediction for each"):
         measure(["x", "x"], ["x"])
     with pytest.raises(DataError, match=r"no predictions.*at least one"):
@@ -420,7 +420,7 @@ def test_fault_unequal_or_empty_lists_say_how_many(measure):
 @pytest.mark.parametrize(
     ("predictions", "targets", "named"), [("az", "aa", "prediction 1"), ("aa", "za", "target 0")]
 )
-def test_fault_unknown_label_is_named_with_its_place(predictions, targets, named):
+def test_unknown_label_is_named_with_its_place(predictions, targets, named):
     with pytest.raises(DataError, match=rf"'z' is none of the labels.*{named}.*add it to labels"):
         metrics.confusion_matrix(predictions, targets, labels="ab")
 
@@ -440,6 +440,6 @@ def test_fault_unknown_label_is_named_with_its_place(predictions, targets, named
         (lambda: metrics.bootstrap_interval([1], n_samples=0), ConfigError, "n_samples 0.*1 or"),
     ],
 )
-def test_fault_bad_values_say_the_cause_and_the_remedy(call, error, message):
+def test_bad_values_say_the_cause_and_the_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call()

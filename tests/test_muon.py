@@ -12,9 +12,7 @@ from minigpt.muon import Muon, orthogonalize
 SHAPES = [(7, 12), (12, 7), (5, 5), (7, 12), (1, 9)]
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seed_zero")
 
 
 @pytest.fixture(autouse=True, params=["float32", "bfloat16"])

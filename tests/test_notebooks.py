@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from machinery import ROOT, build_notebooks, cells, course, make_exercises
 
-from minigpt.checks import exercises
+from minigpt.checks import TOPICS, exercises
 
 NOTEBOOKS = course.notebooks()
 SOLUTIONS = sorted((ROOT / "chapters" / "solutions").glob("*.ipynb"))
@@ -273,3 +273,60 @@ def test_imports_of_the_package_print_nothing():
     code = "import minigpt.gpt, minigpt.support.plots, minigpt.checks"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True)
     assert done.stdout == done.stderr == b""
+
+
+# Where the tests are
+
+# Modules whose tests have another module's name, and why.
+TESTED_ELSEWHERE = {
+    "__main__": ("test_commands", "it only calls the command line"),
+    "classroom": ("test_grading", "its parts make sense together alone: one judge, one student"),
+    # To be split by name with the modules themselves:
+    "data.tables": ("test_corpus", "not split yet"),
+    "data.records": ("test_corpus", "not split yet"),
+    "bpe": ("test_tokenizer", "not split yet"),
+    "streaming": ("test_tokenizer", "not split yet"),
+    "counts": ("test_gpt", "not split yet"),
+    "recipe": ("test_train", "not split yet"),
+    "runs.resume": ("test_train", "not split yet"),
+    "runs.run": ("test_commands", "not split yet"),
+    "validation": ("test_train", "not split yet"),
+    "trainer": ("test_train", "not split yet"),
+    "sampling": ("test_generate", "not split yet"),
+    "storyworld.told": ("test_exam", "not split yet"),
+}
+
+
+def missing_tests(modules: set[str], elsewhere: dict[str, tuple[str, str]]) -> list[str]:
+    """Return modules without a test file of their name, and entries of `elsewhere` to delete."""
+    faults = []
+    for module in sorted(modules):
+        own, other = f"test_{module.rpartition('.')[2]}", elsewhere.get(module, ("", ""))[0]
+        has_own = (ROOT / "tests" / f"{own}.py").exists()
+        if has_own and other:
+            faults.append(f"{module} has tests/{own}.py: delete its entry in TESTED_ELSEWHERE")
+        elif not has_own and not (ROOT / "tests" / f"{other or own}.py").exists():
+            faults.append(f"{module} has no tests: write tests/{other or own}.py")
+    gone = sorted(elsewhere.keys() - modules)
+    return faults + [f"{module} is gone: delete its entry in TESTED_ELSEWHERE" for module in gone]
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    assert not (found := missing_tests(set(modules()), TESTED_ELSEWHERE)), "\n".join(found)
+
+
+def test_every_topic_of_checks_has_a_test_file_of_its_name():
+    for topic in TOPICS:
+        assert (ROOT / "tests" / f"test_checks_{topic}.py").exists(), topic
+
+
+def test_a_module_without_tests_is_caught():
+    assert missing_tests({"data.new"}, {}) == ["data.new has no tests: write tests/test_new.py"]
+    assert missing_tests({"new"}, {"new": ("test_other", "why")}) == [
+        "new has no tests: write tests/test_other.py"
+    ]
+    gone = {"gpt": ("test_train", "why"), "old": ("test_train", "why")}
+    assert missing_tests({"gpt"}, gone) == [
+        "gpt has tests/test_gpt.py: delete its entry in TESTED_ELSEWHERE",
+        "old is gone: delete its entry in TESTED_ELSEWHERE",
+    ]

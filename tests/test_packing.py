@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt.batching.conversations import cut_middle
 from minigpt.batching.packing import DECK, Bucketed, EvalPacked, Mixed, Packed, Stages, best_fit
 from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT, GPTConfig
@@ -191,18 +190,7 @@ def test_too_long_ones_are_dropped_or_cut_by_choice_and_counted():
     assert EvalPacked([*short, long], 2, 19, over_long="drop").flat.n_over_long == 1
 
 
-def test_cutting_takes_the_middle_of_the_longest_prompt():
-    ids = list(range(20))
-    trained = [False] * 3 + [True] * 2 + [False] * 12 + [True] * 3
-    assert cut_middle(ids, trained, 14) == (
-        [0, 1, 2, 3, 4, 5, 6, 7, 14, 15, 16, 17, 18, 19],
-        [False] * 3 + [True] * 2 + [False] * 6 + [True] * 3,
-    )
-    assert cut_middle(ids, trained, 11) is None, "no more than template tokens would be left"
-    assert cut_middle(ids, [True] * 20, 14) is None
-
-
-def test_fault_27_a_conversation_without_an_answer_is_named():
+def test_a_conversation_without_an_answer_is_named():
     made = [*conversations(3), ([1, 2, 3], [False] * 3)]
     with pytest.raises(DataError, match=r"no answer.*conversation 3.*leave it out"):
         Packed(made, 2, 40, seed=0)

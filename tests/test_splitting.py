@@ -3,8 +3,9 @@
 import pytest
 
 from minigpt.bpe import split_chunks
-from minigpt.data.corpus import Piece, ReadCounts
-from minigpt.data.splitting import Overlap, split_documents
+from minigpt.data.corpus import Piece
+from minigpt.data.decoding import ReadCounts
+from minigpt.data.splitting import Overlap, split_by_position, split_documents
 from minigpt.support.errors import ConfigError
 
 
@@ -60,3 +61,23 @@ def test_overlap_is_measured_by_lines():
     overlap.add_training("same line\n")
     assert overlap.share == 0.5
     assert Overlap().share == 0.0
+
+
+def test_overlap_of_other_parts_and_weights():
+    overlap = Overlap(parts=str.split, weigh=lambda word: 1)
+    for text in ("a b", "a ccccc"):
+        overlap.add_validation(text)
+    overlap.add_training("a x")
+    assert overlap.share == 0.5
+
+
+@pytest.mark.parametrize("boundary", [4, 5, 6])
+def test_training_ends_a_document_wherever_in_the_pieces_the_boundary_falls(boundary):
+    """Also where a piece, but not its document, ends just there: else both sides would meet."""
+    pieces = [Piece("a b.\n", False), Piece("c d.\n", True)]  # one document, read in two pieces
+    marked = list(split_by_position(pieces, boundary))
+    train = [piece for piece, is_validation in marked if not is_validation]
+    validation = [piece for piece, is_validation in marked if is_validation]
+    assert "".join(piece.text for piece in [*train, *validation]) == "a b.\nc d.\n"
+    assert train[-1].ends_document
+    assert validation[-1].ends_document

@@ -406,11 +406,11 @@ def test_verdict_names_the_first_wrong_sentence_and_what_could_have_stood_there(
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(), st.sampled_from(LANGUAGES))
-def test_fault_any_text_gets_a_verdict(text, language):
+def test_any_text_gets_a_verdict(text, language):
     assert not verify(text, language).ok
 
 
-def test_fault_text_of_another_world_names_sentence_and_remedy():
+def test_text_of_another_world_names_sentence_and_remedy():
     with pytest.raises(DataError) as error:
         log_prob("Call me Ishmael. Some years ago I went to sea.", "en")
     assert "sentence 1: 'Call me Ishmael.'" in str(error.value)

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import EOT, token_file
 
 from minigpt.batching import token_files as module
 from minigpt.batching.token_files import HEADER_BYTES, TokenFile, open_tokens, write_tokens
 from minigpt.support.errors import DataError
 from minigpt.tokenizer import CharTokenizer
-
-EOT = 0
-
-
-def token_file(folder: Path, ids: list[int], vocab_size: int = 1000) -> TokenFile:
-    return write_tokens(folder / "tokens.bin", [ids], vocab_size, EOT, "a" * 64)
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1000, "<u2"), (65536, "<u2"), (65537, "<u4")])

@@ -323,7 +323,7 @@ def test_chunks_lose_nothing():
     assert CHUNK.findall("a  b\n\n c") == ["a", " ", " b", "\n\n", " c"]
 
 
-# --- round trips (R7) ---
+# --- round trips ---
 
 
 def random_text(rng: random.Random) -> str:

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-import threading
 import warnings
 from pathlib import Path
 from queue import Queue
@@ -32,21 +31,13 @@ from minigpt.support.errors import (
     TrainingError,
 )
 from minigpt.support.lock import RunLock
-from minigpt.support.signals import stop_on_signals, uninterrupted
 from minigpt.train import prefetch, train
 from minigpt.trainer import Trainer, seed_step
 from minigpt.validation import evaluate_loss
 
 V, T, B = 17, 7, 6
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread: for models of this size more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Source:
@@ -776,31 +767,6 @@ def test_should_stop_saves_the_step(tmp_path):
     )
     assert (result.step, result.stopped) == (2, True)
     assert latest_checkpoint(tmp_path).step == 2
-
-
-def test_signals_raise_a_flag_and_the_second_ends_the_program():
-    before = signal.getsignal(signal.SIGINT)
-    with stop_on_signals() as stop:
-        assert (stop(), stop.exit_code) == (False, 0)
-        signal.raise_signal(signal.SIGTERM)
-        assert (stop(), stop.exit_code) == (True, 143)
-        with pytest.raises(SystemExit) as caught:
-            signal.raise_signal(signal.SIGINT)
-        assert caught.value.code == 130
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_signals_are_left_alone_in_other_threads():
-    entered = []
-
-    def work():
-        with stop_on_signals() as stop, uninterrupted():
-            entered.append(stop())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert entered == [False]
 
 
 # ---- kernels

@@ -1,20 +1,14 @@
 """Batches: which tokens they hold, and what is refused."""
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import EOT, token_file
 
-from minigpt.batching.token_files import TokenFile, write_tokens
+from minigpt.batching.token_files import write_tokens
 from minigpt.batching.windows import IGNORE, Documents, EvalDocuments, EvalWindows, Windows, shard
 from minigpt.support.errors import ConfigError, DataError
-
-EOT = 0
-
-
-def token_file(folder: Path, ids: list[int], vocab_size: int = 1000) -> TokenFile:
-    return write_tokens(folder / "tokens.bin", [ids], vocab_size, EOT, "a" * 64)
 
 
 def random_documents(count: int, longest: int = 9, seed: int = 0) -> list[list[int]]:

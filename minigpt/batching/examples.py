@@ -2,20 +2,25 @@
 
 Two templates make a conversation of a record: "Good or bad? {text}" and "{label}" put columns in
 their places, and nothing else happens in the braces. Without templates the usual layouts are
-recognized. What a record is, and in which files, `records` knows.
+recognized. What a record is, and in which files, the readers in `data` know.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minigpt.chat import Message, check_messages
-from minigpt.data.corpus import SKIP_LIMIT, Errors, ReadCounts, json_kind, record_characters
-from minigpt.data.records import DataFile, find_files, is_set, records
+from minigpt.data.decoding import Errors, ReadCounts, check_characters
+from minigpt.data.discovery import find_files
+from minigpt.data.formats import DataFile, ReadConfig, json_kind, numbered
+from minigpt.data.records import read_records
+from minigpt.data.sources import is_set
+from minigpt.data.splitting import Overlap, validates
 from minigpt.support.errors import ConfigError, DataError
+from minigpt.support.settings import check_fields
 
 # What records usually look like: the first pair of templates whose columns are all there is taken.
 LAYOUTS = (
@@ -53,6 +58,7 @@ class ExampleConfig:
     """Leave out bad examples, up to 1 % of a file, and count them."""
 
     def __post_init__(self):
+        check_fields(self)
         if (self.prompt is None) != (self.answer is None):
             missing = "--prompt" if self.prompt is None else "--answer"
             raise ConfigError(f"no {missing}", missing, "give both --prompt and --answer, or none")
@@ -90,63 +96,42 @@ def load_examples(
     a file of which more than 1 % are bad. `split="test"` reads the test files of a data set that is
     given by its name.
     """
-    examples: list[Example] = []
-    skipped = 0
-    files = find_files(str(word), split)
+    files = find_files(word, split)
     if not files:
         raise DataError("a data set without test files", str(word), "give examples of your own")
-    for file in files:
-        errors: list[DataError] = []
-        before = len(examples)
-        for where, record in records(file, columns_wanted(config), config.errors):
-            try:
-                examples.append(to_example(record, where, group_of(file, record), config))
-            except DataError as error:
-                if not config.skip_bad:
-                    raise
-                errors.append(error)
-        check_share(errors, len(examples) - before)
-        skipped += len(errors)
+    wanted = columns_of(f"{config.prompt or ''}{config.answer or ''}")
+    columns = numbered(wanted, config.columns)
+    reading = ReadConfig((), columns, config.errors, config.skip_bad)
+    counts = ReadCounts()
+    examples = [
+        example
+        for file in files
+        for example in read_records(file, reading, counts, partial(to_example, file, config))
+    ]
     if not examples:
         raise DataError("no examples", str(word), "give a file with examples in it")
-    return examples, skipped
+    return examples, counts.skipped
 
 
 def own_tests(word: str | Path, config: ExampleConfig) -> list[Example]:
     """Return the test examples of a public data set that is given by its name, if it has any."""
-    has_tests = is_set(str(word)) and find_files(str(word), "test")
+    has_tests = is_set(str(word)) and find_files(word, "test")
     return load_examples(word, config, "test")[0] if has_tests else []
 
 
-def group_of(file: DataFile, record: object) -> str:
+def part_of(file: DataFile, record: dict) -> str:
     """Return which part of a set a file is: "qa1_train.txt" and "qa1_test.txt" -> "qa1".
 
     A file of lines of one label is no part: its name would give the answer away.
     """
-    is_label = isinstance(record, dict) and record.get("label") == file.label
-    return "" if is_label else SPLIT_NAME.sub("", file.path.stem)
-
-
-def check_share(errors: list[DataError], n_good: int) -> None:
-    """Raise DataError where more than 1 % of a file's records are bad."""
-    total = len(errors) + n_good
-    if len(errors) > SKIP_LIMIT * total:
-        first = errors[0]
-        raise DataError(
-            f"{len(errors)} of {total} examples are bad, more than {SKIP_LIMIT:.0%}; the first: "
-            f"{first.what}",
-            first.where,
-            first.remedy,
-        )
+    return "" if record.get("label") == file.label else SPLIT_NAME.sub("", file.path.stem)
 
 
 # --- from a record to a conversation ---
 
 
-def to_example(record: object, where: str, group: str, config: ExampleConfig) -> Example:
+def to_example(file: DataFile, config: ExampleConfig, record: object, where: str) -> Example:
     """Make a conversation of a record; raise DataError saying what is wrong with it."""
-    if isinstance(record, DataError):
-        raise record
     if not isinstance(record, dict):
         what = f"{json_kind(record)} where an object is expected"
         raise DataError(what, where, 'write {"prompt": "...", "answer": "..."}')
@@ -155,15 +140,15 @@ def to_example(record: object, where: str, group: str, config: ExampleConfig) ->
     else:
         prompt, answer = templates(record, where, config)
         messages = [
-            {"role": "user", "content": fill(prompt, record, where, config.errors)},
-            {"role": "assistant", "content": fill(answer, record, where, config.errors)},
+            {"role": "user", "content": fill_template(prompt, record, where, config.errors)},
+            {"role": "assistant", "content": fill_template(answer, record, where, config.errors)},
         ]
     check_texts(messages, where)
     key = record.get("opening") or compared(messages)
-    return Example(messages, where, str(key), group)
+    return Example(messages, where, str(key), part_of(file, record))
 
 
-def given_messages(messages: object, where: str, errors: Errors) -> list[Message]:
+def given_messages(messages: Any, where: str, errors: Errors) -> list[Message]:
     """Return the messages of a record, or raise DataError naming line and message."""
     try:
         check_messages(messages)
@@ -216,14 +201,7 @@ def columns_of(template: str) -> list[str]:
     return [found[1] for found in COLUMN.finditer(template) if found[1] is not None]
 
 
-def columns_wanted(config: ExampleConfig) -> tuple[str, ...] | None:
-    """Return the names of a table's columns as given; None where templates name numbers only."""
-    wanted = columns_of(f"{config.prompt or ''}{config.answer or ''}")
-    by_number = wanted and all(name.isdecimal() for name in wanted)
-    return None if by_number and not config.columns else config.columns
-
-
-def fill(template: str, record: dict, where: str, errors: Errors) -> str:
+def fill_template(template: str, record: dict, where: str, errors: Errors) -> str:
     """Put a record's values into a template, without spaces around the whole."""
 
     def value(found: re.Match) -> str:
@@ -247,7 +225,7 @@ def as_text(value: object, name: str, where: str, errors: Errors) -> str:
     if not isinstance(value, str):
         what = f"column {name!r} holds {json_kind(value)}, not a text"
         raise DataError(what, where, "correct it, or leave it out with --skip-bad")
-    return record_characters(value, where, errors, ReadCounts()) if value.strip() else ""
+    return check_characters(value, where, errors, ReadCounts()) if value.strip() else ""
 
 
 def shown(record: dict) -> str:
@@ -266,13 +244,10 @@ def split_examples(
 
     So equal prompts are on one side, and an example stays on its side when others are added.
     """
-    train: list[Example] = []
-    held_out: list[Example] = []
+    sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
-        digest = hashlib.sha256(example.key.encode("utf-8")).digest()
-        chosen = int.from_bytes(digest[:8], "big") < fraction * 2**64
-        (held_out if chosen else train).append(example)
-    return train, held_out
+        sides[validates(example.key, fraction)].append(example)
+    return sides
 
 
 def overlap(train: Sequence[Example], held_out: Sequence[Example]) -> float:
@@ -280,10 +255,12 @@ def overlap(train: Sequence[Example], held_out: Sequence[Example]) -> float:
 
     Prompts are compared without regard to case and spaces.
     """
-    prompts = {compared(example.messages) for example in train}
-    return sum(compared(example.messages) in prompts for example in held_out) / max(
-        len(held_out), 1
-    )
+    measure = Overlap(parts=lambda prompt: [prompt], weigh=lambda prompt: 1)
+    for example in held_out:
+        measure.add_validation(compared(example.messages))
+    for example in train:
+        measure.add_training(compared(example.messages))
+    return measure.share
 
 
 def compared(messages: list[Message]) -> str:

@@ -33,7 +33,7 @@ def read_then_answer(
     def mixed(seed: int, *parts: tuple[Sequence[Encoded], float]) -> Mixed:
         """Return rows of text and, by their weights, of conversations."""
         packed = [
-            Packed(conversations, *sizes, seed + number, "drop", separator)
+            Packed(conversations, *sizes, seed + number, "drop", separator, apart=True)
             for number, (conversations, _) in enumerate(parts)
         ]
         weights = [1 - share, *(share * weight for _, weight in parts)]

@@ -3,9 +3,9 @@
 Fine-tuning is `train()` with another source of batches; there is no second training loop.
 
 Conversations have different lengths, and rows of a batch have one. `Packed` fills each row with
-several whole conversations, <|endoftext|> between them. What a conversation sees of those before it
-in its row is the model's affair: nothing where its `separator_id` is <|endoftext|> (attention
-within a document: Krell et al. 2021, arXiv:2107.02027), everything otherwise, as in GPT-3's
+several whole conversations, <|endoftext|> between them. With `apart` a conversation sees nothing of
+those before it in its row (attention within a document: Krell et al. 2021, arXiv:2107.02027);
+otherwise everything, as in GPT-3's
 training (Brown et al. 2020, appendix B). Then the model has to learn that neighbors do not matter:
 every epoch deals others, and the first conversation of a row sees what it sees in use, nothing
 else. Rotary positions are relative: it does not matter where in a row a conversation stands.
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from minigpt.batching.conversations import OverLong, flatten
-from minigpt.batching.windows import Batch
+from minigpt.batching.windows import Batch, with_documents
 from minigpt.chat import Encoded
 from minigpt.support.errors import ConfigError, require
 
@@ -57,11 +57,12 @@ class Packed:
         over_long: OverLong = "refuse",
         separator: int = 0,
         places: Sequence[str] = (),
+        apart: bool = False,
     ):
         check_numbers(batch_size, block_size, seed)
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
         self.flat = flatten(conversations, block_size, over_long, places)
-        self.separator = separator
+        self.separator, self.apart = separator, apart
         packed = best_fit(self.flat.lengths + 1, block_size + 2)  # the last separator may fall off
         self.n_rows = len(packed)
         self.slots = np.concatenate(packed)  # a conversation in each place, row after row
@@ -70,11 +71,11 @@ class Packed:
         self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
     def batch(self, step: int) -> Batch:
-        """Return idx, targets (B, T) int64 of a step."""
+        """Return idx, targets (B, T) int64 of a step, and documents where they are apart."""
         numbers = step * self.batch_size + np.arange(self.batch_size)
-        return self.flat.rows(
-            [self.row(int(number)) for number in numbers], self.block_size + 1, self.separator
-        )
+        groups = [self.row(int(number)) for number in numbers]
+        batch = self.flat.rows(groups, self.block_size + 1, self.separator)
+        return with_documents(batch, self.separator) if self.apart else batch
 
     def row(self, number: int) -> np.ndarray:
         """Return the conversations of one row of the endless stream."""
@@ -193,7 +194,7 @@ class RowSource(Protocol):
 
 
 class Mixed:
-    """Rows of several sources by weight; all sources must have the same B and T.
+    """Rows of several sources by weight; all must have the same B and T, and documents or none.
 
     Rows are dealt like cards: of every 1000 rows each source gives exactly its share, in an order
     that is drawn anew. A source's rows come in its own order and none is passed over, so a `Packed`
@@ -218,7 +219,7 @@ class Mixed:
         self.deck = functools.lru_cache(maxsize=2)(self._deck)
 
     def batch(self, step: int) -> Batch:
-        """Return idx, targets (B, T) int64 of a step."""
+        """Return idx, targets and perhaps documents (B, T) int64 of a step."""
         rows = [self.row(step * self.batch_size + row) for row in range(self.batch_size)]
         built: dict[tuple[int, int], Batch] = {}
         for source, number in rows:
@@ -226,13 +227,10 @@ class Mixed:
             if key not in built:
                 built[key] = self.sources[source].batch(key[1])
         picked = [
-            (*built[source, number // self.batch_size], number % self.batch_size)
+            [part[number % self.batch_size] for part in built[source, number // self.batch_size]]
             for source, number in rows
         ]
-        return (
-            torch.stack([idx[row] for idx, _, row in picked]),
-            torch.stack([targets[row] for _, targets, row in picked]),
-        )
+        return tuple(map(torch.stack, zip(*picked, strict=True)))
 
     def row(self, number: int) -> tuple[int, int]:
         """Return the source of a row of the mixture, and which row of that source it is."""

@@ -1,11 +1,13 @@
 """Turn text into token files: read in pieces, split, encode, and say what the two sides share."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.batching.token_files import TokenFile, TokenWriter, open_tokens
-from minigpt.data.corpus import Errors, Piece, ReadCounts, read_pieces
+from minigpt.data.corpus import Piece, read_pieces
+from minigpt.data.decoding import Errors, ReadCounts
+from minigpt.data.discovery import Word, find_files
 from minigpt.data.splitting import Overlap, split_documents
 from minigpt.support.errors import DataError
 from minigpt.tokenizer import Tokenizer
@@ -24,7 +26,7 @@ class Prepared:
 
 
 def prepare(
-    path: Path,
+    data: Word | Sequence[Word],
     tokenizer: Tokenizer,
     out_dir: Path,
     *,
@@ -34,7 +36,7 @@ def prepare(
     validation_fraction: float = 0.1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Write the text of a file or folder as out_dir/train.bin and out_dir/val.bin.
+    """Write the text of files, folders or data sets as out_dir/train.bin and out_dir/val.bin.
 
     <|endoftext|> follows each document. The text is read three times, never held whole: to check
     and count it, to encode it (`on_progress` gets characters done and in all), and to compare
@@ -42,12 +44,12 @@ def prepare(
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    counts = ReadCounts()
-    for _ in read_pieces(path, field, errors, skip_bad, counts):
+    counts, files = ReadCounts(), find_files(data)
+    for _ in read_pieces(files, field, errors, skip_bad, counts):
         pass
 
     def read() -> Iterator[tuple[Piece, bool]]:
-        pieces = read_pieces(path, field, errors, skip_bad)
+        pieces = read_pieces(files, field, errors, skip_bad)
         return split_documents(pieces, counts, validation_fraction)
 
     facts = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
@@ -63,7 +65,7 @@ def prepare(
             done += len(piece.text)
             if on_progress:
                 on_progress(done, counts.characters)
-        check_sides(train.count, validation.count, path)
+        check_sides(train.count, validation.count, files[0].place)
     for piece, is_validation in read():
         if not is_validation:
             overlap.add_training(piece.text)
@@ -109,11 +111,11 @@ def document_ids(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[lis
         yield ids
 
 
-def check_sides(train: int, validation: int, path: Path) -> None:
+def check_sides(train: int, validation: int, place: str) -> None:
     """Raise DataError where training or validation got no tokens."""
     if train == 0 or validation == 0:
         raise DataError(
             f"{train} training and {validation} validation tokens: one side is empty",
-            str(path),
+            place,
             "give more (or more varied) text, or another --validation-fraction",
         )

@@ -3,6 +3,9 @@
 The batch of a step is a pure function of (seed, step): nothing has to be saved to resume a run,
 and several processes take disjoint `shard`s of the same global batch.
 
+A batch is idx and targets or, where several documents share a row and must not see each other, a
+third tensor as well: `documents` numbers each token's document.
+
 Shapes: B batch, T time (block_size). Targets are the inputs' next tokens; IGNORE marks padding.
 """
 
@@ -17,7 +20,7 @@ from minigpt.support.errors import ConfigError, DataError
 
 IGNORE = -100  # the target that cross_entropy leaves out
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # idx, targets and perhaps documents, each (B, T) int64
 
 
 # --- training batches ---
@@ -43,22 +46,27 @@ class Documents:
     """Rows that begin with a document: <|endoftext|>, its text, then the documents after it.
 
     The file ends with <|endoftext|> and is read as a circle, so every document can come first.
+    apart: batches say which document each token is of, so that none sees another.
     """
 
-    def __init__(self, tokens: TokenFile, batch_size: int, block_size: int, seed: int):
+    def __init__(
+        self, tokens: TokenFile, batch_size: int, block_size: int, seed: int, apart: bool = False
+    ):
         check_sizes(tokens, batch_size, block_size, seed)
         self.tokens, self.seed = tokens.tokens, seed
         self.batch_size, self.block_size = batch_size, block_size
+        self.separator = tokens.eot_id if apart else None
         self.starts, _ = document_spans(tokens)
         if len(self.starts) == 0:
             raise DataError("no documents", str(tokens.path), "give documents that are not empty")
 
     def batch(self, step: int) -> Batch:
-        """Return idx, targets (B, T) int64 of a step."""
+        """Return idx, targets (B, T) int64 of a step, and documents where they are apart."""
         rng = np.random.default_rng((self.seed, step))
         starts = self.starts[rng.integers(len(self.starts), size=self.batch_size)]
         places = (starts[:, None] + np.arange(self.block_size + 1)) % len(self.tokens)
-        return inputs_and_targets(self.tokens[places])  # (B, T + 1)
+        batch = inputs_and_targets(self.tokens[places])  # (B, T + 1)
+        return batch if self.separator is None else with_documents(batch, self.separator)
 
 
 def document_spans(tokens: TokenFile) -> tuple[np.ndarray, np.ndarray]:
@@ -91,13 +99,24 @@ def inputs_and_targets(rows: np.ndarray) -> Batch:
     )
 
 
+def with_documents(batch: Batch, separator: int) -> Batch:
+    """Add to idx and targets a number for each token's document, which begins with a separator.
+
+    >>> idx = torch.tensor([[0, 5, 6, 0, 7]])
+    >>> with_documents((idx, idx), separator=0)[2]
+    tensor([[1, 1, 1, 2, 2]])
+    """
+    idx, targets = batch
+    return idx, targets, (idx == separator).cumsum(dim=1)
+
+
 def shard(batch: Batch, rank: int, world_size: int) -> Batch:
     """Return the rows of one of `world_size` processes: disjoint, together the whole batch."""
     rows = len(batch[0])
     assert 0 <= rank < world_size, (rank, world_size)
     assert rows % world_size == 0, (rows, world_size)
     mine = slice(rank * rows // world_size, (rank + 1) * rows // world_size)
-    return batch[0][mine], batch[1][mine]
+    return tuple(part[mine] for part in batch)
 
 
 def check_sizes(tokens: TokenFile, batch_size: int, block_size: int, seed: int = 0) -> None:

@@ -5,6 +5,7 @@ An error that the user can mend is one line on stderr; `--debug` shows the trace
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a console without Chinese must not stop a run
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream is another
+            stream.reconfigure(errors="replace")  # a console without Chinese must not stop a run
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -72,5 +74,6 @@ def usage() -> str:
     rows = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return (
         f"usage: python -m minigpt <command> [options]\n\n{rows}\n\n"
-        "python -m minigpt <command> --help shows a command's options; --debug adds tracebacks."
+        "python -m minigpt <command> --help shows a command's options, --help-all the rare ones "
+        "too; --debug adds tracebacks."
     )

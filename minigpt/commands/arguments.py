@@ -1,20 +1,114 @@
-"""Turn a command's words into its settings; flags come from the fields of the dataclasses."""
+"""Turn a command's words into its settings; flags come from the fields of the dataclasses.
 
+`--help` shows the flags that people use every day, `--help-all` every one; all of them count.
+"""
+
+import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 import tyro
 
 T = TypeVar("T")
 
+# What --help shows of a command with more flags than MOST_FLAGS.
+EVERYDAY = frozenset(
+    """
+    out config resume data tokenizer field checkpoint held_out epochs over_long
+    vocab_size block_size n_layer n_head n_embd dropout
+    max_steps batch_size micro_batch_size learning_rate save_interval seed dtype device compile
+    shard
+    """.split()  # noqa: SIM905 - a list of words in quotes is harder to read
+)
+MOST_FLAGS = 25
 
-def parse(kind: type[T] | Callable[..., T], name: str, words: list[str], default: T = None) -> T:
+
+@overload
+def parse(kind: type[T], name: str, words: list[str], default: T | None = None) -> T: ...
+@overload
+def parse(kind: Callable[..., T], name: str, words: list[str], default: T | None = None) -> T: ...
+def parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
     """Fill `kind` from the words; a usage error prints tyro's box and exits with code 2."""
-    extra = {} if default is None else {"default": default}
-    return tyro.cli(
+    description, asks_help = None, bool({"-h", "--help"} & set(words))
+    if asks_help and is_settings(kind) and len(flags(kind)) > MOST_FLAGS:
+        hidden = len(flags(kind) - EVERYDAY)
+        description = f"{inspect.getdoc(kind)}\n\n--help-all shows {hidden} more flags."
+        kind, default = everyday(kind), as_kind(everyday(kind), default)
+    cli: Callable[..., Any] = tyro.cli
+    return cli(
         kind,
         prog=f"python -m minigpt {name}",
-        args=words,
+        description=description,
+        args=["--help" if word == "--help-all" else word for word in words],
         config=(tyro.conf.OmitArgPrefixes,),
-        **extra,
+        **({} if default is None else {"default": default}),
     )
+
+
+def flag_value(words: list[str], name: str) -> str | None:
+    """Return the value of a flag among words that are not parsed yet, or None.
+
+    For flags that decide what the defaults of all others are.
+
+    >>> flag_value(["--out", "runs/my", "--config=runs/old"], "config")
+    'runs/old'
+    """
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, is_joined, value = word.partition("=")
+        if flag.replace("_", "-") == "--" + name.replace("_", "-"):
+            found = value if is_joined else following
+    return found or None
+
+
+# ---- the flags that --help shows
+
+
+def is_settings(kind: Any) -> bool:
+    """Tell whether something is a dataclass, whose fields become flags."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the type of each field of a dataclass, with what is annotated beside it."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def flags(kind: Any) -> set[str]:
+    """Return the names of all fields of a dataclass, nested ones included."""
+    names: set[str] = set()
+    for name, hint in hints_of(kind).items():
+        names |= flags(hint) if is_settings(hint) else {name}
+    return names
+
+
+@functools.cache
+def everyday(kind: Any) -> Any:
+    """Return a class like `kind` of which tyro's help shows the everyday flags alone."""
+    annotations: dict[str, Any] = {}
+    for name, hint in hints_of(kind).items():
+        if is_settings(hint):
+            annotations[name] = everyday(hint)
+        elif name not in EVERYDAY:
+            annotations[name] = Annotated[hint, tyro.conf.Suppress]
+    body = {"__annotations__": annotations, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), body)
+
+
+def as_kind(kind: Any, default: Any) -> Any:
+    """Return the same settings (None: the usual ones) as an object of `kind`, nested ones too."""
+    values: dict[str, Any] = {}
+    hints = hints_of(kind)
+    for field in dataclasses.fields(kind):
+        if default is not None:
+            value = getattr(default, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        hint = hints[field.name]
+        values[field.name] = as_kind(hint, value) if is_settings(hint) else value
+    return kind(**values)

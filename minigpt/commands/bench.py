@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import minigpt
 from minigpt.commands.arguments import parse
@@ -17,7 +17,8 @@ from minigpt.runs.run import gpu
 from minigpt.support.errors import ConfigError
 from minigpt.support.files import atomic_write
 
-PARTS = ("training", "generation", "tokenizer", "autograd", "gpu")
+Part = Literal["training", "generation", "tokenizer", "autograd", "gpu"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class BenchCommand:
     """Folder with a clone of github.com/karpathy/micrograd."""
     data: Path | None = None
     """Tiny Shakespeare, or the folder of public data sets (None: what MINIGPT_DATA names)."""
-    only: tuple[Literal[PARTS], ...] = ()
+    only: tuple[Part, ...] = ()
     """Parts to measure (none named: all)."""
     quick: bool = False
     """Tiny sizes, to see that everything runs; the figures then mean nothing."""

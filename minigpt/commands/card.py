@@ -14,7 +14,6 @@ from minigpt.ngram import NGram
 from minigpt.runs.run import RunConfig
 from minigpt.sampling import SampleConfig
 from minigpt.scoring import document_hashes
-from minigpt.storyworld.exam import examine
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult
 from minigpt.validation import evaluate_loss
@@ -63,6 +62,7 @@ def model_card(
     report |= {"ngram_loss": ngram_loss, "ngram_order": ngram.n}
     if data.floor_nats is not None:
         report["gap_closed"] = gap_closed(val_loss, ngram_loss, report["floor"])
+    if data.exam:
         asked, written = (per_task, n_stories) if data.dialogues else (0, -(-n_stories // 10))
         report |= story_card(model, tokenizer, data, asked, written, ngram)
     return report | {"samples": samples(model, tokenizer)}
@@ -77,11 +77,12 @@ def story_card(
     ngram: NGram | None = None,
 ) -> dict:
     """Return tasks and stories of a storyworld model, with a progress bar for each."""
+    assert data.exam is not None
     with Bars() as bars:
         seen = document_hashes(data.train.tokens, tokenizer)
         if data.dialogues:
             seen.update(data.dialogues.hashes)
-        return examine(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
+        return data.exam(model, tokenizer, seen, per_task, n_stories, ngram=ngram, on_progress=bars)
 
 
 def samples(model: GPT, tokenizer: Tokenizer, count: int = 3) -> list[str]:

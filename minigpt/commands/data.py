@@ -11,23 +11,24 @@ import tyro
 from tqdm import tqdm
 
 from minigpt.commands.arguments import parse
-from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, find_files, to_lines
+from minigpt.data.cleaning import CleanConfig, Cleaned, clean_files, to_lines
+from minigpt.data.discovery import find_files
 from minigpt.data.download import Progress
+from minigpt.data.formats import DataFile
 from minigpt.data.sources import (
-    Source,
+    DataSet,
     SourceFile,
     fetch_file,
     find_file,
     find_source,
     is_here,
+    is_set,
     load_sources,
-    local_files,
     places,
 )
-from minigpt.support.errors import ConfigError, DataError, MinigptError
+from minigpt.support.errors import ConfigError, MinigptError
 from minigpt.support.files import atomic_write, sha256_file
 
-READABLE = ("text", "json", "jsonl", "csv", "tsv")
 OUTPUTS = ("train.jsonl", "validation.jsonl", "datasheet.md")
 
 
@@ -62,7 +63,7 @@ class Prepare:
     """Clean texts, remove repeats, split, and write train.jsonl, validation.jsonl, datasheet.md."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders and patterns, or the name of one downloaded data set."""
+    """Files, folders, patterns in quotes, archives, or the name of one downloaded data set."""
     out: Path
     """Folder to write to."""
     overwrite: bool = False
@@ -111,7 +112,7 @@ def show(command: ListSources) -> int:
     return 0
 
 
-def describe(source: Source) -> None:
+def describe(source: DataSet) -> None:
     """Print everything about one data set."""
     print(f"{source.name}: {source.title} ({source.task}, {source.language})")
     print(f"  license  {source.license}")
@@ -152,7 +153,11 @@ def get_file(file: SourceFile) -> Path:
 
 def progress_to(bar: tqdm) -> Progress:
     """Return a function that moves a bar."""
-    return lambda done, total: bar.update(done - bar.n)
+
+    def move(done: int, total: int) -> None:
+        bar.update(done - bar.n)
+
+    return move
 
 
 def verify(command: Verify) -> int:
@@ -180,11 +185,11 @@ def verify(command: Verify) -> int:
 
 def prepare(command: Prepare) -> int:
     """Clean, remove repeats, split, write, and print what each step removed."""
-    paths, config, source = choose(command)
-    check_out(command, paths)
+    files, config, source = choose(command)
+    check_out(command, files)
     watch = functools.partial(tqdm, desc="comparing", unit=" documents", leave=False)
-    cleaned = clean_files(paths, config, watch)
-    sheet = datasheet(cleaned, config, paths, source)
+    cleaned = clean_files(files, config, watch)
+    sheet = datasheet(cleaned, config, files, source)
     command.out.mkdir(parents=True, exist_ok=True)
     contents = (to_lines(cleaned.train), to_lines(cleaned.validation), sheet)
     for name, content in zip(OUTPUTS, contents, strict=True):
@@ -195,35 +200,25 @@ def prepare(command: Prepare) -> int:
     return 0
 
 
-def choose(command: Prepare) -> tuple[list[Path], CleanConfig, Source | None]:
+def choose(command: Prepare) -> tuple[list[DataFile], CleanConfig, DataSet | None]:
     """Return the files to read and how: those of a data set, or those of the paths given."""
     words = command.paths
     if not words:
         raise ConfigError("no files given", "data prepare", "give files, folders or a data set")
-    if len(words) > 1 or Path(words[0]).exists() or words[0] not in load_sources():
-        return find_files(words), command.cleaning, None
-    source = find_source(words[0])
-    paths = local_files(source.name)
-    return paths, source_config(source, command.cleaning), source
+    source = find_source(words[0]) if len(words) == 1 and is_set(words[0]) else None
+    config = known_config(source, command.cleaning) if source else command.cleaning
+    return find_files(words), config, source
 
 
-def source_config(source: Source, given: CleanConfig) -> CleanConfig:
+def known_config(source: DataSet, given: CleanConfig) -> CleanConfig:
     """Return the settings with what is known of a data set in place of the defaults."""
-    if source.format not in READABLE:
-        raise DataError(
-            f"its form ({source.format}) is not that of documents",
-            source.name,
-            "data list NAME describes it; bring it into a .jsonl file, and prepare that",
-        )
-    columns = source.fields if source.format == "tsv" else ()
-    known = {"field": source.text_fields, "columns": columns, "format": source.format}
-    known["separator"] = source.separator
+    known = {"field": source.text_fields, "separator": source.separator}
     default = CleanConfig()
     free = {name for name in known if getattr(given, name) == getattr(default, name)}
     return dataclasses.replace(given, **{name: known[name] for name in free if known[name]})
 
 
-def check_out(command: Prepare, paths: list[Path]) -> None:
+def check_out(command: Prepare, files: list[DataFile]) -> None:
     """Raise ConfigError where writing would harm other files, or what is read."""
     out = command.out
     if out.exists() and not out.is_dir():
@@ -233,7 +228,10 @@ def check_out(command: Prepare, paths: list[Path]) -> None:
         what = "--out lies in a folder that is read"
         raise ConfigError(what, str(out), "choose a folder beside it, or the next run reads both")
     written = [out / name for name in OUTPUTS if (out / name).exists()]
-    if any(path.resolve() in [other.resolve() for other in written] for path in paths):
+    if any(
+        path.resolve() in [other.resolve() for other in written]
+        for path in [file.path for file in files]
+    ):
         raise ConfigError("a file is read and written", str(out), "choose another --out")
     if written and not command.overwrite:
         remedy = "choose another --out, or replace it with --overwrite"
@@ -254,13 +252,14 @@ def step_rows(cleaned: Cleaned) -> list[str]:
 
 
 def datasheet(
-    cleaned: Cleaned, config: CleanConfig, paths: list[Path], source: Source | None
+    cleaned: Cleaned, config: CleanConfig, data: list[DataFile], source: DataSet | None
 ) -> str:
     """Return a page that says where the data come from and what was done to them."""
     origin = "Files of the user's own; their license is not known to this tool."
     if source:
         origin = f"{source.title} (`{source.name}`). {source.citation}\n\n"
         origin += f"License: {source.license}. {source.license_stated}"
+    paths = [file.path for file in data]
     files = "\n".join(f"- `{p.name}`, {p.stat().st_size:,} bytes, {sha256_file(p)}" for p in paths)
     settings = "\n".join(f"- {k}: {v!r}" for k, v in dataclasses.asdict(config).items())
     sides = (cleaned.train, cleaned.validation)

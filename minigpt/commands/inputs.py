@@ -4,40 +4,26 @@ import hashlib
 import itertools
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from minigpt import storyworld
 from minigpt.batching.prepare import document_ids, prepare
 from minigpt.batching.token_files import TokenFile, open_tokens, write_tokens
 from minigpt.chat import SPECIAL, Encoded, encode_chats
-from minigpt.data.corpus import Errors, ReadCounts, read_pieces
+from minigpt.data.corpora import Corpus, Exam, HeldOut, Messages, open_corpus
+from minigpt.data.decoding import ReadCounts
 from minigpt.runs.run import RunConfig
 from minigpt.scoring import text_hash
 from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
-VALIDATION_STORIES = 1000
-FIRST_TRAINING_SEED = 1_000_000  # stories below it validate, stories from it on train
-FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
-TOKENIZER_STORIES = 3000
-TOKENIZER_DIALOGUES = 1000
 DIALOGUE_TOKENS = 200  # of a run for each conversation, which is read once or twice
 MOST_DIALOGUES = 30_000  # a longer run has conversations again
-SHORT_DIALOGUES = 0.5  # the share of them that is about beginnings of stories
-# Answers are learned token by token, so a few long translations drown all short answers, and in
-# the minutes of the main job none of them is right anyway (docs/experiments.md, section 5).
-SHORT = storyworld.BEGINNINGS | {"dialogue": {"beginning": 1}}
-LONG = storyworld.SHARES | {
-    "dialogue": {"conversation": 90, "translation": 5, "story": 5},
-    "turns": dict.fromkeys(range(9, 13), 1),  # nearly all that there is to ask about a story
-}
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
-TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
 
 @dataclass(frozen=True)
@@ -50,6 +36,7 @@ class Data:
     floor_nats: float | None = None  # the least loss that any model can have on all of it
     n_stories: int | None = None
     dialogues: "Dialogues | None" = None
+    exam: Exam | None = None  # what the model is asked in the end
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
     if config.tokenizer not in ("bpe", "char"):
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
-        texts = tokenizer_texts(config.data, config.field, config.errors)
+        texts = open_corpus(config.data, config.field, config.errors).texts()
         texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts, SPECIAL)
@@ -82,33 +69,14 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_texts(data: str, field: str, errors: Errors) -> Iterator[str]:
-    """Yield the text that a tokenizer learns from: enough of the data, not always all of it."""
-    if data == "storyworld":
-        for text, _ in storyworld.documents(TOKENIZER_STORIES, seed=FIRST_TRAINING_SEED):
-            yield text
-        for message in story_messages(TOKENIZER_DIALOGUES):
-            yield message["content"]
-        return
-    left = TOKENIZER_CHARACTERS
-    for piece in read_pieces(Path(data), field, errors):
-        yield piece.text
-        left -= len(piece.text)
-        if left <= 0:
-            return
-
-
 def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) -> Data:
     """Write or, after a crash, find the token files of training and validation."""
     there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
-    if config.data == "storyworld":
-        return story_data(out, config, tokenizer, there)
+    corpus = open_corpus(config.data, config.field, config.errors)
+    if held_out := corpus.held_out():
+        return made_data(out, config, tokenizer, there, corpus, held_out)
     if config.dialogue_share:
-        raise ConfigError(
-            f"dialogue_share {config.dialogue_share} with --data {config.data}",
-            "--dialogue-share",
-            "leave it at 0: only storyworld has conversations; use finetune for your own",
-        )
+        raise no_conversations(config)
     if there:
         files = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
     else:
@@ -127,7 +95,7 @@ def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[Token
             bar.update(done - bar.n)
 
         prepared = prepare(
-            Path(config.data),
+            config.data,
             tokenizer,
             out,
             field=config.field,
@@ -155,38 +123,51 @@ def describe(counts: ReadCounts, train: TokenFile, validation: TokenFile) -> Non
     )
 
 
-def story_data(out: Path, config: RunConfig, tokenizer: Tokenizer, there: bool) -> Data:
-    """Tell stories into token files; validation stories are independent draws."""
-    held = list(storyworld.documents(VALIDATION_STORIES, seed=0))
+def made_data(
+    out: Path,
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    there: bool,
+    corpus: Corpus,
+    held_out: HeldOut,
+) -> Data:
+    """Write documents of a corpus that is made; it has others to validate on, and knows more."""
     facts = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
     if there:
         train, validation = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")
     else:
-        texts = [text for text, _ in held]
-        validation = write_tokens(out / "val.bin", document_ids(texts, tokenizer), *facts)
+        ids = document_ids(held_out.texts, tokenizer)
+        validation = write_tokens(out / "val.bin", ids, *facts)
         training = config.training  # n-grams, the baseline, read as much as the model in all
         wanted = max(training.max_steps * training.batch_size, 4) * config.model.block_size
-        ids = until(document_ids(story_texts(), tokenizer), min(wanted, MOST_STORY_TOKENS))
+        ids = document_ids(corpus.documents(), tokenizer)
+        ids = until(ids, min(wanted, MOST_STORY_TOKENS))
         train = write_tokens(out / "train.bin", ids, *facts)
-    n_bytes = sum(len(text.encode("utf-8")) for text, _ in held)
-    floor_nats = sum(nats for _, nats in held)
-    dialogues = make_dialogues(config, tokenizer) if config.dialogue_share else None
-    return Data(train, validation, n_bytes, floor_nats, len(held), dialogues)
+    return Data(
+        train,
+        validation,
+        n_bytes=sum(len(text.encode("utf-8")) for text in held_out.texts),
+        floor_nats=held_out.floor_nats,
+        n_stories=len(held_out.texts),
+        dialogues=make_dialogues(config, tokenizer, corpus) if config.dialogue_share else None,
+        exam=corpus.exam,
+    )
 
 
-def make_dialogues(config: RunConfig, tokenizer: Tokenizer) -> Dialogues:
-    """Talk about stories: as many conversations as the run has room for."""
+def make_dialogues(config: RunConfig, tokenizer: Tokenizer, corpus: Corpus) -> Dialogues:
+    """Talk about the corpus: as many conversations as the run has room for."""
     training = config.training
     rows = config.dialogue_share * training.max_steps * training.batch_size
     wanted = int(rows * config.model.block_size / DIALOGUE_TOKENS)
     count = min(max(wanted, 100), MOST_DIALOGUES)
-    middle, end = (FIRST_DIALOGUE_SEED + n for n in (round(count * SHORT_DIALOGUES), count))
+    talks = corpus.conversations(count)
+    if talks is None:
+        raise no_conversations(config)
     hashes, sha256 = set(), hashlib.sha256()
     with tqdm(total=count, desc="talking about stories", leave=False) as bar:
 
-        def talk(seeds: range, shares: Mapping[str, Mapping]) -> Iterator[Encoded]:
-            for first in range(0, len(seeds), 500):
-                some = [storyworld.dialogue(seed, shares=shares) for seed in seeds[first:][:500]]
+        def encoded(conversations: Iterator[Messages]) -> Iterator[Encoded]:
+            while some := list(itertools.islice(conversations, 500)):
                 texts = (m["content"] for messages in some for m in messages)
                 hashes.update(text_hash(line) for text in texts for line in text.splitlines())
                 for ids, answers in encode_chats(some, tokenizer):
@@ -194,22 +175,18 @@ def make_dialogues(config: RunConfig, tokenizer: Tokenizer) -> Dialogues:
                     yield ids, answers
                 bar.update(len(some))
 
-        short = list(talk(range(FIRST_DIALOGUE_SEED, middle), SHORT))
-        long = list(talk(range(middle, end), LONG))
-    return Dialogues(long, short, hashes, sha256.hexdigest())
+        short = list(encoded(talks.short))
+        whole = list(encoded(talks.whole))
+    return Dialogues(whole, short, hashes, sha256.hexdigest())
 
 
-def story_messages(count: int) -> Iterator[dict[str, str]]:
-    """Yield the messages of the first training conversations."""
-    for seed in range(FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count):
-        yield from storyworld.dialogue(seed)
-
-
-def story_texts() -> Iterator[str]:
-    """Yield training stories without end."""
-    for seed in itertools.count(FIRST_TRAINING_SEED, 1000):
-        for text, _ in storyworld.documents(1000, seed=seed):
-            yield text
+def no_conversations(config: RunConfig) -> ConfigError:
+    """Return the error that a run wants conversations where there are none."""
+    return ConfigError(
+        f"dialogue_share {config.dialogue_share} with --data {config.data}",
+        "--dialogue-share",
+        "leave it at 0: only storyworld has conversations; use finetune for your own",
+    )
 
 
 def until(documents: Iterable[list[int]], wanted: int) -> Iterator[list[int]]:

@@ -197,7 +197,7 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     sizes = training.batch_size, config.model.block_size
     if data.floor_nats is None:
         return Windows(data.train, *sizes, training.seed)
-    stories = Documents(data.train, *sizes, training.seed)
+    stories = Documents(data.train, *sizes, training.seed, apart=data.dialogues is not None)
     if data.dialogues is None:
         return stories
     tuning = round(config.tuning_fraction * training.max_steps)

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.classroom import Limits, grade_student, open_exercises
 from minigpt.classroom.notebook import expected, read_cells
 from minigpt.commands.arguments import parse
 from minigpt.commands.exercise import MINE, find_course, read_notebook
@@ -60,6 +59,8 @@ def judged(exercise: Path, mine: Path) -> set[str]:
     """Run a copy as a teacher would, and return the checks that pass."""
     if not mine.exists():
         return set()
+    from minigpt.classroom import Limits, grade_student, open_exercises  # with torch: seconds
+
     chosen = open_exercises(exercise.parent, [exercise.name])
     grade = grade_student("you", {mine.name: mine.read_bytes()}, chosen, Limits())
     return {name for name, (verdict, _) in grade.verdicts.items() if verdict == "passed"}

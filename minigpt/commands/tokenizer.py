@@ -7,7 +7,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from minigpt.commands.arguments import parse
-from minigpt.commands.inputs import tokenizer_texts
+from minigpt.data.corpora import open_corpus
 from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
@@ -19,13 +19,14 @@ class TrainTokenizer:
     out: Path
     """The tokenizer.json to write."""
     data: str = "storyworld"
-    """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
+    """Text: .txt, .md, .jsonl, .json, .csv, .tsv, a folder, an archive, a pattern in quotes, the
+    name of a public data set, or storyworld."""
     kind: Literal["bpe", "char"] = "bpe"
     """Byte-level byte-pair encoding, or single characters."""
     vocab_size: int = 1024
     """Number of tokens (bpe)."""
     field: str = "text"
-    """Where the text stands in each object of a .jsonl or .json file."""
+    """Name of the field or column that holds the text (.jsonl, .json, .csv, .tsv)."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
 
@@ -50,16 +51,16 @@ def main(words: list[str]) -> int:
             print("usage: python -m minigpt tokenizer train|show [options]; each has its --help")
             return 0
         raise ConfigError("no action given", "tokenizer", f"write tokenizer {' or '.join(ACTIONS)}")
-    action = words[0]
-    command = parse(ACTIONS[action], f"tokenizer {action}", words[1:])
-    return train(command) if action == "train" else show(command)
+    if words[0] == "train":
+        return train(parse(TrainTokenizer, "tokenizer train", words[1:]))
+    return show(parse(ShowTokens, "tokenizer show", words[1:]))
 
 
 def train(command: TrainTokenizer) -> int:
     """Learn, save and describe a tokenizer."""
     if command.out.is_dir():
         raise ConfigError("--out is a directory", str(command.out), "name the file to write")
-    texts = tokenizer_texts(command.data, command.field, command.errors)
+    texts = open_corpus(command.data, command.field, command.errors).texts()
     texts = list(tqdm(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
         tokenizer = CharTokenizer.train(texts)

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from minigpt.support.errors import DataError
 
@@ -38,7 +38,7 @@ class Member(NamedTuple):
 
     name: str
     size: int
-    file: BinaryIO | None  # None while only looking
+    file: Any  # a binary stream; None while only looking
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int | None = None) -> list[Path]:
@@ -55,7 +55,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int | None = None) -> list[Pa
         temporary.mkdir(parents=True)
         for member in members(archive, limit, opened=True):
             write_member(member, temporary)
-        publish(temporary, folder)
+        move_into_place(temporary, folder)
     except DataError:
         raise
     except DAMAGED as error:
@@ -126,7 +126,7 @@ def zip_members(archive: Path, opened: bool) -> Iterator[Member]:
 def tar_members(archive: Path, limit: int, opened: bool) -> Iterator[Member]:
     """Yield the files of a tar, read as a stream that ends at the limit."""
     with open_packed(archive) as raw:
-        stream = Limited(raw, limit, archive, extra=1 << 20)  # a tar has headers besides its files
+        stream: Any = Limited(raw, limit, archive, extra=1 << 20)  # a tar has headers, too
         with tarfile.open(fileobj=stream, mode="r|") as source:
             for info in source:
                 if not (info.isreg() or info.isdir()):
@@ -176,7 +176,7 @@ def write_member(member: Member, folder: Path) -> None:
         shutil.copyfileobj(member.file, file)
 
 
-def publish(temporary: Path, folder: Path) -> None:
+def move_into_place(temporary: Path, folder: Path) -> None:
     """Give the unpacked folder its name, in place of an older one."""
     if folder.exists():
         older = folder.with_name(f"{temporary.name}-older")

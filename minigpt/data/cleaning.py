@@ -4,25 +4,27 @@ The steps: read, remove exact repeats, clean (Unicode form, line ends, control c
 what has become equal or empty, remove near repeats, split so that nothing stands on both sides.
 
 All documents are held in memory. A record (an object of a .jsonl, a row of a table) keeps all its
-fields; a plain text becomes {"text": ...}. Field values are text: a path in one is never opened.
+fields; a plain text becomes {"text": ...}.
 """
 
-import glob
-import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import regex
 
-from minigpt.data import corpus, splitting
-from minigpt.data.corpus import Errors, Piece, ReadCounts
+from minigpt.data import splitting
+from minigpt.data.corpus import Piece, check_documents, read_plain
+from minigpt.data.decoding import Errors, ReadCounts
 from minigpt.data.dedup import exact_repeats, near_repeats
-from minigpt.data.tables import read_table
-from minigpt.support.errors import ConfigError, DataError
+from minigpt.data.discovery import Word, find_files
+from minigpt.data.formats import FORMATS, DataFile, ReadConfig, format_of, numbered
+from minigpt.data.records import read_records, record_text
+from minigpt.support.errors import DataError, require
+from minigpt.support.settings import above, at_least, at_most, below, check_fields
 
 CONTROL = regex.compile(r"[\p{Cc}\ufeff--[\n\t]]", regex.V1)
 LINE_END = regex.compile(r"\r\n?|\u2028|\u0085")
@@ -30,7 +32,8 @@ PARAGRAPH_END = "\u2029"
 GUTENBERG = regex.compile(r"(?m)^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG.*\n?")
 GUTENBERG_END = regex.compile(r"\n *End of (?:the )?Project Gutenberg[^\n]*\s*$")
 
-Record = dict[str, object]
+Record = dict[str, Any]
+Form = Literal["NFC", "NFKC", "none"]  # of Unicode
 
 
 @dataclass(frozen=True)
@@ -38,36 +41,33 @@ class CleanConfig:
     """Say how documents are read, cleaned and split."""
 
     field: tuple[str, ...] = ("text",)
-    """Where the document stands in each record; of several fields the first decides the split."""
+    """Where the document stands in each record (of a table without header line: the column's
+    number); of several fields the first decides the split."""
     columns: tuple[str, ...] = ()
     """Names of a table's columns, where its first line does not give them."""
-    format: Literal["auto", "text", "json", "jsonl", "csv", "tsv"] = "auto"
-    """How to read the files; auto goes by their names."""
+    format: str = "auto"
+    """How to read the files: text, jsonl, json, csv, tsv; auto goes by their names."""
     separator: str = ""
     """What parts the documents of a plain text, such as '\\n\\n'; empty: a file is one document."""
     errors: Errors = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
     skip_bad: bool = False
     """Leave out bad records, up to one in a hundred."""
-    unicode: Literal["NFC", "NFKC", "none"] = "NFC"
+    unicode: Form = "NFC"
     """Unicode form: NFC joins accents; NFKC also maps wide letters, ligatures and ½ to plain."""
-    min_characters: int = 1
+    min_characters: Annotated[int, at_least(1)] = 1
     """Remove shorter documents."""
-    near: float = 0.8
+    near: Annotated[float, at_least(0), at_most(1)] = 0.8
     """Remove documents this much like an earlier one (Jaccard similarity); 0: keep them."""
-    validation_fraction: float = 0.1
+    validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """Share of the documents that is kept for validation."""
 
     def __post_init__(self):
-        for name, good, rule in (
-            ("field", self.field and all(self.field), "give the name of a field"),
-            ("min_characters", self.min_characters >= 1, "give 1 or more"),
-            ("near", self.near == 0 or 0.3 <= self.near <= 1, "give 0, or 0.3 to 1"),
-            ("validation_fraction", 0 < self.validation_fraction < 1, "give one between 0 and 1"),
-        ):
-            if not good:
-                what = f"{name} = {getattr(self, name)!r} is not possible"
-                raise ConfigError(what, f"--{name.replace('_', '-')}", rule)
+        check_fields(self)
+        require(bool(self.field) and all(self.field), "field", self.field, "the name of a field")
+        known = ("auto", *FORMATS)
+        require(self.format in known, "format", self.format, f"one of {', '.join(known)}")
+        require(self.near == 0 or self.near >= 0.3, "near", self.near, "0, or 0.3 to 1")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Cleaned:
 
 
 def clean_files(
-    paths: Sequence[Path],
+    data: Word | Sequence[Word],
     config: CleanConfig,
     watch: Callable[[list[Record]], Iterable[Record]] = iter,
 ) -> Cleaned:
@@ -100,8 +100,8 @@ def clean_files(
 
     `watch` wraps the records of the longest step, so that a caller can show its progress.
     """
-    counts = ReadCounts()
-    records = [record for path in paths for record in read_file(path, config, counts)]
+    counts, files = ReadCounts(), find_files(data)
+    records = [record for file in files for record in input_records(file, config, counts)]
     steps = [measure("read", records, config)]
     records = without(records, exact_repeats(keys(records, config)))
     steps.append(measure("without exact repeats", records, config))
@@ -117,11 +117,11 @@ def clean_files(
         texts = (document(record, config) for record in watch(records))
         records = without(records, near_repeats(texts, config.near))
         steps.append(measure("without near repeats", records, config))
-    train, validation = split(records, config)
+    train, validation = split_records(records, config)
     if not train or not validation:
         raise DataError(
             f"{len(records)} documents are left: too few to train and to validate",
-            ", ".join(map(str, paths[:3])),
+            ", ".join(file.place for file in files[:3]),
             "give more text, or part it into documents with --separator",
         )
     return Cleaned(train, validation, steps, counts, measure_overlap(train, validation, config))
@@ -142,93 +142,34 @@ def measure(name: str, records: list[Record], config: CleanConfig, changed: int 
     return Step(name, len(records), characters, changed)
 
 
-# --- files ---
+# --- reading ---
 
 
-def find_files(words: Sequence[str]) -> list[Path]:
-    """Return the files that paths, folders and patterns (data/**/*.txt) stand for, sorted.
-
-    A link inside a folder is never followed out of it.
-    """
-    files: dict[Path, None] = {}
-    for word in words:
-        path = Path(word)
-        if path.is_dir():
-            found = files_inside(path)
-        elif path.exists() or not glob.has_magic(word):
-            found = corpus.list_files(path)
-        else:
-            matches = sorted(map(Path, glob.glob(word, recursive=True)))  # noqa: PTH207
-            found = [match for match in matches if match.is_file() and match.stat().st_size > 0]
-            if not found:
-                raise DataError("no file matches the pattern", word, "check it, and quote it")
-        files |= dict.fromkeys(found)
-    return list(files)
-
-
-def files_inside(folder: Path) -> list[Path]:
-    """Return the texts and tables inside a folder and its folders."""
-    tables = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".csv", ".tsv")]
-    tables = [path for path in tables if path.is_file() and path.stat().st_size > 0]
-    for path in tables:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise DataError(
-                "a link that leads out of the data folder",
-                str(path),
-                "copy the file into the folder, or give it as data by itself",
-            )
-    texts = any(path.suffix.lower() in corpus.SUFFIXES for path in folder.rglob("*"))
-    listed = corpus.list_files(folder) if texts or not tables else []
-    return sorted([*listed, *(path for path in tables if not path.is_symlink())])
-
-
-def read_file(path: Path, config: CleanConfig, counts: ReadCounts) -> Iterator[Record]:
+def input_records(file: DataFile, config: CleanConfig, counts: ReadCounts) -> Iterator[Record]:
     """Yield the records of one file; raise DataError naming line and mistake."""
-    kind = file_format(path) if config.format == "auto" else config.format
-    if kind == "text":
-        text = "".join(piece.text for piece in corpus.read_plain(path, config.errors, counts))
+    if config.format != "auto":
+        file = file._replace(format=config.format)
+    check_documents(file)
+    if format_of(file) == "text":
+        text = "".join(piece.text for piece in read_plain(file, config.errors, counts))
         separator = config.separator.replace("\\n", "\n").replace("\\t", "\t")
         parts = unify_lines(text).split(separator) if separator else [text]
         yield from ({"text": part} for part in parts if part.strip())
-        return
-    if kind in ("csv", "tsv"):
-        rows = read_table(path, kind, config.field, config.columns, config.errors, counts)
     else:
-        source = corpus.read_lines if kind == "jsonl" else corpus.read_array
-        rows = source(path, config.errors, counts)
-    number = bad = 0
-    for where, row in rows:
-        number += 1
-        try:
-            yield check_record(row, where, config, counts)
-        except DataError:
-            if not config.skip_bad:
-                raise
-            bad += 1
-    counts.skipped += bad
-    if bad > corpus.SKIP_LIMIT * number:
-        raise DataError(
-            f"{bad} of {number} records are bad, more than {corpus.SKIP_LIMIT:.0%}",
-            str(path),
-            "read it once without --skip-bad: the error names the first bad record",
-        )
+        columns = numbered(config.field, config.columns)
+        reading = ReadConfig(config.field, columns, config.errors, config.skip_bad)
+        check = partial(check_record, config=config, counts=counts)
+        yield from read_records(file, reading, counts, check)
 
 
-def file_format(path: Path) -> str:
-    """Return how to read a file, by its name: "a.JSONL" -> "jsonl"."""
-    suffix = path.suffix.lower().removeprefix(".")
-    return suffix if suffix in ("json", "jsonl", "csv", "tsv") else "text"
-
-
-def check_record(row: object, where: str, config: CleanConfig, counts: ReadCounts) -> Record:
-    """Return a row as a record whose fields hold text; an empty text may stand in it."""
-    if isinstance(row, str):
-        row = {"text": row}
+def check_record(record: object, where: str, config: CleanConfig, counts: ReadCounts) -> Record:
+    """Return a record whose fields hold text; an empty text may stand in it."""
+    row: Any = {"text": record} if isinstance(record, str) else record
     for name in config.field:
         value = row.get(name) if isinstance(row, dict) else None
         empty = isinstance(value, str) and not value.strip()
         if not empty:  # an empty one is counted and removed later
-            corpus.record_text(row, name, where, config.errors, counts)
+            record_text(row, name, where, config.errors, counts)
     return clean_surrogates(row)
 
 
@@ -240,7 +181,7 @@ def document(record: Record, config: CleanConfig) -> str:
     return "\n".join(field_text(record[name]) for name in config.field)
 
 
-def field_text(value: object) -> str:
+def field_text(value: Any) -> str:
     """Return a text, or a list of texts joined by newlines."""
     return value if isinstance(value, str) else "\n".join(value)
 
@@ -250,7 +191,7 @@ def keys(records: list[Record], config: CleanConfig) -> Iterator[str]:
     return (document(record, config) for record in records)
 
 
-def clean_record(value: object, form: str) -> object:
+def clean_record(value: Any, form: Form) -> Any:
     """Clean every text inside a record."""
     if isinstance(value, str):
         return clean_text(value, form)
@@ -261,7 +202,7 @@ def clean_record(value: object, form: str) -> object:
     return value
 
 
-def clean_surrogates(value: object) -> object:
+def clean_surrogates(value: Any) -> Any:
     """Replace half characters, which no file can hold, inside a record."""
     if isinstance(value, str):
         return regex.sub(r"\p{Cs}", "\ufffd", value)
@@ -272,7 +213,7 @@ def clean_surrogates(value: object) -> object:
     return value
 
 
-def clean_text(text: str, form: str = "NFC") -> str:
+def clean_text(text: str, form: Form = "NFC") -> str:
     """Return a text in one Unicode form, with LF line ends and without control characters.
 
     Spaces at line ends go, and so do blank lines at both ends, a byte-order mark anywhere, and
@@ -303,7 +244,7 @@ def inside_gutenberg(text: str) -> str:
 # --- training and validation ---
 
 
-def split(records: list[Record], config: CleanConfig) -> tuple[list[Record], list[Record]]:
+def split_records(records: list[Record], config: CleanConfig) -> tuple[list[Record], list[Record]]:
     """Part the records into training and validation.
 
     Plain texts go by `splitting.split_documents`, which may cut one of few. Other records stay
@@ -328,7 +269,7 @@ def split(records: list[Record], config: CleanConfig) -> tuple[list[Record], lis
 
 def few_by_hash(texts: list[str], fraction: float) -> set[str]:
     """Return the texts with the smallest hashes, `fraction` of them but at least one."""
-    ranked = sorted(set(texts), key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())
+    ranked = sorted(set(texts), key=splitting.hash_number)
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from minigpt.support.errors import DataError
 from minigpt.support.files import fsync, fsync_directory, sha256_file
@@ -216,9 +216,9 @@ class HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
     max_redirections = 5
 
-    def http_error_302(self, request, response, code, message, headers):
-        check_address(urllib.request.urljoin(request.full_url, headers.get("location", "")))
-        return super().http_error_302(request, response, code, message, headers)
+    def http_error_302(self, req, fp, code, msg, headers):
+        check_address(urljoin(req.full_url, headers.get("location", "")))
+        return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 

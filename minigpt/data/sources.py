@@ -36,7 +36,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSet:
     """One public data set."""
 
     name: str
@@ -66,20 +66,20 @@ class Source:
 
 
 @functools.cache
-def load_sources() -> dict[str, Source]:
+def load_sources() -> dict[str, DataSet]:
     """Return all known data sets by name."""
     text = importlib.resources.files("minigpt.data").joinpath("sources.json").read_text("utf-8")
     return {entry["name"]: read_source(entry) for entry in json.loads(text)}
 
 
-def read_source(entry: dict) -> Source:
-    """Turn one object of sources.json into a Source."""
-    lists = {key: tuple(entry[key]) for key in ("fields", "text_fields")}
+def read_source(entry: dict) -> DataSet:
+    """Turn one object of sources.json into a DataSet."""
     files = tuple(SourceFile(**file) for file in entry["files"])
-    return Source(**(entry | lists | {"files": files}))
+    fields, text_fields = tuple(entry["fields"]), tuple(entry["text_fields"])
+    return DataSet(**{**entry, "files": files, "fields": fields, "text_fields": text_fields})
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str) -> DataSet:
     """Return a data set by its name, or raise ConfigError proposing the nearest one."""
     sources = load_sources()
     if name in sources:
@@ -120,7 +120,7 @@ def find_file(file: SourceFile) -> Path | None:
     return next((path for path in places(file) if is_right(path, file.bytes, file.sha256)), None)
 
 
-def is_here(source: Source) -> bool:
+def is_here(source: DataSet) -> bool:
     """Return whether files of the right sizes are there; `find_file` looks at their bytes too."""
     return all(
         any(path.is_file() and path.stat().st_size == file.bytes for path in places(file))
@@ -158,11 +158,22 @@ def open_files(file: SourceFile, path: Path) -> list[Path]:
     return [found for found in inside if not found.name.startswith("_")]
 
 
-def local_files(name: str) -> list[Path]:
-    """Return the files of a data set to learn from, which must be here already, unpacked."""
+def is_set(word: str) -> bool:
+    """Tell whether a word is the name of a public data set, and not a path."""
+    return word in load_sources() and not Path(word).exists()
+
+
+def local_files(name: str, split: str = "train") -> list[Path]:
+    """Return the files of a data set, unpacked, which must be here already.
+
+    Those to learn from or, of another split, those of this split alone: there may be none.
+    """
     source = find_source(name)
-    files = source.training_files()
-    if not files:
+    if split == "train":
+        files = source.training_files()
+    else:
+        files = tuple(file for file in source.files if file.split == split)
+    if not files and split == "train":
         raise DataError(
             "a benchmark: it is there to test models, not to train them",
             name,
@@ -172,4 +183,4 @@ def local_files(name: str) -> list[Path]:
     missing = [file.path for file, path in found if path is None]
     if missing:
         raise DataError(f"{missing[0]} is not here", name, f"get it first: data download {name}")
-    return [inside for file, path in found for inside in open_files(file, path)]
+    return [inside for file, path in found if path for inside in open_files(file, path)]

@@ -1,9 +1,10 @@
 """Split text into training and validation, and measure what the two sides share."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from minigpt.data.corpus import Piece, ReadCounts, safe_cut
+from minigpt.data.corpus import Piece, safe_cut
+from minigpt.data.decoding import ReadCounts
 from minigpt.support.errors import ConfigError
 
 MANY_DOCUMENTS = 20  # validation documents, from which on whole documents are split off
@@ -29,14 +30,23 @@ def split_documents(
 
 
 def split_by_hash(pieces: Iterable[Piece], fraction: float) -> Iterator[tuple[Piece, bool]]:
-    """Send a document to validation where the hash of its first piece, in [0, 1), is small."""
-    begins = True
+    """Send a document to validation where the hash of its first piece is small."""
+    begins, validation = True, False
     for piece in pieces:
         if begins:
-            digest = hashlib.sha256(piece.text.encode("utf-8")).digest()
-            validation = int.from_bytes(digest[:8], "big") < fraction * 2**64
+            validation = validates(piece.text, fraction)
         yield piece, validation
         begins = piece.ends_document
+
+
+def validates(key: str, fraction: float) -> bool:
+    """Tell whether what has this key belongs to validation: its hash, in [0, 1), is small."""
+    return hash_number(key) < fraction * 2**64
+
+
+def hash_number(key: str) -> int:
+    """Return the first 64 bits of a text's SHA-256: as good as random, the same on every system."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big")
 
 
 def split_by_position(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[Piece, bool]]:
@@ -59,34 +69,41 @@ def split_by_position(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[
         position = end
 
 
+def text_lines(text: str) -> list[str]:
+    """Return the lines of a text without the blank ones and without spaces around them."""
+    return [stripped for line in text.split("\n") if (stripped := line.strip())]
+
+
 class Overlap:
     """Measure how much of the validation text also stands, line by line, in training.
 
-    Show every piece of validation first, then every piece of training; `share` is the share of
+    Show every text of validation first, then every text of training; `share` is the share of
     validation characters in lines that training has too. Only hashes of validation are kept.
+    With other `parts` and `weigh` it measures the share of something else, such as of prompts.
     """
 
-    def __init__(self) -> None:
-        self._lines: dict[int, int] = {}
+    def __init__(
+        self,
+        parts: Callable[[str], Sequence[str]] = text_lines,
+        weigh: Callable[[str], int] = len,
+    ) -> None:
+        self._parts, self._weigh = parts, weigh
+        self._noted: dict[int, int] = {}
         self._total = self._shared = 0
 
     def add_validation(self, text: str) -> None:
         """Note the lines of a validation text."""
-        for line in text_lines(text):
-            self._lines[hash(line)] = self._lines.get(hash(line), 0) + len(line)
-            self._total += len(line)
+        for part in self._parts(text):
+            weight = self._weigh(part)
+            self._noted[hash(part)] = self._noted.get(hash(part), 0) + weight
+            self._total += weight
 
     def add_training(self, text: str) -> None:
         """Cross off the lines that a training text also has."""
-        for line in text_lines(text):
-            self._shared += self._lines.pop(hash(line), 0)
+        for part in self._parts(text):
+            self._shared += self._noted.pop(hash(part), 0)
 
     @property
     def share(self) -> float:
         """Overlap from 0 to 1."""
         return self._shared / max(self._total, 1)
-
-
-def text_lines(text: str) -> list[str]:
-    """Return the lines of a text without the blank ones and without spaces around them."""
-    return [stripped for line in text.split("\n") if (stripped := line.strip())]

@@ -6,11 +6,12 @@ Knows how torch compiles, not what a step does. All of it is about speed: the sa
 
 import functools
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch import Tensor, nn
 
+from minigpt.cache import KVCache
 from minigpt.machine.device import require_compiler
 
 GROWING = "L['cache'].length"  # the one number that changes from step to step
@@ -52,32 +53,39 @@ def compile_program(step: Callable, form: Hashable, device: str) -> Callable[...
         torch.compiler.config.dynamic_sources = f"{known},{GROWING}" if known else GROWING
     options = {
         "cpp_wrapper": device == "cpu",
-        "post_grad_custom_post_pass": BiasesApart(),
         "size_asserts": False,  # `program_key` holds the model's, torch checks the cache's
     }
     own_backend = functools.partial(torch._inductor.compile, options=options)
-    checks = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+    checks: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     return torch.compile(step, backend=own_backend, options=checks)
 
 
-class BiasesApart(CustomGraphPass):
-    """Add biases after products, where they melt into what follows.
+def cache_to_compile(cache: KVCache) -> KVCache:
+    """Return an empty cache as a compiled step needs it: a static one on a CUDA GPU."""
+    return StaticCache(cache) if cache.positions.is_cuda else cache
 
-    A product that adds its bias begins with as many copies of the bias as there are rows.
+
+class StaticCache(KVCache):
+    """A cache for CUDA GPUs that record a step and play it again: no shape or address changes.
+
+    New tokens look at all positions, those that hold nothing yet being masked.
     """
 
-    def __call__(self, graph: fx.Graph) -> None:
-        for node in graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default):
-            if node.kwargs:  # scaled by alpha or beta
-                continue
-            bias, *factors = node.args
-            with graph.inserting_before(node):
-                product = graph.call_function(torch.ops.aten.mm.default, tuple(factors))
-                total = graph.call_function(torch.ops.aten.add.Tensor, (product, bias))
-            product.meta, total.meta = dict(node.meta), dict(node.meta)
-            node.replace_all_uses_with(total)
-            graph.erase_node(node)
+    def __init__(self, cache: KVCache):
+        self.__dict__.update(vars(cache))
+        self.measure()
+        for tensor in (*self.keys, *self.values, self.positions):
+            if tensor.is_cuda:  # a recorded step may write to it where it lies
+                torch._dynamo.mark_static_address(tensor, guard=False)
 
-    def uuid(self) -> str:
-        """Name this pass in torch's store of compiled programs."""
-        return "minigpt: biases apart, 1"
+    def reach(self, T: int) -> int:
+        """Return how many positions T new tokens look at: all."""
+        return self.block_size
+
+    def advance(self, counts: int | Tensor) -> None:
+        """Count tokens as seen; no number outside of tensors changes."""
+        self.positions += counts
+
+    def measure(self) -> None:
+        """Treat rows as uneven, whatever their lengths."""
+        self.length, self.is_even = self.block_size, False

@@ -77,6 +77,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
+def logits_at_once(device: torch.device) -> int:
+    """Return how many logits to compute at a time: on a CPU as many as its own memory holds."""
+    return 2**20 if device.type == "cpu" else 2**28  # 4 MB and 1 GB in float32
+
+
 def can_compile(device: torch.device) -> bool:
     """Tell whether torch.compile can work: on CPUs it needs a C++ compiler."""
     names = [os.environ.get("CXX", "c++"), "g++", "clang++", "cl"]

@@ -7,7 +7,7 @@ step. Either each holds the whole model (DDP, distributed data parallel), or wei
 optimizer state are split among them (FSDP2, fully sharded data parallel) and gathered block by
 block. Both are torch's own. Alone, without torchrun, every function here does nothing.
 
-The processes are numbered by rank. Rank 0, "the first", alone writes files. A rank that dies is
+The processes are numbered by rank. Rank 0 alone writes files. A rank that dies is
 named by the others within seconds: each gives a sign of life every second.
 
 Sources: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training";
@@ -29,24 +29,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
-from minigpt.batching.windows import IGNORE
+from minigpt.batching.windows import IGNORE, Batch
 from minigpt.support.errors import ConfigError, MinigptError, TrainingError
 from minigpt.support.signals import stop_on_signals
 
 BEAT, SILENCE = 1.0, 15.0  # seconds between two signs of life; after so many without, it is gone
 FAREWELL = 5.0  # seconds in which a process whose peer is gone may end by itself
-PATIENCE = datetime.timedelta(hours=2)  # for a peer that lives, such as a first that prepares data
+PATIENCE = datetime.timedelta(hours=2)  # for a peer that lives, such as a rank 0 that prepares data
 RESUME = "start all of them again with --resume"
 
 
 @dataclass(frozen=True)
 class World:
-    """Say which of how many processes this one is; alone it is the first of one."""
+    """Say which of how many processes this one is; alone it is rank 0 of one."""
 
     rank: int = 0
     size: int = 1
@@ -115,11 +113,14 @@ def connect(device: torch.device) -> "Watch":
         raise ConfigError("several processes cannot share an Apple GPU", "--device", "choose cpu")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=datetime.timedelta(minutes=5)))
+        store, rank, size = next(rendezvous("env://", timeout=datetime.timedelta(minutes=5)))
         watch = Watch(store, World(rank, size))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        group = dist.PrefixStore("group", store)
+        group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
     except RuntimeError as error:
         address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
@@ -134,7 +135,7 @@ def connect(device: torch.device) -> "Watch":
 class Watch:
     """Give signs of life in a thread, listen for those of the others, and say who is gone."""
 
-    def __init__(self, store: dist.Store, world: World):
+    def __init__(self, store: Any, world: World):
         self.store, self.world = store.clone(), world  # a connection of its own
         self.words = {rank: ("", time.monotonic()) for rank in range(world.size)}
         self.verdict: TrainingError | None = None
@@ -156,7 +157,7 @@ class Watch:
                 self.say(str(count))
                 self.verdict = self.listen()
             except RuntimeError:
-                self.verdict = rank_lost("the first process (or torchrun)")
+                self.verdict = rank_lost("rank 0 (or torchrun)")
         if self.verdict is not None and not self.ended.wait(FAREWELL):
             print(f"error: {self.verdict}", file=sys.stderr, flush=True)
             os._exit(self.verdict.exit_code)
@@ -207,7 +208,7 @@ def rank_lost(who: str) -> TrainingError:
 def wrap_model(model: Module, device: torch.device, is_sharded: bool) -> Module:
     """Return what to call instead of the model so that all processes train it together.
 
-    All begin with the first one's weights. is_sharded: split the model itself, block by block
+    All begin with rank 0's weights. is_sharded: split the model itself, block by block
     (FSDP2); otherwise wrap it (DDP). Optimizers are to be made afterwards, from the model.
     """
     size = world().size
@@ -218,17 +219,37 @@ def wrap_model(model: Module, device: torch.device, is_sharded: bool) -> Module:
         return DistributedDataParallel(
             model, devices, broadcast_buffers=False, gradient_as_bucket_view=True
         )
+    return shard_model(model, device)
+
+
+def shard_model(model: Module, device: torch.device) -> Module:
+    """Split a model among all processes, block by block (FSDP2); begin with rank 0's weights."""
+    from torch.distributed.device_mesh import init_device_mesh  # a second that others do not pay
+    from torch.distributed.fsdp import fully_shard
+
     with torch.no_grad():
         for p in model.parameters():
             dist.broadcast(p, src=0)
-    mesh = init_device_mesh(device.type, (size,))
-    for block in model.blocks:
+    mesh = init_device_mesh(device.type, (world().size,))
+    for block in model.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)  # changes the model in place
+    return model
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Tell whether each process holds only a part of a tensor: a DTensor, as FSDP2 makes them."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which each process may hold a part in full."""
+    full_tensor = getattr(tensor, "full_tensor", None)
+    return tensor if full_tensor is None else full_tensor()
 
 
 @contextlib.contextmanager
-def no_sync(forward: Module, is_last: bool) -> Iterator[None]:
+def no_sync(forward: Any, is_last: bool) -> Iterator[None]:
     """Let the gradients of a batch's pieces be added up between processes once, after the last."""
     quiet = contextlib.nullcontext()
     if hasattr(forward, "set_requires_gradient_sync"):
@@ -239,23 +260,23 @@ def no_sync(forward: Module, is_last: bool) -> Iterator[None]:
         yield
 
 
-def shard_validation(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return this process's rows of idx and targets (B, T); all processes' together are the batch.
+def shard_validation(batch: Batch) -> Batch:
+    """Return this process's rows of each (B, T); all processes' together are the batch.
 
     Where there are fewer rows than processes, some get the first row without targets.
     """
-    w, (idx, targets) = world(), batch
+    w, (idx, targets, *documents) = world(), batch
     mine = slice(w.rank * len(idx) // w.size, (w.rank + 1) * len(idx) // w.size)
     if mine.start == mine.stop:
-        return idx[:1], torch.full_like(targets[:1], IGNORE)
-    return idx[mine], targets[mine]
+        return idx[:1], torch.full_like(targets[:1], IGNORE), *(part[:1] for part in documents)
+    return tuple(part[mine] for part in batch)
 
 
 # ---- agreement
 
 
 def all_reduce(value: Tensor) -> Tensor:
-    """Return the sum of all processes' values."""
+    """Return the sum of all processes' values (the field's name for adding up among them)."""
     if world().size > 1:
         dist.all_reduce(value)
     return value
@@ -267,7 +288,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def rank_zero_first(work: Callable[[], Any]) -> Any:
-    """Let the first process do something, and return its result, which JSON can hold, in all.
+    """Let rank 0 do something, and return its result, which JSON can hold, in all processes.
 
     Where it raises a MinigptError, all stop: the others with a PeerError.
     """
@@ -288,7 +309,7 @@ def rank_zero_first(work: Callable[[], Any]) -> Any:
 
 
 def broadcast(text: str) -> str:
-    """Return the first process's text in all."""
+    """Return rank 0's text in all processes."""
     data = torch.tensor(list(text.encode("utf-8")), dtype=torch.uint8)
     size = torch.tensor(len(data))
     dist.broadcast(size, src=0)

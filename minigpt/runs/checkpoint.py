@@ -14,6 +14,7 @@ Source of the file format: github.com/huggingface/safetensors, section "Format".
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -29,19 +30,26 @@ import torch
 from torch import Tensor
 
 from minigpt import __version__
+from minigpt.runs.formats import FORMAT, FormatError, check_format, upgrade
 from minigpt.support.errors import CheckpointError, TrainingError
 from minigpt.support.files import fsync, fsync_directory
 from minigpt.support.lock import RunLock as RunLock
 
-FORMAT = 1  # raised when an older reader could misunderstand a newer checkpoint
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 DTYPE_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 
 
@@ -51,15 +59,27 @@ class Checkpoint:
 
     step: int
     model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
     state: dict
     manifest: dict
     path: Path
 
+    @functools.cached_property
+    def optimizer(self) -> dict[str, Tensor]:
+        """The optimizer's state, read and checked when it is first asked for.
+
+        It is twice as large as the weights, and resuming alone needs it.
+        """
+        return read_tensors(self.path / "optimizer.safetensors", self.manifest)
+
 
 def save_checkpoint(
-    run_dir: Path, step: int, model_tensors: dict[str, Tensor],
-    optimizer_tensors: dict[str, Tensor], state: dict, keep: int = 2, about: dict | None = None,
+    run_dir: Path,
+    step: int,
+    model_tensors: dict[str, Tensor],
+    optimizer_tensors: dict[str, Tensor],
+    state: dict,
+    keep: int = 2,
+    about: dict | None = None,
 ) -> Path:
     """Write the checkpoint of `step`, delete all but the newest `keep`, and return its path.
 
@@ -100,28 +120,39 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, with_optimizer: bool = False) -> Checkpoint:
     """Read one checkpoint directory; every byte is checked before it is used.
 
     Sizes are compared with the manifest before anything is read, and the bytes that are hashed are
-    the bytes that become tensors. Raises a CheckpointError that names the file and what is wrong.
+    the bytes that become tensors. with_optimizer: read and check the optimizer's state now; else
+    that is left until it is asked for. Raises a CheckpointError that names the file and what is
+    wrong.
     """
     path = Path(path)
     manifest = read_manifest(path)
     check_sizes(path, manifest)
     model = read_tensors(path / "model.safetensors", manifest)
-    optimizer = read_tensors(path / "optimizer.safetensors", manifest)
-    state = from_json(read_file(path / "state.json", manifest), path / "state.json")
-    return Checkpoint(manifest["step"], model, optimizer, state, manifest, path)
+    where = path / "state.json"
+    state = from_json(read_file(where, manifest), where)
+    state = upgrade("state.json", state, manifest["format"], str(where))
+    checkpoint = Checkpoint(manifest["step"], model, state, manifest, path)
+    if with_optimizer:
+        checkpoint.optimizer  # noqa: B018 - to find damage now
+    return checkpoint
 
 
 def latest_checkpoint(
-    run_dir: Path, on_skip: Callable[[str], None] | None = None
+    run_dir: Path, on_skip: Callable[[str], None] | None = None, with_optimizer: bool = False
 ) -> Checkpoint | None:
-    """Load the newest checkpoint that verifies; `on_skip` is told about each one passed over."""
+    """Load the newest checkpoint that verifies; `on_skip` is told about each one passed over.
+
+    One that is whole but of a format that this version cannot read is an error, not passed over.
+    """
     for path in reversed(checkpoint_paths(run_dir)):
         try:
-            return load_checkpoint(path)
+            return load_checkpoint(path, with_optimizer)
+        except FormatError:
+            raise
         except CheckpointError as error:
             if on_skip is not None:
                 on_skip(f"passed over a damaged checkpoint: {error}")
@@ -174,7 +205,8 @@ def safetensors_pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryvie
     header, offset = {}, 0
     for name, tensor in ordered:
         header[name] = {
-            "dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape),
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
             "data_offsets": [offset, offset + tensor.nbytes],
         }
         offset += tensor.nbytes
@@ -184,7 +216,7 @@ def safetensors_pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryvie
     yield text
     for _, tensor in ordered:
         flat = tensor.detach().cpu().contiguous().flatten()
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> dict:
@@ -202,10 +234,14 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> dict:
 def make_manifest(step: int, files: dict[str, dict], about: dict) -> dict:
     """Return the table of contents, which ends with a checksum of itself."""
     manifest = {
-        "format": FORMAT, "step": step, "files": files,
+        "format": FORMAT,
+        "step": step,
+        "files": files,
         "versions": {
-            "minigpt": __version__, "torch": str(torch.__version__),
-            "safetensors": safetensors.__version__, "python": platform.python_version(),
+            "minigpt": __version__,
+            "torch": str(torch.__version__),
+            "safetensors": safetensors.__version__,
+            "python": platform.python_version(),
         },
     }
     assert not manifest.keys() & about.keys(), f"reserved names in {sorted(about)}"
@@ -217,13 +253,14 @@ def publish(temporary: Path, final: Path, manifest: dict) -> Path:
     """Give a complete checkpoint its name; a good one of that step is never replaced."""
     if final.exists():
         try:
-            existing = load_checkpoint(final).manifest["files"]
+            existing = load_checkpoint(final, with_optimizer=True).manifest["files"]
         except CheckpointError:
             discard(final)
         else:
             if any(existing[name] != manifest["files"][name] for name in FILES[:2]):
                 raise CheckpointError(
-                    "another checkpoint of this step is already there", str(final),
+                    "another checkpoint of this step is already there",
+                    str(final),
                     "choose another run directory",
                 )
             return final
@@ -298,33 +335,38 @@ def read_manifest(path: Path) -> dict:
     except OSError as error:
         raise damaged(where, error.strerror or str(error)) from None
     manifest = from_json(data, where)
-    if manifest.get("format") != FORMAT and isinstance(manifest.get("format"), int):
-        raise CheckpointError(
-            f"checkpoint format {manifest['format']}, this version reads {FORMAT}", str(path),
-            "use the version of minigpt that wrote it",
-        )
-    if not is_intact(manifest, data):
+    if not is_unchanged(manifest, data):
         raise damaged(where, "its SHA-256 is wrong")
+    check_format(manifest.get("format"), "the checkpoint", str(path))
+    if not names_files(manifest):
+        raise damaged(where, "it does not name the files of a checkpoint")
     step = manifest["step"]
     if re.fullmatch(r"step-\d{8,}", path.name) and path.name != f"step-{step:08d}":
         raise damaged(where, f"it belongs to step {step}")
     return manifest
 
 
-def is_intact(manifest: dict, data: bytes) -> bool:
-    """Tell whether a manifest is, byte for byte, one that `make_manifest` could have written."""
+def is_unchanged(manifest: dict, data: bytes) -> bool:
+    """Tell whether a manifest's bytes are those whose checksum it ends with."""
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     try:
-        files = manifest["files"]
-        return (
-            manifest["sha256"] == hashlib.sha256(to_json(content)).hexdigest()
-            and to_json(manifest) == data
-            and set(files) == set(FILES)
-            and all(type(n) is int for n in (manifest["step"], *(files[f]["size"] for f in FILES)))
-            and all(isinstance(files[f]["sha256"], str) for f in FILES)
-        )
-    except (KeyError, TypeError, ValueError, RecursionError):
+        digest = hashlib.sha256(to_json(content)).hexdigest()
+        return manifest.get("sha256") == digest and to_json(manifest) == data
+    except (TypeError, ValueError, RecursionError):
         return False
+
+
+def names_files(manifest: dict) -> bool:
+    """Tell whether a manifest has the step, and size and SHA-256 of each file."""
+    step, files = manifest.get("step"), manifest.get("files")
+    return (
+        type(step) is int
+        and isinstance(files, dict)
+        and files.keys() == set(FILES)
+        and all(isinstance(file, dict) for file in files.values())
+        and all(type(file.get("size")) is int for file in files.values())
+        and all(isinstance(file.get("sha256"), str) for file in files.values())
+    )
 
 
 def check_sizes(path: Path, manifest: dict) -> None:

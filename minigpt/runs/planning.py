@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 
-from minigpt.attention import EXPLICIT_ON_CPU_UP_TO
 from minigpt.counts import count_parameters, flops_per_token, matrix_parameters
 from minigpt.gpt import GPTConfig
 from minigpt.machine.device import available_memory, matmul_flops
@@ -26,21 +25,18 @@ def training_memory(
 
     16 bytes a parameter: weight, gradient and two AdamW moments in float32; of `shards` processes
     each has its share, and gathers weights and gradients of two blocks and the tables. The
-    activations that the backward pass needs are counted tensor by tensor; attention's scores are
-    among them where it is explicit on CPUs (GPUs, always fused, take less).
+    activations that the backward pass needs are counted tensor by tensor; the weights of attention
+    are not among them, as the fused kernel keeps none.
     """
     c = config.resolved()
     width = torch.finfo(dtype).bits // 8
     tokens = micro_batch_size * c.block_size
     block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
-    is_explicit = c.block_size <= EXPLICIT_ON_CPU_UP_TO.get(dtype, 0)
-    scores = 2 * c.n_head * c.block_size * width * is_explicit
     logits = 3 * c.vocab_size * 4
-    pointed = c.pointer * (3 * c.n_head + 3) * c.block_size * 4
     held = 16 * count_parameters(c) // shards
     if shards > 1:
         held += 8 * (2 * matrix_parameters(c) + c.vocab_size * c.n_embd)
-    return held + tokens * (c.n_layer * (block + scores) + logits + pointed)
+    return held + tokens * (c.n_layer * block + logits)
 
 
 def check_memory(

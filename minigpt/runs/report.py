@@ -75,21 +75,32 @@ def finite(value):
 def fact_rows(report: dict) -> list[Row]:
     """Return the lines of the first table: (name, value)."""
     texts = {
-        "data": "{}", "parameters": "{:,}", "steps": "{:,}", "tokens": "{:,}",
-        "tokens_per_second": "{:,}", "val_loss": "{:.4f} nats a token",
-        "bits_per_byte": "{:.4f}", "floor": "{:.4f} nats a token: no model can do better",
-        "excess": "{:.1%} over the floor", "gap_nats_per_story": "{:.2f} nats a story",
-        "ngram_loss": "{:.4f} nats a token", "gap_closed": "{:.1%} of the way from it to the floor",
+        "data": "{}",
+        "parameters": "{:,}",
+        "steps": "{:,}",
+        "tokens": "{:,}",
+        "tokens_per_second": "{:,}",
+        "val_loss": "{:.4f} nats a token",
+        "bits_per_byte": "{:.4f}",
+        "floor": "{:.4f} nats a token: no model can do better",
+        "excess": "{:.1%} over the floor",
+        "gap_nats_per_story": "{:.2f} nats a story",
+        "ngram_loss": "{:.4f} nats a token",
+        "gap_closed": "{:.1%} of the way from it to the floor",
         "contamination": "{:.1%} of the items stand in the training text",
     }
     names = {
-        "tokens_per_second": "tokens a second", "val_loss": "validation loss",
-        "bits_per_byte": "bits per byte", "gap_nats_per_story": "gap", "gap_closed": "gap closed",
+        "tokens_per_second": "tokens a second",
+        "val_loss": "validation loss",
+        "bits_per_byte": "bits per byte",
+        "gap_nats_per_story": "gap",
+        "gap_closed": "gap closed",
         "ngram_loss": f"best n-gram (n = {report.get('ngram_order', '?')})",
     }
-    rows = [
+    rows: list[Row] = [
         (names.get(key, key), text.format(report[key]))
-        for key, text in texts.items() if report.get(key) is not None
+        for key, text in texts.items()
+        if report.get(key) is not None
     ]
     if "examples" in report:
         text = "{train:,} to learn from, {held_out:,} held out".format(**report["examples"])
@@ -104,10 +115,13 @@ def task_rows(tasks: dict[str, dict]) -> list[Row]:
     """Return a line for each task, under TASK_HEAD."""
     return [
         (
-            task_name(name), percent(task["score"]),
+            task_name(name),
+            percent(task["score"]),
             f"{100 * task['low']:.1f} to {percent(task['high'])}",
             f"{percent(task['baseline'])} ({task['baseline_name'].replace('_', ' ')})",
-            f"{100 * (task['score'] - task['baseline']):+.1f}", f"{task['n']:,}", task["metric"],
+            f"{100 * (task['score'] - task['baseline']):+.1f}",
+            f"{task['n']:,}",
+            task["metric"],
         )
         for name, task in tasks.items()
     ]
@@ -124,7 +138,7 @@ def percent(share: float) -> str:
 def story_rows(stories: dict) -> list[Row]:
     """Return what is said of the stories that the model told."""
     interval = f"{percent(stories['low'])} to {percent(stories['high'])}"
-    rows = [
+    rows: list[Row] = [
         ("stories", f"{stories['n']:,} at temperature {stories['temperature']:g}"),
         ("consistent", f"{percent(stories['consistent'])} (95 % interval {interval})"),
     ]
@@ -143,12 +157,15 @@ def story_rows(stories: dict) -> list[Row]:
 
 def text_rows(text: dict) -> list[Row]:
     """Return what is said of a text that the model was tried on."""
-    rows = [
+    rows: list[Row] = [
         ("perplexity", f"{text['perplexity']:.3f} a token"),
         ("loss", f"{text['loss']:.4f} nats a token"),
         ("bits per byte", f"{text['bits_per_byte']:.4f}"),
-        ("size", f"{text['n_tokens']:,} tokens, {text['n_bytes']:,} bytes, "
-                 f"{text['n_documents']:,} documents"),
+        (
+            "size",
+            f"{text['n_tokens']:,} tokens, {text['n_bytes']:,} bytes, "
+            f"{text['n_documents']:,} documents",
+        ),
         ("windows", f"begin {text['stride']} tokens after each other"),
     ]
     if text.get("n_unknown"):
@@ -175,7 +192,7 @@ def shorten(text: str) -> str:
 
 def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
     """Return the tables of a report: (heading, explanation, head of the table, its lines)."""
-    found = [("Report", "", ("", ""), fact_rows(report))]
+    found: list[tuple[str, str, Row, list[Row]]] = [("Report", "", ("", ""), fact_rows(report))]
     if "text" in report:
         found.append(("Text", "", ("", ""), text_rows(report["text"])))
     if "tasks" in report:
@@ -255,15 +272,14 @@ def report_page(report: dict, curve=None) -> str:
         if heading == "Tasks":
             named = {task_name(name): task for name, task in report["tasks"].items()}
             body.append(plots.to_svg(plots.scores(named)))
-        body.append(
-            html_table(head, rows, {"Tasks": "figures", "It answers": "texts"}.get(heading))
-        )
+        body.append(html_table(head, rows, KINDS.get(heading, "")))
         if number == 0 and curve is not None:
             body += ["<h2>Loss</h2>", plots.to_svg(curve)]
     if report.get("samples"):
         body.append("<h2>It writes</h2>")
-        body += [f"<blockquote>{html.escape(text.strip())}</blockquote>"
-                 for text in report["samples"]]
+        body += [
+            f"<blockquote>{html.escape(text.strip())}</blockquote>" for text in report["samples"]
+        ]
     title = html.escape(f"Report: {report.get('data', '')}")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -280,7 +296,8 @@ def html_table(head: Row, rows: Sequence[Row], kind: str = "") -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head) if any(head) else ""
     lines = [
         f"<tr><th>{html.escape(row[0])}</th>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
         for row in rows
     ]
     table = f"<table>{top and f'<tr>{top}</tr>'}{''.join(lines)}</table>"

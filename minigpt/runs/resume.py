@@ -13,26 +13,22 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from minigpt.runs.checkpoint import Checkpoint
 from minigpt.machine.distributed import rank_zero_first, world
+from minigpt.machine.optimizer import AdamW
+from minigpt.muon import Muon
+from minigpt.runs.checkpoint import Checkpoint
 from minigpt.support.errors import CheckpointError, ConfigError
 from minigpt.support.files import atomic_write, fsync
 
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-FROM_FIRST = dataclasses.replace(FULL, broadcast_from_rank0=True)
+# What each optimizer keeps of a parameter: tensors of its shape, and AdamW's count of steps.
+STATE = {Muon: ("momentum_buffer",), AdamW: ("step", "exp_avg", "exp_avg_sq")}
 
 
 def collect_tensors(
@@ -40,13 +36,19 @@ def collect_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights and the optimizer state, named `<parameter>.<what>`, on the CPU.
 
-    Of several processes the first one gets all tensors and the others none: it must have memory
-    for 12 bytes a parameter (8 where Muon trains). Learning rates and the like are not saved: they
-    follow from the settings and the step.
+    Of several processes rank 0 gets all tensors and the others none: it must have memory for 12
+    bytes a parameter (8 where Muon trains). Learning rates and the like are not saved: they follow
+    from the settings and the step.
     """
-    weights = get_model_state_dict(model, options=FULL)  # first: it folds up what FSDP2 unfolded
-    nested = get_optimizer_state_dict(model, optimizers, options=FULL).get("state", {})
-    return weights, flatten(nested)
+    if world().size > 1:
+        return gather_tensors(model, optimizers)
+    weights = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
+    state = {
+        f"{name}.{key}": value.detach().cpu()
+        for name, parameter, optimizer in trained_parameters(model, optimizers)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    return weights, state
 
 
 def restore_tensors(
@@ -54,23 +56,83 @@ def restore_tensors(
 ) -> None:
     """Put a checkpoint's weights and optimizer state in place; names and shapes must fit.
 
-    Only the first of several processes has the checkpoint; the others (None) are sent their part.
+    Only rank 0 of several processes has the checkpoint; the others (None) are sent their part.
     """
-    options = FULL if world().size == 1 else FROM_FIRST
-    expected = get_model_state_dict(model, options=FULL)
+    if world().size > 1:
+        scatter_tensors(checkpoint, model, optimizers)
+        return
+    assert checkpoint is not None, "one process has no other that could send it the tensors"
+    compare_shapes(model.state_dict(), checkpoint.model, checkpoint)
+    model.load_state_dict(checkpoint.model)
+    saved = checkpoint.optimizer
+    if not saved:
+        return  # float16 overflowed in every step so far, so no optimizer has a state yet
+    trained = list(trained_parameters(model, optimizers))
+    compare_shapes(expected_state(trained), saved, checkpoint)
+    for name, parameter, optimizer in trained:
+        optimizer.state[parameter] = {
+            key: saved[f"{name}.{key}"].to(parameter.device) for key in STATE[type(optimizer)]
+        }
+
+
+def trained_parameters(
+    model: Module, optimizers: list[Optimizer]
+) -> Iterator[tuple[str, Tensor, Optimizer]]:
+    """Yield each parameter that an optimizer trains: its name, itself, and which optimizer."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield names[parameter], parameter, optimizer
+
+
+def expected_state(trained: list[tuple[str, Tensor, Optimizer]]) -> dict[str, Tensor]:
+    """Return tensors named and shaped as the optimizers' states are after a first step."""
+    return {
+        f"{name}.{key}": torch.zeros(()) if key == "step" else parameter
+        for name, parameter, optimizer in trained
+        for key in STATE[type(optimizer)]
+    }
+
+
+def gather_tensors(
+    model: Module, optimizers: list[Optimizer]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Do what `collect_tensors` does in each of several processes, which may hold parts each."""
+    from torch.distributed.checkpoint import state_dict as states  # a second: when it is needed
+
+    options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    # The weights first: that folds up what FSDP2 unfolded.
+    weights: dict[str, Any] = states.get_model_state_dict(model, options=options)
+    nested: dict[str, Any] = states.get_optimizer_state_dict(model, optimizers, options=options)
+    return weights, flatten(nested.get("state", {}))
+
+
+def scatter_tensors(
+    checkpoint: Checkpoint | None, model: Module, optimizers: list[Optimizer]
+) -> None:
+    """Do what `restore_tensors` does in each of several processes."""
+    from torch.distributed.checkpoint import state_dict as states
+
+    full = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    from_first = dataclasses.replace(full, broadcast_from_rank0=True)
+    expected: dict[str, Any] = states.get_model_state_dict(model, options=full)
     if checkpoint is not None:
         compare_shapes(expected, checkpoint.model, checkpoint)
-    set_model_state_dict(model, checkpoint.model if checkpoint else {}, options=options)
-    if not rank_zero_first(lambda: bool(checkpoint.optimizer)):
-        return  # float16 overflowed in every step so far, so no optimizer has a state yet
-    fresh, nested = get_optimizer_state_dict(model, optimizers, options=FULL), {}
+    weights: dict[str, Any] = checkpoint.model if checkpoint else {}
+    states.set_model_state_dict(model, weights, options=from_first)
+    if not rank_zero_first(lambda: checkpoint is not None and bool(checkpoint.optimizer)):
+        return  # as in restore_tensors
+    fresh: dict[str, Any] = states.get_optimizer_state_dict(model, optimizers, options=full)
     if checkpoint is not None:
         compare_shapes(flatten(fresh["state"]), checkpoint.optimizer, checkpoint)
+        nested: dict[str, Any] = {}
         for name, value in checkpoint.optimizer.items():
             parameter, _, key = name.rpartition(".")
             nested.setdefault(parameter, {})[key] = value
         fresh |= {"state": nested}
-    set_optimizer_state_dict(model, optimizers, fresh if checkpoint else {}, options=options)
+    values = fresh if checkpoint else {}
+    states.set_optimizer_state_dict(model, optimizers, values, options=from_first)
 
 
 def compare_shapes(
@@ -82,13 +144,20 @@ def compare_shapes(
         if shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"{name} is {shapes[0]} in the model and {shapes[1]} in the checkpoint",
-                str(checkpoint.path), "use the settings of the run that wrote it",
+                str(checkpoint.path),
+                "use the settings of the run that wrote it",
             )
 
 
-def check_unchanged(before: dict, now: dict, free: set[str], where: str) -> None:
-    """Raise a ConfigError that lists every setting, except the free ones, that has changed."""
-    before, now = flatten(before), flatten(now)
+def check_unchanged(
+    before: dict, now: dict, free: set[str], where: str, usual: dict | None = None
+) -> None:
+    """Raise a ConfigError that lists every setting, except the free ones, that has changed.
+
+    A setting that a later version added is missing in `before`. Its usual value stands for what
+    the run did without it, so it counts as changed if it has another value now.
+    """
+    before, now = flatten(usual or {}) | flatten(before), flatten(now)
     changed = [
         f"{key} {before.get(key, 'not set')!r} -> {now.get(key, 'not set')!r}"
         for key in sorted(before.keys() | now.keys())
@@ -96,7 +165,8 @@ def check_unchanged(before: dict, now: dict, free: set[str], where: str) -> None
     ]
     if changed:
         raise ConfigError(
-            f"changed since the checkpoint: {', '.join(changed)}", where,
+            f"changed since the checkpoint: {', '.join(changed)}",
+            where,
             "resume with the old values, or start a new run (free to change: "
             f"{', '.join(sorted(free))})",
         )
@@ -126,8 +196,11 @@ def environment(device: torch.device, dtype: torch.dtype, optimizers: list[Optim
     else:
         machine = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": device.type, "machine": machine, "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(), "optimizer": " + ".join(kinds),
+        "device": device.type,
+        "machine": machine,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "optimizer": " + ".join(kinds),
         "torch": str(torch.__version__),
     }
 

@@ -16,7 +16,8 @@ from minigpt.gpt import GPT
 from minigpt.ngram import NGram
 from minigpt.scoring import Item, contamination, score_task
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
-from minigpt.storyworld.told import FIRST_TRAINING_SEED, story_scores, story_task
+from minigpt.storyworld.stories import FIRST_TRAINING_SEED
+from minigpt.storyworld.told import story_scores, story_task
 from minigpt.tokenizer import Tokenizer
 
 TAUGHT_STORIES = 1500  # from which the baselines learn; more help the bag of words a little

@@ -12,6 +12,7 @@ from minigpt.storyworld.tables import WORLDS, Step
 from minigpt.storyworld.tell import Language, join, render, sample
 
 Split = Literal["train", "held_out"]
+FIRST_TRAINING_SEED = 1_000_000  # training is told the stories from this seed on, never others
 
 
 class Story:

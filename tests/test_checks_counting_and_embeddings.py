@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of chapter 7 fail, each with a word on what to look at."""
+"""Wrong answers about counting and embeddings fail, each with a word on what to look at."""
 
 import itertools
 import math
@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_checks import settled, solution  # noqa: F401 (settled is a fixture for every test)
-from test_checks_part1 import fails
+from solved import fails
 from torch.nn import functional as F
 
 from minigpt.checks import judge
 from minigpt.checks.counting_and_embeddings import association, noise_loss, smooth_rows
+
+pytestmark = pytest.mark.usefixtures("student")
 
 TOPIC = "counting_and_embeddings"
 BY_HAND = {"entropy": 1.75, "cross_entropy": 2.625, "perplexity": 3.36, "added": 0.43, "pot": 0.375}

@@ -1,12 +1,13 @@
-"""Wrong answers to the exercises of chapter 10 fail, each with a word on what to look at."""
+"""Wrong answers about training fail, each with a word on what to look at."""
 
 import pytest
 import torch
-from test_checks import answer_of, settled, solution  # noqa: F401 (settled: for every test)
-from test_checks_part1 import fails
+from solved import answer_of, fails, solution
 
 from minigpt.checks import judge
 from minigpt.checks.training import STEEPNESS, clipped_gradient, valley
+
+pytestmark = pytest.mark.usefixtures("student")
 
 HAND = {
     "gradient": [3, 4],

@@ -1,0 +1,168 @@
+"""Find the files that a word of the user means: one rule for every command.
+
+The word is a file, a folder, a pattern ("data/**/*.csv"), an archive, or the name of a public data
+set. A folder and an archive stand for their files of a known format. Hidden files, files that tell
+about the data (README, LICENSE, _about.txt) and empty ones are passed over, and no link inside a
+folder is followed.
+"""
+
+import difflib
+import glob
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from minigpt.data import archives
+from minigpt.data.decoding import open_bytes
+from minigpt.data.formats import DataFile, known_suffixes
+from minigpt.data.sources import (
+    cache_folder,
+    find_source,
+    folders,
+    is_set,
+    load_sources,
+    local_files,
+)
+from minigpt.support.errors import DataError
+from minigpt.support.files import sha256_file
+
+ABOUT = re.compile(r"_|readme|licen[cs]e", re.IGNORECASE)  # beginnings of names
+HIDDEN = re.compile(r"\.|__MACOSX$|__pycache__$")  # also of folders
+DEEPEST = 3  # archives inside of archives; some contain themselves
+
+Word = str | Path | DataFile
+
+
+def find_files(words: Word | Iterable[Word], split: str = "train") -> list[DataFile]:
+    """Return the files that one or several words stand for, each of them once.
+
+    Of a data set that is given by its name, split="test" means its test files alone; it may have
+    none. Files that were found before are taken as they are. Raises DataError where a word stands
+    for nothing.
+    """
+    given = [words] if isinstance(words, str | Path | DataFile) else list(words)
+    found: dict[Path, DataFile] = {}
+    for word in given:
+        known = [word] if isinstance(word, DataFile) else files_of(str(word), split)
+        for file in known:
+            found.setdefault(file.path, file)
+    return labeled(list(found.values()))
+
+
+def labeled(files: list[DataFile]) -> list[DataFile]:
+    """Add to each file what its name tells apart: "a.pos", "a.neg" -> "pos", "neg"."""
+    same_stem = len(files) > 1 and len({file.path.stem for file in files}) == 1
+    return [
+        file._replace(label=file.path.suffix[1:] if same_stem else file.path.stem) for file in files
+    ]
+
+
+def files_of(word: str, split: str) -> list[DataFile]:
+    """Return the files that one word stands for."""
+    path = Path(word)
+    if is_set(word):
+        return set_files(word, split)
+    if not path.exists() and glob.has_magic(word):
+        return matching(word)
+    kept = [path, *(folder / word for folder in folders())]
+    path = next((place for place in kept if place.exists()), path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError("0 bytes", str(path), "give a file with text in it")
+    if path.is_file():
+        return list(opened(path, str(path)))
+    if path.is_dir():
+        return inside(path, str(path))
+    if path.exists():
+        remedy = "give a file, a folder, a pattern, an archive or a name of: data list"
+        raise DataError("not a file or folder", word, remedy)
+    near = difflib.get_close_matches(word, load_sources(), n=1)
+    remedy = "check the path given as data: a file, a folder, a pattern in quotes, or a name of: "
+    remedy = f"did you mean {near[0]}?" if near else remedy + "data list"
+    raise DataError("no such file or folder, and no such data set", word, remedy)
+
+
+def set_files(name: str, split: str) -> list[DataFile]:
+    """Return the local files of a public data set, with all that is known of them."""
+    source = find_source(name)
+    columns = source.fields if source.format == "tsv" else ()
+    return [
+        DataFile(path, str(path), "", source.format, columns, source.text_fields, source.separator)
+        for path in local_files(name, split)
+    ]
+
+
+def matching(pattern: str) -> list[DataFile]:
+    """Return the files that match a pattern, and those inside the folders that match it."""
+    found: list[DataFile] = []
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
+        if path.is_dir():
+            found += (file for each in kept_files(path) for file in opened(each, str(each)))
+        elif path.is_file() and path.stat().st_size > 0:
+            found += opened(path, str(path))
+    if not found:
+        remedy = "check it, and put it in quotes"
+        raise DataError("no file matches the pattern", pattern, remedy)
+    return found
+
+
+# --- folders and archives ---
+
+
+def inside(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
+    """Return the files inside a folder and its folders; `place` is how errors call the folder."""
+    names = {path: f"{place}/{path.relative_to(folder).as_posix()}" for path in kept_files(folder)}
+    if not names:
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        suffixes = ", ".join(sorted({path.suffix or path.name for path in paths})[:8])
+        raise DataError(
+            f"no data files among {len(paths)} files (found {suffixes or 'nothing'})",
+            place,
+            f"give files that are not empty and end in {', '.join(known_suffixes())}",
+        )
+    return [file for path, name in names.items() for file in opened(path, name, depth)]
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """Return the files inside a folder that are data, sorted.
+
+    These are the files of known formats and archives or, where there are none of them, all texts:
+    so "film.pos" and "film.neg" are found, but no pictures beside a text. Raises DataError at a
+    link that leads out of the folder.
+    """
+    root = folder.resolve()
+    shown = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(map(HIDDEN.match, path.relative_to(folder).parts))
+    ]
+    for path in shown:
+        if not path.resolve().is_relative_to(root):
+            remedy = "copy the file into the folder, or give it as data by itself"
+            raise DataError("a link that leads out of the data folder", str(path), remedy)
+    full = [path for path in shown if not path.is_symlink() and path.stat().st_size > 0]
+    full = [path for path in full if not ABOUT.match(path.name)] or full
+    suffixes = (*known_suffixes(), *archives.SUFFIXES)
+    known = [path for path in full if path.name.lower().endswith(suffixes)]
+    return known or [path for path in full if is_text(path)]
+
+
+def is_text(path: Path) -> bool:
+    """Tell whether a file whose suffix is unknown is a text: its beginning holds no zero byte."""
+    try:
+        with open_bytes(path, str(path)) as stream:
+            return b"\0" not in stream.read(4096)
+    except DataError:
+        return False
+
+
+def opened(path: Path, place: str, depth: int = 0) -> Iterator[DataFile]:
+    """Yield a file itself or, of an archive, the files in it, unpacked in the cache once."""
+    if not path.name.lower().endswith(archives.SUFFIXES):
+        yield DataFile(path, place)
+        return
+    if depth == DEEPEST:
+        raise DataError(f"more than {DEEPEST} archives inside each other", place, "unpack it")
+    folder = cache_folder() / "unpacked" / sha256_file(path)[:16]
+    if not folder.is_dir():
+        archives.unpack(path, folder)
+    yield from inside(folder, place, depth + 1)

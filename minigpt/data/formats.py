@@ -1,0 +1,266 @@
+"""Read files of any known format as records, each with its place: JSON Lines, JSON, tables, text.
+
+FORMATS is the one table of them: whatever stands there can be read by every command. A reader
+yields the place of each record ("my.csv, line 3") and the record or, if it is bad, its DataError.
+A value is never opened as a path.
+
+To add a format, write a reader and an entry of FORMATS: suffixes as in {".parquet"}.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minigpt.data.decoding import Errors, ReadCounts, decode_utf8, open_bytes, read_lines
+from minigpt.support.errors import DataError
+
+LOOKED_AT = 50  # lines of a plain text by which its layout is told
+
+Row = tuple[str, Any]  # a record's place, and the record or, if it is bad, its DataError
+
+
+class DataFile(NamedTuple):
+    """A file to read, and what is known of it besides its content."""
+
+    path: Path
+    place: str  # its name in errors: of a file in an archive, archive and member
+    label: str = ""  # what its name tells apart from its neighbors
+    format: str = ""  # a name in FORMATS ("": by its suffix)
+    columns: tuple[str, ...] = ()  # names of a table's columns that its first line does not give
+    fields: tuple[str, ...] = ()  # that make up a document, where they are known
+    separator: str = ""  # between the documents of a plain text
+
+
+class ReadConfig(NamedTuple):
+    """Say how the records of a file are read."""
+
+    fields: tuple[str, ...] = ()  # that a table must have
+    columns: tuple[str, ...] | None = ()  # (): those of the first line; None: "0", "1", ...
+    errors: Errors = "strict"
+    skip_bad: bool = False
+
+
+Reader = Callable[[DataFile, ReadConfig, ReadCounts], Iterator[Row]]
+
+
+class Format(NamedTuple):
+    """One way to store records: the suffixes of its files, and its reader."""
+
+    suffixes: frozenset[str]
+    read: Reader
+
+
+def format_of(file: DataFile) -> str:
+    """Return the name of a file's format: the one that is known, or that of its suffix, or text."""
+    if file.format in FORMATS:
+        return file.format
+    suffix = file.path.suffix.lower()
+    return next((name for name, known in FORMATS.items() if suffix in known.suffixes), "text")
+
+
+def known_suffixes() -> list[str]:
+    """Return the suffixes of all formats, in the order of FORMATS."""
+    return [suffix for known in FORMATS.values() for suffix in sorted(known.suffixes)]
+
+
+# --- JSON ---
+
+
+def read_json_lines(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield the value of each line that is not blank."""
+    for where, text in read_lines(file.path, file.place, config.errors, counts):
+        try:
+            if isinstance(text, DataError):
+                raise text
+            if text.strip():
+                yield where, parse_json(text.strip(), where)
+        except DataError as error:
+            yield where, error
+
+
+def read_json(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield each item of a JSON array, which is held in memory."""
+    with open_bytes(file.path, file.place) as stream:
+        text = decode_utf8(stream.read(), config.errors, counts, file.place)
+    items = parse_json(text.removeprefix("\ufeff"), file.place)
+    if not isinstance(items, list):
+        raise DataError(
+            f"{json_kind(items)} where an array of objects is expected",
+            file.place,
+            "put the documents into one array, or one object a line into a .jsonl file",
+        )
+    for number, item in enumerate(items, start=1):
+        yield f"{file.place}, item {number}", item
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse one JSON value; raise DataError naming line and column of a mistake."""
+    remedy = "correct it"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{where}, line {error.lineno}, column {error.colno}"
+        if error.msg == "Extra data":
+            remedy = "if it holds one object a line, let its name end in .jsonl"
+        raise DataError(f"bad JSON: {error.msg}", where, remedy) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"bad JSON: {error}", where, remedy) from None
+
+
+def json_kind(value: object) -> str:
+    """Name a JSON value: 3 -> "a number"."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return "null" if value is None else kinds.get(type(value), "a number")
+
+
+# --- tables ---
+
+
+def read_csv(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield the rows of a .csv (RFC 4180: fields with commas or line ends stand in quotes)."""
+    rows = csv.reader(table_lines(file, config.errors, counts), strict=True)
+    return read_table(rows, file, config)
+
+
+def read_tsv(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield the rows of a .tsv: a tab always ends a field, and quotes are plain text."""
+    lines = table_lines(file, config.errors, counts)
+    return read_table(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), file, config)
+
+
+def table_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[str]:
+    """Yield the lines of a table with their ends, which may be those of an old Macintosh."""
+    for _, text in read_lines(file.path, file.place, errors, counts):
+        if isinstance(text, DataError):
+            raise text
+        yield from io.StringIO(text, newline="")
+
+
+def read_table(rows: Any, file: DataFile, config: ReadConfig) -> Iterator[Row]:
+    """Yield the rows of a csv.reader as records: column name -> text.
+
+    Raises DataError where one of `config.fields` is no column, or a name stands twice.
+    """
+    names: list[str] = list(file.columns if config.columns == () else config.columns or ())
+    if names:
+        check_columns(names, config.fields, "the given names are", file.place)
+    try:
+        for row in rows:
+            where = f"{file.place}, line {rows.line_num}"
+            if config.columns is None and not names:  # no header line: this is a record already
+                names = [str(number) for number in range(len(row))]
+                check_columns(names, config.fields, "there are", where)
+            if names and row:
+                yield where, to_record(row, names, where)
+            elif row:
+                names = row
+                check_columns(names, config.fields, "the first line has", where)
+    except csv.Error as error:
+        where = f"{file.place}, line {rows.line_num}"
+        remedy = "correct it; texts with quotes, or very long ones, are safest in a .jsonl file"
+        raise DataError(f"bad table: {error}", where, remedy) from None
+
+
+def check_columns(names: list[str], fields: Sequence[str], origin: str, where: str) -> None:
+    """Raise DataError where a wanted field is no column, or a name stands twice."""
+    shown = ", ".join(repr(name[:30]) for name in names[:8])
+    for name in fields:
+        if name not in names:
+            remedy = "name the column with --field; without a header line write its number, such "
+            remedy += f"as --field {min(1, len(names) - 1)}"
+            raise DataError(f"no column {name!r}; {origin} {shown}", where, remedy)
+    given = [name for name in names if name]  # spreadsheets export empty columns without names
+    if len(set(given)) < len(given):
+        remedy = "give each column a name of its own"
+        raise DataError(f"a column name stands twice; {origin} {shown}", where, remedy)
+
+
+def numbered(wanted: Sequence[str], columns: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the columns' names, or None where only numbers are wanted: there is no header line."""
+    by_number = bool(wanted) and all(name.isdecimal() for name in wanted)
+    return None if by_number and not columns else columns
+
+
+def to_record(row: list[str], names: list[str], where: str) -> dict[str, str] | DataError:
+    """Return a row as a record, or the error that it has another number of columns."""
+    if len(row) == len(names):
+        return dict(zip(names, row, strict=True))
+    what = f"{len(row)} columns where {len(names)} are expected"
+    return DataError(what, where, "correct the line, or leave it out with --skip-bad")
+
+
+# --- text ---
+
+
+def read_text(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield the records of a plain text: rows of a table, questions of bAbI, or labeled lines."""
+    lines = full_lines(file, config.errors, counts)
+    first = list(itertools.islice(lines, LOOKED_AT))
+    kind = text_kind([text for _, text in first if isinstance(text, str)])
+    if kind == "table":
+        yield from read_tsv(file, config, counts)
+    elif kind == "babi":
+        yield from babi_records(itertools.chain(first, lines))
+    else:
+        for where, text in itertools.chain(first, lines):
+            is_bad = isinstance(text, DataError)
+            yield where, text if is_bad else {"text": text, "label": file.label}
+
+
+def full_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Row]:
+    """Yield place and text of each line that is not blank, without its end."""
+    for where, text in read_lines(file.path, file.place, errors, counts):
+        if isinstance(text, DataError):
+            yield where, text
+        elif text.strip():
+            yield where, text.strip("\r\n")
+
+
+def text_kind(lines: list[str]) -> str:
+    """Tell by its first lines what a text is: "babi", "table" (tabs) or "lines"."""
+    if not lines:
+        return "lines"
+    if lines[0].startswith("1 ") and any(re.match(r"\d+ .*\t.*\t[\d ]+$", line) for line in lines):
+        return "babi"
+    return "table" if lines[0].count("\t") else "lines"
+
+
+def babi_records(lines: Iterable[Row]) -> Iterator[Row]:
+    """Yield each question of a bAbI file (Weston et al. 2015) with the story so far.
+
+    "1 Mary left." and "2 Who left?\\tMary\\t1": numbers begin anew with each story. `opening`, its
+    first sentence, keeps all questions on one story on one side of a split.
+    """
+    story: list[str] = []
+    for where, line in lines:
+        if isinstance(line, DataError):
+            yield where, line
+            continue
+        number, _, rest = line.partition(" ")
+        parts = [part.strip() for part in rest.split("\t")]
+        if number == "1":
+            story = []
+        if not number.isdecimal() or len(parts) == 2:
+            remedy = 'write "1 sentence", or "2 question", its answer and facts, parted by tabs'
+            yield where, DataError("no line of a bAbI story", where, remedy)
+        elif len(parts) == 1:
+            story.append(parts[0])
+        else:
+            question, answer = parts[:2]
+            record = {"story": " ".join(story), "question": question, "answer": answer}
+            yield where, record | {"opening": story[0] if story else question}
+
+
+# The one place that knows which formats there are.
+FORMATS: dict[str, Format] = {
+    "text": Format(frozenset({".txt", ".text", ".md", ".rst"}), read_text),
+    "jsonl": Format(frozenset({".jsonl"}), read_json_lines),
+    "json": Format(frozenset({".json"}), read_json),
+    "csv": Format(frozenset({".csv"}), read_csv),
+    "tsv": Format(frozenset({".tsv"}), read_tsv),
+}

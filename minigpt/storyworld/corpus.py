@@ -1,0 +1,70 @@
+"""Storyworld as a corpus to train on: which stories train, which validate, and their exam.
+
+It is opened by `data.corpora.open_corpus`, and only where it is named.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from minigpt.data.corpora import Exam, HeldOut, Messages, Talks
+from minigpt.storyworld.lessons import BEGINNINGS, SHARES, dialogue
+from minigpt.storyworld.stories import FIRST_TRAINING_SEED, documents
+
+VALIDATION_STORIES = 1000
+FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
+TOKENIZER_STORIES = 3000
+TOKENIZER_DIALOGUES = 1000
+SHORT_DIALOGUES = 0.5  # the share of them that is about beginnings of stories
+# Answers are learned token by token, so a few long translations drown all short answers, and in
+# the minutes of quickstart none of them is right anyway (docs/experiments.md, section 5).
+SHORT = BEGINNINGS | {"dialogue": {"beginning": 1}}
+LONG = SHARES | {
+    "dialogue": {"conversation": 90, "translation": 5, "story": 5},
+    "turns": dict.fromkeys(range(9, 13), 1),  # nearly all that there is to ask about a story
+}
+
+
+class StoryCorpus:
+    """Stories and conversations about them; the stories that validate are independent draws."""
+
+    @property
+    def exam(self) -> Exam:
+        """The exam of a model of this world; see `examine`."""
+        from minigpt.storyworld.exam import examine  # it needs a model, and so torch
+
+        return examine
+
+    def texts(self) -> Iterator[str]:
+        """Yield the first training stories, and the messages of the first conversations."""
+        for text, _ in documents(TOKENIZER_STORIES, seed=FIRST_TRAINING_SEED):
+            yield text
+        for seed in range(FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + TOKENIZER_DIALOGUES):
+            for message in dialogue(seed):
+                yield message["content"]
+
+    def documents(self) -> Iterator[str]:
+        """Yield training stories without end."""
+        for seed in itertools.count(FIRST_TRAINING_SEED, 1000):
+            for text, _ in documents(1000, seed=seed):
+                yield text
+
+    def held_out(self) -> HeldOut:
+        """Return the stories that validate, and the sum of their surprises in nats."""
+        held = list(documents(VALIDATION_STORIES, seed=0))
+        return HeldOut([text for text, _ in held], sum(nats for _, nats in held))
+
+    def conversations(self, count: int) -> Talks:
+        """Return conversations about beginnings of stories, and about whole stories."""
+        first, end = FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count
+        middle = first + round(count * SHORT_DIALOGUES)
+        return Talks(talk(range(first, middle), SHORT), talk(range(middle, end), LONG))
+
+
+def talk(seeds: range, shares: Mapping[str, Mapping]) -> Iterator[Messages]:
+    """Yield one conversation for each seed, of kinds drawn by their shares."""
+    return (dialogue(seed, shares=shares) for seed in seeds)
+
+
+def open_corpus() -> StoryCorpus:
+    """Return the corpus; see `data.corpora`."""
+    return StoryCorpus()

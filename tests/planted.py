@@ -1,0 +1,442 @@
+"""Faults that tests must notice: one line of the package changed, and the tests that then fail.
+
+Each drops a mask, a seed, a scale or a rank term, or moves a boundary by one. A fault is a regular
+expression that matches one place of the package, wherever that place has moved to; what matches
+nowhere is stale and is mended or deleted here.
+
+To see one of them: `python tests/planted.py "the name of the fault"`; all: `pytest -m soak`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("minigpt", "tests", "tools", "pyproject.toml")  # what a mutated tree has of its own
+NOT_SEARCHED = ("checks", "classroom")  # they hold wrong answers on purpose
+
+
+class Fault(NamedTuple):
+    """One change of the package, and the test files (globs) of which at least one must fail."""
+
+    name: str
+    pattern: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+def fault(name: str, pattern: str, replacement: str, *tests: str) -> Fault:
+    """Return a fault whose tests are given by name: "train" is tests/test_train.py."""
+    return Fault(name, pattern, replacement, tuple(f"test_{test}.py" for test in tests))
+
+
+FAULTS = [
+    # Attention
+    fault(
+        "bfloat16 on a CPU forgets the mask",
+        r"self\.mix\(q\.float\(\), k\.float\(\), v\.float\(\), mask\)",
+        "self.mix(q.float(), k.float(), v.float(), None)",
+        "attention",
+    ),
+    fault(
+        "a query sees the key after its own",
+        r"device=device\)\.tril\(\)$",
+        "device=device).tril(1)",
+        "attention",
+    ),
+    fault(
+        "scores are not divided by the root of the head's size",
+        r"scores = q / math\.sqrt\(q\.size\(-1\)\) @ k",
+        "scores = q @ k",
+        "attention",
+    ),
+    fault(
+        "groups of heads get each other's keys",
+        r"x\.repeat_interleave\((self\.n_head // self\.n_kv_head), dim=1\)",
+        r"x.repeat(1, \1, 1, 1)",
+        "attention",
+    ),
+    fault(
+        "documents of a row see each other",
+        r"\(same & causal_mask\((.*?)\)\)\[:, None\]",
+        r"causal_mask(\1).expand_as(same)[:, None]",
+        "attention",
+        "gpt",
+    ),
+    fault(
+        "rotary positions turn the wrong way",
+        r"(return torch\.cat\(\(cos, cos\), dim=-1\), torch\.cat\(\()-sin, sin\)",
+        r"\1sin, -sin)",
+        "attention",
+        "gpt",
+    ),
+    fault(
+        "dropout acts outside of training too",
+        r"self\.dropout if self\.training else 0\.0",
+        "self.dropout",
+        "attention",
+        "gpt",
+    ),
+    # Cache
+    fault(
+        "a prompt after a past loses its mask",
+        r"causal\.tril\(self\.length\)",
+        "causal",
+        "cache",
+        "generate",
+    ),
+    fault(
+        "uneven rows see what is not theirs",
+        r"\(seen <= self\.places\[:, :, None\]\)",
+        "(seen <= self.places.amax())[None, None].expand(*self.places.shape, -1)",
+        "cache",
+        "generate",
+    ),
+    fault(
+        "a cache's mask is one place short",
+        r"seen <= self\.places",
+        "seen < self.places",
+        "cache",
+        "generate",
+    ),
+    # Packed conversations and windows
+    fault(
+        "every epoch deals the same conversations",
+        r"default_rng\(\(self\.seed, epoch\)\)(\s+by_length)",
+        r"default_rng((self.seed, 0))\1",
+        "packing",
+    ),
+    fault(
+        "batches of like length ignore the seed",
+        r"default_rng\(\(self\.seed, epoch\)\)(\s+blurred)",
+        r"default_rng((0, epoch))\1",
+        "packing",
+    ),
+    fault(
+        "a mixture deals every deck alike",
+        r"default_rng\(\(self\.seed, number\)\)",
+        "default_rng(self.seed)",
+        "packing",
+    ),
+    fault(
+        "no separator between conversations of a row",
+        r"end \+= size \+ 1",
+        "end += size",
+        "packing",
+    ),
+    fault(
+        "questions are trained on like answers",
+        r", where=self\.trained\[there\]\)",
+        ")",
+        "packing",
+    ),
+    fault(
+        "windows of every step start at the same places",
+        r"default_rng\(\(self\.seed, step\)\)(\s+starts = rng)",
+        r"default_rng(self.seed)\1",
+        "windows",
+    ),
+    fault(
+        "all processes train on the same rows",
+        r"slice\(rank \* rows // world_size, \(rank \+ 1\) \* rows // world_size\)",
+        "slice(0, rows // world_size)",
+        "windows",
+        "distributed",
+    ),
+    fault(
+        "padding of documents becomes a target",
+        r"steps\[:-1\] >= lengths",
+        "steps[:-1] > lengths",
+        "windows",
+    ),
+    # Training
+    fault(
+        "all processes draw the same dropout",
+        r"\{seed\} \{step\} \{micro_step\} \{rank\}",
+        "{seed} {step} {micro_step}",
+        "train*",
+        "distributed",
+    ),
+    fault(
+        "every step draws the same dropout",
+        r"\{seed\} \{step\} \{micro_step\} \{rank\}",
+        "{seed} {micro_step} {rank}",
+        "train*",
+    ),
+    fault(
+        "gradients of several processes are too small",
+        r"loss \* \(share \* size\)",
+        "loss * share",
+        "train*",
+        "distributed",
+    ),
+    fault(
+        "pieces of a batch weigh alike",
+        r"share = int\(\(wanted != IGNORE\)\.sum\(\)\) / total",
+        "share = len(wanted) / len(batch[0])",
+        "train*",
+    ),
+    fault(
+        "gradients are clipped while they are scaled",
+        r"self\.scaler\.unscale_\(optimizer\)",
+        "pass",
+        "train*",
+    ),
+    fault(
+        "the last step has no validation of its own",
+        r"\(last or step % config\.eval_interval == 0\)",
+        "step % config.eval_interval == 0",
+        "train*",
+    ),
+    fault(
+        "the default warm-up is a fifth",
+        r"config\.max_steps // 10\b",
+        "config.max_steps // 5",
+        "train*",
+        "recipe",
+    ),
+    fault(
+        "validation batches weigh alike",
+        r"loss\.item\(\) \* predicted$",
+        "loss.item() * targets.numel()",
+        "train*",
+        "validation",
+    ),
+    fault(
+        "an update of Muon ignores the shape",
+        r"0\.2 \* max\(parameters\[0\]\.shape\) \*\* 0\.5",
+        "0.2",
+        "muon",
+    ),
+    fault(
+        "Muon decays weights whatever its learning rate",
+        r"1 - group\[\"lr\"\] \* group\[\"weight_decay\"\]",
+        '1 - group["weight_decay"]',
+        "muon",
+    ),
+    # Checkpoints and resuming
+    fault(
+        "a checkpoint's new name may be lost with the power",
+        r"(path = publish\([^\n]*\n)\s+fsync_directory\(folder\)\n",
+        r"\1",
+        "checkpoint",
+        "crash",
+    ),
+    fault(
+        "a file's new name may be lost with the power",
+        r"(        raise\n)    fsync_directory\(path\.parent\)\n",
+        r"\1",
+        "files",
+    ),
+    fault(
+        "settings that a checkpoint lacks may change",
+        r"for key in sorted\(before\.keys\(\) \| now\.keys\(\)\)(\s+if key not in free)",
+        r"for key in sorted(before.keys())\1",
+        "train*",
+        "resume",
+    ),
+    fault(
+        "a resumed run logs its first step twice",
+        r"\[\"step\"\] <= step:",
+        '["step"] <= step + 1:',
+        "train*",
+        "resume",
+        "crash",
+    ),
+    # Sampling
+    fault(
+        "temperature does nothing",
+        r"\(logits / temperature\)\.softmax",
+        "logits.softmax",
+        "sampling",
+        "generate",
+    ),
+    fault(
+        "top-p leaves out the token that reaches it",
+        r"before = values\.cumsum\(dim=-1\) - values\b",
+        "before = values.cumsum(dim=-1)",
+        "sampling",
+        "generate",
+    ),
+    fault(
+        "what top-k keeps does not sum to 1",
+        r"return normalize\((torch\.zeros_like\(probabilities\)\.scatter\(-1, ids, values\))\)",
+        r"return \1",
+        "sampling",
+        "generate",
+    ),
+    fault(
+        "rows of a batch share their random numbers",
+        r"random\.Random\(f\"\{config\.seed\} \{(\w+)\}\"\)",
+        'random.Random(f"{config.seed}")',
+        "generate",
+    ),
+    # Scores
+    fault(
+        "macro averages are micro averages",
+        r"if average == \"micro\":",
+        'if average in ("micro", "macro"):',
+        "metrics",
+    ),
+    fault(
+        "BLEU has no penalty for short texts",
+        r"np\.exp\(penalty \+ (np\.log\(precisions\)\.mean\(\))\)",
+        r"np.exp(\1)",
+        "metrics",
+    ),
+    fault(
+        "an interval's samples are not drawn anew",
+        r"rng\.integers\(n_items, size=n_items\)",
+        "rng.permutation(n_items)",
+        "metrics",
+    ),
+    fault(
+        "tokens in overlapping windows count twice",
+        r"row_losses\[-new:\]",
+        "row_losses",
+        "evaluate",
+    ),
+    fault(
+        "bits are counted per character",
+        r"n_bytes \+= len\(text\.encode\(\"utf-8\"\)\)",
+        "n_bytes += len(text)",
+        "evaluate",
+    ),
+    # Data
+    fault(
+        "a piece that ends at the boundary does not end its document",
+        r"position < boundary == end:",
+        "False:",
+        "splitting",
+    ),
+    fault(
+        "near repeats are compared with those that went",
+        r"if found\[-1\] is None:",
+        "if True:",
+        "dedup",
+    ),
+    fault(
+        "likeness counts what two texts share twice",
+        r"\(len\(a\) \+ len\(b\) - common\)",
+        "(len(a) + len(b))",
+        "dedup",
+    ),
+    fault(
+        "all hash functions of MinHash are one",
+        r"self\.factors \* block \+ self\.offsets",
+        "self.factors[:1] * block + self.offsets[:1]",
+        "dedup",
+    ),
+    fault(
+        "what becomes equal by cleaning stays twice",
+        r"    records = .*exact_repeats.*\n(    steps\.append.*repeats after cleaning)",
+        r"\1",
+        "cleaning",
+    ),
+    # Conversations
+    fault(
+        "the end of an answer is not learned",
+        r"\[all_ or is_answer\] \* \(len\(text\) \+ 1\)",
+        "[all_ or is_answer] * len(text) + [all_]",
+        "chat",
+    ),
+    fault(
+        "forgetting turns forgets the system's message",
+        r"first = 1 if messages and messages\[0\]\[\"role\"\] == \"system\" else 0",
+        "first = 0",
+        "chat",
+    ),
+    fault(
+        "the library's share of texts is not checked for half characters",
+        r"( +)for text in theirs:\n +check_surrogates\(text\)\n",
+        "",
+        "tokenizer",
+    ),
+]
+
+
+def sources() -> dict[Path, str]:
+    """Return every file of the package that may hold a planted fault, with its text."""
+    files = sorted((ROOT / "minigpt").rglob("*.py"))
+    return {
+        path.relative_to(ROOT): path.read_text(encoding="utf-8")
+        for path in files
+        if path.relative_to(ROOT / "minigpt").parts[0] not in NOT_SEARCHED
+    }
+
+
+def plant(fault: Fault, texts: dict[Path, str]) -> tuple[Path, str]:
+    """Return the file that a fault changes and its changed text; raise ValueError if stale."""
+    found = [
+        (path, match)
+        for path, text in texts.items()
+        for match in re.finditer(fault.pattern, text, re.MULTILINE)
+    ]
+    if len(found) != 1:
+        places = ", ".join(path.as_posix() for path, _ in found) or "none"
+        raise ValueError(
+            f"stale fault {fault.name!r}: {len(found)} places match ({places}) "
+            f"— tests/planted.py — mend its pattern {fault.pattern!r}, or delete it"
+        )
+    ((path, match),) = found
+    text = texts[path]
+    return path, text[: match.start()] + match.expand(fault.replacement) + text[match.end() :]
+
+
+def files_of(fault: Fault) -> list[str]:
+    """Return the test files of a fault that exist; raise ValueError where there is none."""
+    found = {path.name for name in fault.tests for path in (ROOT / "tests").glob(name)}
+    if not found:
+        raise ValueError(f"fault {fault.name!r}: no test file is called {' or '.join(fault.tests)}")
+    return [f"tests/{name}" for name in sorted(found)]
+
+
+def run_planted(fault: Fault, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a fault's tests in a copy of the tree that has it; a return code of 1: it is caught."""
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for path in ROOT.iterdir():
+        if path.name not in COPIED and not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
+    path, text = plant(fault, sources())
+    (folder / path).write_text(text, encoding="utf-8")
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:nbval",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--strict-markers",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, "-m", "not soak", *files_of(fault)]
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {name: value for name, value in environment.items() if "PYTEST" not in name}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def main(words: list[str]) -> int:
+    """Plant the faults whose names hold these words, or all; print which of them survive."""
+    chosen = [fault for fault in FAULTS if all(word in fault.name for word in words)]
+    survivors = 0
+    for fault in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            result = run_planted(fault, Path(folder))
+        verdict = {0: "SURVIVES", 1: "caught"}.get(result.returncode, "cannot run")
+        survivors += result.returncode != 1
+        failed = [
+            line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+        ]
+        print(f"{verdict:<10} {fault.name}  {failed[0][:120] if failed else ''}", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -35,6 +35,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import checkpoint_paths
+from minigpt.runs.formats import FORMAT, upgrade
 from minigpt.runs.run import (
     RunConfig,
     build,
@@ -112,16 +113,18 @@ class FinetuneConfig:
 
 def save_settings(run_dir: Path, config: FinetuneConfig) -> None:
     """Write finetune.json, which a resumed run and an evaluation read."""
-    content = dataclasses.asdict(config)
+    content = {"format": FORMAT, **dataclasses.asdict(config)}
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     atomic_write(run_dir / SETTINGS, text + "\n")
 
 
 def load_settings(run_dir: Path) -> FinetuneConfig:
-    """Read finetune.json: the settings of an earlier run."""
+    """Read finetune.json: the settings of an earlier run. Those of an older format are upgraded."""
     path = run_dir / SETTINGS
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
+        version = content.pop("format", 1)  # the first format had no number
+        content = upgrade(SETTINGS, content, version, str(path))
         for name in ("out", "resume"):  # older versions stored the command's words as well
             content.pop(name, None)
         parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
@@ -134,6 +137,8 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
     except FileNotFoundError:
         remedy = "give the directory that finetune wrote, or leave --resume out"
         raise CheckpointError(f"no {SETTINGS}", str(run_dir), remedy) from None
+    except CheckpointError:
+        raise
     except (ValueError, LookupError, TypeError) as error:
         what = error.what if isinstance(error, ConfigError) else str(error)
         raise CheckpointError(

@@ -58,11 +58,17 @@ def test_settings_of_older_versions_can_be_read(tmp_path):
     """They held the command's own words, and knew nothing of limits and rates by phase."""
     save_settings(tmp_path, SMALL)
     stored = json.loads((tmp_path / "finetune.json").read_text("utf-8"))
-    for name in ("max_answer_tokens", "pretrain_learning_rate", "pretrain_muon_learning_rate"):
+    for name in ("format", "max_answer_tokens", "pretrain_learning_rate"):
         del stored[name]
+    del stored["pretrain_muon_learning_rate"]
+    stored["model"] |= {"pointer": False, "values": "stream"}
     (tmp_path / "finetune.json").write_text(json.dumps(stored | {"out": "r", "resume": False}))
     assert load_settings(tmp_path) == SMALL
     assert answer_limit(tmp_path) is None
+    stored["model"]["pointer"] = True
+    (tmp_path / "finetune.json").write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match="pointer = True, which is no longer possible"):
+        load_settings(tmp_path)
 
 
 def test_a_run_that_was_not_fine_tuned_has_no_limit(tmp_path):

@@ -22,10 +22,10 @@ from minigpt.scoring import text_hash
 from minigpt.storyworld import documents, lexicon, verify
 from minigpt.storyworld.forms import FORMS
 from minigpt.storyworld.read import Reader, split_sentences
+from minigpt.storyworld.stories import FIRST_TRAINING_SEED
 from minigpt.storyworld.tables import WORLDS
 from minigpt.tokenizer import Tokenizer
 
-FIRST_TRAINING_SEED = 1_000_000  # training is told the stories of this seed and the next ones
 MEASURED = 200  # training stories that say how long one may be
 
 

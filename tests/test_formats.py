@@ -1,5 +1,6 @@
 """Every format, in every packing, through every command's reader; and how a format is added."""
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ import pytest
 from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.batching.prepare import prepare
 from minigpt.commands import main
+from minigpt.commands.inputs import make_data, make_tokenizer
 from minigpt.data import formats
 from minigpt.data.cleaning import CleanConfig, clean_files
 from minigpt.data.corpora import open_corpus
 from minigpt.data.corpus import read_documents
 from minigpt.data.decoding import ReadCounts
 from minigpt.data.formats import DataFile, Format, ReadConfig, Row, format_of
+from minigpt.runs.run import RunConfig
 from minigpt.support.errors import DataError
 from minigpt.tokenizer import CharTokenizer
 
@@ -193,6 +196,19 @@ def test_a_format_is_told_by_its_suffix_or_known_before():
 
 
 # --- commands ---
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_run_learns_from_any_file(packing, tmp_path, capsys):
+    word = packed(tmp_path, ".csv", packing)
+    config = RunConfig(data=word, tokenizer="char", validation_fraction=0.2)
+    tokenizer = make_tokenizer(tmp_path, config, resume=False)
+    data = make_data(tmp_path, config, tokenizer, resume=False)
+    sides = [tokenizer.decode(file.tokens) for file in (data.train, data.validation)]
+    assert sorted("".join(sides).split("<|endoftext|>")[:-1]) == sorted(TEXTS)
+    assert "300 documents" in capsys.readouterr().err
+    again = make_data(tmp_path, dataclasses.replace(config, data="gone"), tokenizer, resume=True)
+    assert again.train.sha256 == data.train.sha256, "a resumed run does not read its text again"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])

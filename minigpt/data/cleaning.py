@@ -213,7 +213,7 @@ def clean_surrogates(value: Any) -> Any:
     return value
 
 
-def clean_text(text: str, form: Form = "NFC") -> str:
+def clean_text(text: str, form: Literal["NFC", "NFKC", "none"] = "NFC") -> str:
     """Return a text in one Unicode form, with LF line ends and without control characters.
 
     Spaces at line ends go, and so do blank lines at both ends, a byte-order mark anywhere, and

@@ -45,14 +45,11 @@ class ReadConfig(NamedTuple):
     skip_bad: bool = False
 
 
-Reader = Callable[[DataFile, ReadConfig, ReadCounts], Iterator[Row]]
-
-
 class Format(NamedTuple):
     """One way to store records: the suffixes of its files, and its reader."""
 
     suffixes: frozenset[str]
-    read: Reader
+    read: Callable[[DataFile, ReadConfig, ReadCounts], Iterator[Row]]
 
 
 def format_of(file: DataFile) -> str:

@@ -1,4 +1,4 @@
-"""What a run learns from: text of one's own, or a corpus that is made and knows more."""
+"""What a run learns from: text of one's own, or a generated corpus, which knows more."""
 
 import itertools
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from minigpt.data import corpora
-from minigpt.data.corpora import MADE, HeldOut, Talks, open_corpus
+from minigpt.data.corpora import GENERATED, Conversations, HeldOut, open_corpus
 from minigpt.storyworld import dialogue, documents
 from minigpt.storyworld.corpus import SHORT
 from minigpt.storyworld.exam import examine
@@ -65,12 +65,12 @@ def test_storyworld_trains_and_validates_on_different_stories():
 
 def test_storyworld_talks_about_other_stories_than_it_tells():
     talks = open_corpus("storyworld").conversations(6)
-    assert isinstance(talks, Talks)
+    assert isinstance(talks, Conversations)
     short, whole = list(talks.short), list(talks.whole)
     assert (len(short), len(whole)) == (3, 3)
     assert short[0] == dialogue(2_000_000, shares=SHORT)
     assert all(messages[-1]["role"] == "assistant" for messages in (*short, *whole))
 
 
-def test_every_corpus_that_is_made_can_be_opened():
-    assert all(hasattr(open_corpus(name), "held_out") for name in MADE)
+def test_every_generated_corpus_can_be_opened():
+    assert all(hasattr(open_corpus(name), "held_out") for name in GENERATED)

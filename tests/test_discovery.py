@@ -55,6 +55,8 @@ def test_folders_patterns_and_files(tmp_path):
 
 def test_files_that_were_found_are_taken_as_they_are(tmp_path):
     (file,) = find_files(write(tmp_path / "a.txt"))
+    film = find_files([write(tmp_path / f"film.{label}") for label in ("pos", "neg")])
+    assert find_files(film[0]) == [film[0]], "its label is kept"
     assert find_files(file) == find_files([file]) == find_files([file, file.path]) == [file]
 
 
@@ -79,6 +81,15 @@ def test_texts_with_other_suffixes_count_where_nothing_is_known(tmp_path):
     ]
     write(tmp_path / "film.csv")
     assert names(tmp_path, ".") == ["film.csv"]
+
+
+def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    write(tmp_path / "film.pos")
+    monkeypatch.setattr(Path, "open", refuse)
+    assert names(tmp_path, ".") == ["film.pos"]
 
 
 def test_a_name_with_brackets_is_not_a_pattern(tmp_path):
@@ -170,6 +181,14 @@ def test_a_data_set_brings_what_is_known_of_it(data_dir):
     assert (file.format, file.columns, file.fields) == ("tsv", ("label", "text"), ("text",))
     assert len(find_files("babi", "test")) >= 5
     assert find_files("sms-spam", "test") == []
+
+
+def test_the_archive_of_a_data_set_is_unpacked_without_its_notes(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path))
+    (file,) = find_files("tatoeba-fra")
+    assert file.path.name == "fra.txt"
+    assert file.path.is_relative_to(tmp_path)
+    assert (file.format, file.columns) == ("tsv", ("english", "french"))
 
 
 def test_a_path_goes_before_the_name_of_a_data_set(tmp_path, monkeypatch):

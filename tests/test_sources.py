@@ -240,13 +240,6 @@ def test_local_files_say_what_is_missing(folders):
     assert not is_here(ALL["sms-spam"])
 
 
-def test_archives_are_unpacked_without_their_notes(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path))
-    (path,) = local_files("tatoeba-fra")
-    assert path.name == "fra.txt"
-    assert path.is_relative_to(tmp_path)
-
-
 def test_sources_are_plain_values():
     assert isinstance(ALL["names"], DataSet)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from minigpt.chat import Message, check_messages
 from minigpt.data.decoding import Errors, ReadCounts, check_characters
 from minigpt.data.discovery import find_files
-from minigpt.data.formats import DataFile, ReadConfig, json_kind, numbered
+from minigpt.data.formats import DataFile, ReadConfig, column_names, json_kind
 from minigpt.data.records import read_records
 from minigpt.data.sources import is_set
-from minigpt.data.splitting import Overlap, validates
+from minigpt.data.splitting import Overlap, in_validation
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.settings import check_fields
 
@@ -100,7 +100,7 @@ def load_examples(
     if not files:
         raise DataError("a data set without test files", str(word), "give examples of your own")
     wanted = columns_of(f"{config.prompt or ''}{config.answer or ''}")
-    columns = numbered(wanted, config.columns)
+    columns = column_names(wanted, config.columns)
     reading = ReadConfig((), columns, config.errors, config.skip_bad)
     counts = ReadCounts()
     examples = [
@@ -246,7 +246,7 @@ def split_examples(
     """
     sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
-        sides[validates(example.key, fraction)].append(example)
+        sides[in_validation(example.key, fraction)].append(example)
     return sides
 
 

@@ -74,7 +74,7 @@ def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) 
     there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
     corpus = open_corpus(config.data, config.field, config.errors)
     if held_out := corpus.held_out():
-        return made_data(out, config, tokenizer, there, corpus, held_out)
+        return generated_data(out, config, tokenizer, there, corpus, held_out)
     if config.dialogue_share:
         raise no_conversations(config)
     if there:
@@ -123,7 +123,7 @@ def describe(counts: ReadCounts, train: TokenFile, validation: TokenFile) -> Non
     )
 
 
-def made_data(
+def generated_data(
     out: Path,
     config: RunConfig,
     tokenizer: Tokenizer,
@@ -131,7 +131,7 @@ def made_data(
     corpus: Corpus,
     held_out: HeldOut,
 ) -> Data:
-    """Write documents of a corpus that is made; it has others to validate on, and knows more."""
+    """Write the documents of a generated corpus, and keep what else it knows."""
     facts = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
     if there:
         train, validation = open_tokens(out / "train.bin"), open_tokens(out / "val.bin")

@@ -21,7 +21,7 @@ from minigpt.data.corpus import Piece, check_documents, read_plain
 from minigpt.data.decoding import Errors, ReadCounts
 from minigpt.data.dedup import exact_repeats, near_repeats
 from minigpt.data.discovery import Word, find_files
-from minigpt.data.formats import FORMATS, DataFile, ReadConfig, format_of, numbered
+from minigpt.data.formats import FORMATS, DataFile, ReadConfig, column_names, format_of
 from minigpt.data.records import read_records, record_text
 from minigpt.support.errors import DataError, require
 from minigpt.support.settings import above, at_least, at_most, below, check_fields
@@ -156,7 +156,7 @@ def input_records(file: DataFile, config: CleanConfig, counts: ReadCounts) -> It
         parts = unify_lines(text).split(separator) if separator else [text]
         yield from ({"text": part} for part in parts if part.strip())
     else:
-        columns = numbered(config.field, config.columns)
+        columns = column_names(config.field, config.columns)
         reading = ReadConfig(config.field, columns, config.errors, config.skip_bad)
         check = partial(check_record, config=config, counts=counts)
         yield from read_records(file, reading, counts, check)
@@ -213,7 +213,7 @@ def clean_surrogates(value: Any) -> Any:
     return value
 
 
-def clean_text(text: str, form: Form = "NFC") -> str:
+def clean_text(text: str, form: Literal["NFC", "NFKC", "none"] = "NFC") -> str:
     """Return a text in one Unicode form, with LF line ends and without control characters.
 
     Spaces at line ends go, and so do blank lines at both ends, a byte-order mark anywhere, and
@@ -269,7 +269,7 @@ def split_records(records: list[Record], config: CleanConfig) -> tuple[list[Reco
 
 def few_by_hash(texts: list[str], fraction: float) -> set[str]:
     """Return the texts with the smallest hashes, `fraction` of them but at least one."""
-    ranked = sorted(set(texts), key=splitting.hash_number)
+    ranked = sorted(set(texts), key=splitting.hash64)
     return set(ranked[: max(1, round(fraction * len(ranked)))])
 
 

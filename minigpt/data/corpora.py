@@ -1,8 +1,8 @@
-"""Open what a run learns from: text of the user's own, or a corpus that this package makes.
+"""Open what a run learns from: the user's own text, or a corpus that this package generates.
 
-A corpus that is made knows more than its text: which documents validate, the least loss that is
-possible on them, conversations, and an exam. Whoever trains asks a `Corpus` and never its name. The
-code that makes one is imported when it is named, and costs nothing otherwise.
+A generated corpus knows more than its text: which documents validate, the lowest possible loss on
+them, conversations, and an exam. Training code asks the `Corpus` and never checks a name. The code
+that generates one is imported only when it is named.
 """
 
 import importlib
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from minigpt.data.corpus import read_documents, read_pieces
 from minigpt.data.decoding import Errors
 
-# Names that --data knows, and the modules that make them: each has `open_corpus()`.
-MADE = {"storyworld": "minigpt.storyworld.corpus"}
+# Names that --data accepts, and the modules behind them: each has an `open_corpus()`.
+GENERATED = {"storyworld": "minigpt.storyworld.corpus"}
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
 Messages = list[dict[str, str]]
@@ -22,13 +22,13 @@ Exam = Callable[..., dict[str, Any]]
 
 
 class HeldOut(NamedTuple):
-    """Documents to validate on, which training never shows, and the least loss possible on them."""
+    """Documents that only validate, and the lowest possible loss on them."""
 
     texts: list[str]
-    floor_nats: float | None  # of all of them together; None: not known
+    floor_nats: float | None  # summed over all of them; None: unknown
 
 
-class Talks(NamedTuple):
+class Conversations(NamedTuple):
     """Conversations about a corpus: short ones, and whole ones."""
 
     short: Iterator[Messages]
@@ -47,19 +47,19 @@ class Corpus(Protocol):
         ...
 
     def documents(self) -> Iterator[str]:
-        """Yield documents to train on; those of a corpus that is made have no end."""
+        """Yield documents to train on; a generated corpus never ends."""
         ...
 
     def held_out(self) -> HeldOut | None:
-        """Return documents to validate on; None: a part of `documents` has to be kept for it."""
+        """Return documents that only validate; None: part of `documents` must be held out."""
 
-    def conversations(self, count: int) -> Talks | None:
+    def conversations(self, count: int) -> Conversations | None:
         """Return conversations to train on, `count` in all; None: there are none."""
 
 
 @dataclass(frozen=True)
 class OwnText:
-    """Text of the user's own: files, folders, patterns, archives, or a public data set."""
+    """The user's own text: files, folders, patterns, archives, or a public data set."""
 
     data: str
     field: str = "text"
@@ -80,14 +80,14 @@ class OwnText:
         return read_documents(self.data, self.field, self.errors)
 
     def held_out(self) -> None:
-        """Return None: `batching.prepare` keeps a part of the documents for validation."""
+        """Return None: `batching.prepare` holds out part of the documents."""
 
     def conversations(self, count: int) -> None:
-        """Return None: conversations of one's own are what `finetune` is for."""
+        """Return None: to learn from conversations of your own, use `finetune`."""
 
 
 def open_corpus(data: str, field: str = "text", errors: Errors = "strict") -> Corpus:
-    """Return the corpus of a name in MADE, or of the files that `data` stands for."""
-    if data in MADE:
-        return importlib.import_module(MADE[data]).open_corpus()
+    """Return the generated corpus of that name, or the text of the files behind `data`."""
+    if data in GENERATED:
+        return importlib.import_module(GENERATED[data]).open_corpus()
     return OwnText(data, field, errors)

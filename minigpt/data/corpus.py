@@ -12,7 +12,7 @@ import regex
 
 from minigpt.data.decoding import Errors, ReadCounts, complete_length, decode_utf8, open_bytes
 from minigpt.data.discovery import Word, find_files
-from minigpt.data.formats import FORMATS, DataFile, ReadConfig, format_of, numbered
+from minigpt.data.formats import FORMATS, DataFile, ReadConfig, column_names, format_of
 from minigpt.data.records import document_text, read_records
 from minigpt.support.errors import ConfigError, DataError
 
@@ -89,7 +89,7 @@ def record_pieces(
     def to_text(record: object, where: str) -> str:
         return document_text(record, fields, where, errors, counts)
 
-    config = ReadConfig(fields, numbered(fields, ()), errors, skip_bad)
+    config = ReadConfig(fields, column_names(fields, ()), errors, skip_bad)
     for text in read_records(file, config, counts, to_text):
         yield Piece(text, True)
 

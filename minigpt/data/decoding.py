@@ -18,6 +18,7 @@ from minigpt.support.errors import DataError
 REPLACE = "replace invalid bytes with --errors replace, or save the file as UTF-8"
 
 Errors = Literal["strict", "replace"]
+Line = tuple[str, str | DataError]  # a line's place, and its text or what is wrong with it
 
 
 @dataclass
@@ -45,7 +46,7 @@ def open_bytes(path: Path, place: str) -> BufferedReader:
     return stream
 
 
-def read_lines(path: Path, place: str, errors: Errors, counts: ReadCounts) -> Iterator:
+def read_lines(path: Path, place: str, errors: Errors, counts: ReadCounts) -> Iterator[Line]:
     """Yield place and text of each line, its end included, or a DataError in place of the text.
 
     Only a line feed ends a line. One line is in memory at a time.

@@ -1,9 +1,8 @@
-"""Find the files that a word of the user means: one rule for every command.
+"""Find the files behind a path, a pattern, an archive or a data set's name, for every command.
 
-The word is a file, a folder, a pattern ("data/**/*.csv"), an archive, or the name of a public data
-set. A folder and an archive stand for their files of a known format. Hidden files, files that tell
-about the data (README, LICENSE, _about.txt) and empty ones are passed over, and no link inside a
-folder is followed.
+A folder or an archive means all files in it that have a known format. Hidden files, empty files and
+files about the data (README, LICENSE, _about.txt) are skipped, and no link inside a folder is
+followed. A file that is named directly is always read.
 """
 
 import difflib
@@ -13,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minigpt.data import archives
-from minigpt.data.decoding import open_bytes
 from minigpt.data.formats import DataFile, known_suffixes
 from minigpt.data.sources import (
     cache_folder,
@@ -34,11 +32,11 @@ Word = str | Path | DataFile
 
 
 def find_files(words: Word | Iterable[Word], split: str = "train") -> list[DataFile]:
-    """Return the files that one or several words stand for, each of them once.
+    """Return the files behind one or several words, each of them once.
 
-    Of a data set that is given by its name, split="test" means its test files alone; it may have
-    none. Files that were found before are taken as they are. Raises DataError where a word stands
-    for nothing.
+    A word is a path, a pattern ("data/**/*.csv") or the name of a public data set; split="test"
+    selects the test files of such a set, and it may have none. Files that were found before pass
+    through unchanged. Raises DataError where a word leads to nothing.
     """
     given = [words] if isinstance(words, str | Path | DataFile) else list(words)
     found: dict[Path, DataFile] = {}
@@ -50,15 +48,16 @@ def find_files(words: Word | Iterable[Word], split: str = "train") -> list[DataF
 
 
 def labeled(files: list[DataFile]) -> list[DataFile]:
-    """Add to each file what its name tells apart: "a.pos", "a.neg" -> "pos", "neg"."""
+    """Give each new file the label that its name holds: "a.pos", "a.neg" -> "pos", "neg"."""
     same_stem = len(files) > 1 and len({file.path.stem for file in files}) == 1
     return [
-        file._replace(label=file.path.suffix[1:] if same_stem else file.path.stem) for file in files
+        file._replace(label=file.label or (file.path.suffix[1:] if same_stem else file.path.stem))
+        for file in files
     ]
 
 
 def files_of(word: str, split: str) -> list[DataFile]:
-    """Return the files that one word stands for."""
+    """Return the files behind one word."""
     path = Path(word)
     if is_set(word):
         return set_files(word, split)
@@ -69,9 +68,9 @@ def files_of(word: str, split: str) -> list[DataFile]:
     if path.is_file() and path.stat().st_size == 0:
         raise DataError("0 bytes", str(path), "give a file with text in it")
     if path.is_file():
-        return list(opened(path, str(path)))
+        return list(expand(path, str(path)))
     if path.is_dir():
-        return inside(path, str(path))
+        return folder_files(path, str(path))
     if path.exists():
         remedy = "give a file, a folder, a pattern, an archive or a name of: data list"
         raise DataError("not a file or folder", word, remedy)
@@ -86,8 +85,14 @@ def set_files(name: str, split: str) -> list[DataFile]:
     source = find_source(name)
     columns = source.fields if source.format == "tsv" else ()
     return [
-        DataFile(path, str(path), "", source.format, columns, source.text_fields, source.separator)
+        file._replace(
+            format=source.format,
+            columns=columns,
+            fields=source.text_fields,
+            separator=source.separator,
+        )
         for path in local_files(name, split)
+        for file in expand(path, str(path))
     ]
 
 
@@ -96,9 +101,9 @@ def matching(pattern: str) -> list[DataFile]:
     found: list[DataFile] = []
     for path in sorted(map(Path, glob.glob(pattern, recursive=True))):  # noqa: PTH207
         if path.is_dir():
-            found += (file for each in kept_files(path) for file in opened(each, str(each)))
+            found += (file for each in data_files(path) for file in expand(each, str(each)))
         elif path.is_file() and path.stat().st_size > 0:
-            found += opened(path, str(path))
+            found += expand(path, str(path))
     if not found:
         remedy = "check it, and put it in quotes"
         raise DataError("no file matches the pattern", pattern, remedy)
@@ -108,9 +113,9 @@ def matching(pattern: str) -> list[DataFile]:
 # --- folders and archives ---
 
 
-def inside(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
-    """Return the files inside a folder and its folders; `place` is how errors call the folder."""
-    names = {path: f"{place}/{path.relative_to(folder).as_posix()}" for path in kept_files(folder)}
+def folder_files(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
+    """Return the files inside a folder and its folders; errors call it `place`."""
+    names = {path: f"{place}/{path.relative_to(folder).as_posix()}" for path in data_files(folder)}
     if not names:
         paths = [path for path in folder.rglob("*") if path.is_file()]
         suffixes = ", ".join(sorted({path.suffix or path.name for path in paths})[:8])
@@ -119,15 +124,15 @@ def inside(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
             place,
             f"give files that are not empty and end in {', '.join(known_suffixes())}",
         )
-    return [file for path, name in names.items() for file in opened(path, name, depth)]
+    return [file for path, name in names.items() for file in expand(path, name, depth)]
 
 
-def kept_files(folder: Path) -> list[Path]:
+def data_files(folder: Path) -> list[Path]:
     """Return the files inside a folder that are data, sorted.
 
-    These are the files of known formats and archives or, where there are none of them, all texts:
-    so "film.pos" and "film.neg" are found, but no pictures beside a text. Raises DataError at a
-    link that leads out of the folder.
+    Files of known formats and archives come first. Only where there are none, every text counts:
+    so "film.pos" and "film.neg" are found, but a program beside a text is not. Raises DataError at
+    a link that leads out of the folder.
     """
     root = folder.resolve()
     shown = [
@@ -149,14 +154,14 @@ def kept_files(folder: Path) -> list[Path]:
 def is_text(path: Path) -> bool:
     """Tell whether a file whose suffix is unknown is a text: its beginning holds no zero byte."""
     try:
-        with open_bytes(path, str(path)) as stream:
+        with path.open("rb") as stream:
             return b"\0" not in stream.read(4096)
-    except DataError:
-        return False
+    except OSError:
+        return True  # so that whoever reads it says why it cannot be read
 
 
-def opened(path: Path, place: str, depth: int = 0) -> Iterator[DataFile]:
-    """Yield a file itself or, of an archive, the files in it, unpacked in the cache once."""
+def expand(path: Path, place: str, depth: int = 0) -> Iterator[DataFile]:
+    """Yield a file itself or, of an archive, the files in it; the cache keeps them unpacked."""
     if not path.name.lower().endswith(archives.SUFFIXES):
         yield DataFile(path, place)
         return
@@ -165,4 +170,4 @@ def opened(path: Path, place: str, depth: int = 0) -> Iterator[DataFile]:
     folder = cache_folder() / "unpacked" / sha256_file(path)[:16]
     if not folder.is_dir():
         archives.unpack(path, folder)
-    yield from inside(folder, place, depth + 1)
+    yield from folder_files(folder, place, depth + 1)

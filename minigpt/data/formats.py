@@ -45,14 +45,11 @@ class ReadConfig(NamedTuple):
     skip_bad: bool = False
 
 
-Reader = Callable[[DataFile, ReadConfig, ReadCounts], Iterator[Row]]
-
-
 class Format(NamedTuple):
     """One way to store records: the suffixes of its files, and its reader."""
 
     suffixes: frozenset[str]
-    read: Reader
+    read: Callable[[DataFile, ReadConfig, ReadCounts], Iterator[Row]]
 
 
 def format_of(file: DataFile) -> str:
@@ -176,11 +173,12 @@ def check_columns(names: list[str], fields: Sequence[str], origin: str, where: s
             raise DataError(f"no column {name!r}; {origin} {shown}", where, remedy)
     given = [name for name in names if name]  # spreadsheets export empty columns without names
     if len(set(given)) < len(given):
-        remedy = "give each column a name of its own"
+        remedy = "give each column a name of its own; if there is no header line, use the columns' "
+        remedy += "numbers: 0, 1, ..."
         raise DataError(f"a column name stands twice; {origin} {shown}", where, remedy)
 
 
-def numbered(wanted: Sequence[str], columns: tuple[str, ...]) -> tuple[str, ...] | None:
+def column_names(wanted: Sequence[str], columns: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the columns' names, or None where only numbers are wanted: there is no header line."""
     by_number = bool(wanted) and all(name.isdecimal() for name in wanted)
     return None if by_number and not columns else columns

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.data.archives import SUFFIXES, unpack
 from minigpt.data.download import Progress, download, is_right
 from minigpt.support.errors import ConfigError, DataError
 
@@ -147,26 +146,15 @@ def fetch(
     ]
 
 
-def open_files(file: SourceFile, path: Path) -> list[Path]:
-    """Return a verified file itself or, of an archive, the files in it, unpacked in the cache.
-
-    Notes such as _about.txt are left out.
-    """
-    if not path.name.lower().endswith(SUFFIXES):
-        return [path]
-    inside = unpack(path, cache_folder() / "unpacked" / file.sha256[:16])
-    return [found for found in inside if not found.name.startswith("_")]
-
-
 def is_set(word: str) -> bool:
     """Tell whether a word is the name of a public data set, and not a path."""
     return word in load_sources() and not Path(word).exists()
 
 
 def local_files(name: str, split: str = "train") -> list[Path]:
-    """Return the files of a data set, unpacked, which must be here already.
+    """Return the files of a data set, which must be here already, archives as they are.
 
-    Those to learn from or, of another split, those of this split alone: there may be none.
+    split="train" means all files to learn from, any other split its own files: there may be none.
     """
     source = find_source(name)
     if split == "train":
@@ -183,4 +171,4 @@ def local_files(name: str, split: str = "train") -> list[Path]:
     missing = [file.path for file, path in found if path is None]
     if missing:
         raise DataError(f"{missing[0]} is not here", name, f"get it first: data download {name}")
-    return [inside for file, path in found if path for inside in open_files(file, path)]
+    return [path for _, path in found if path]

@@ -34,17 +34,17 @@ def split_by_hash(pieces: Iterable[Piece], fraction: float) -> Iterator[tuple[Pi
     begins, validation = True, False
     for piece in pieces:
         if begins:
-            validation = validates(piece.text, fraction)
+            validation = in_validation(piece.text, fraction)
         yield piece, validation
         begins = piece.ends_document
 
 
-def validates(key: str, fraction: float) -> bool:
-    """Tell whether what has this key belongs to validation: its hash, in [0, 1), is small."""
-    return hash_number(key) < fraction * 2**64
+def in_validation(key: str, fraction: float) -> bool:
+    """Tell whether a document with this key validates: its hash, in [0, 1), is small."""
+    return hash64(key) < fraction * 2**64
 
 
-def hash_number(key: str) -> int:
+def hash64(key: str) -> int:
     """Return the first 64 bits of a text's SHA-256: as good as random, the same on every system."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big")
 

@@ -6,7 +6,7 @@ It is opened by `data.corpora.open_corpus`, and only where it is named.
 import itertools
 from collections.abc import Iterator, Mapping
 
-from minigpt.data.corpora import Exam, HeldOut, Messages, Talks
+from minigpt.data.corpora import Conversations, Exam, HeldOut, Messages
 from minigpt.storyworld.lessons import BEGINNINGS, SHARES, dialogue
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED, documents
 
@@ -53,11 +53,11 @@ class StoryCorpus:
         held = list(documents(VALIDATION_STORIES, seed=0))
         return HeldOut([text for text, _ in held], sum(nats for _, nats in held))
 
-    def conversations(self, count: int) -> Talks:
+    def conversations(self, count: int) -> Conversations:
         """Return conversations about beginnings of stories, and about whole stories."""
         first, end = FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count
         middle = first + round(count * SHORT_DIALOGUES)
-        return Talks(talk(range(first, middle), SHORT), talk(range(middle, end), LONG))
+        return Conversations(talk(range(first, middle), SHORT), talk(range(middle, end), LONG))
 
 
 def talk(seeds: range, shares: Mapping[str, Mapping]) -> Iterator[Messages]:

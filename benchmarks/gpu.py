@@ -17,7 +17,7 @@ from benchmarks.training import by_characters
 from minigpt.batching.windows import EvalWindows, Windows
 from minigpt.counts import flops_per_token
 from minigpt.generate import generate
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype, matmul_flops
 from minigpt.recipe import TrainConfig
 from minigpt.sampling import SampleConfig
@@ -26,7 +26,7 @@ from minigpt.trainer import Trainer
 
 PART = "gpu"
 H200_FLOPS = 790e12  # bfloat16 products, measured
-GPT2 = GPTConfig(50_304, 1024, 12, 12, None, 768, **FORMS["gpt2"])
+GPT2 = GPTConfig(50_304, 1024, 12, 12, None, 768, **ARCHITECTURES["gpt2"])
 
 
 def measure_gpu(
@@ -47,7 +47,7 @@ def measure_gpu(
 
 def measure_gpt2(device: torch.device, quick: bool) -> list[Row]:
     """Train GPT-2 124M for some steps of half a million tokens; compiled, its start not counted."""
-    config = GPTConfig(65, 16, 2, 2, None, 32, **FORMS["gpt2"]) if quick else GPT2
+    config = GPTConfig(65, 16, 2, 2, None, 32, **ARCHITECTURES["gpt2"]) if quick else GPT2
     rows, micro, steps = (4, 2, 2) if quick else (512, 32, 5)
     settings = TrainConfig(
         optimizer="adamw",
@@ -82,7 +82,7 @@ def measure_gpt2(device: torch.device, quick: bool) -> list[Row]:
 
 def measure_decoding(device: torch.device, quick: bool) -> list[Row]:
     """Decode one row with GPT-2 124M in bfloat16: every token must read all weights once."""
-    config = GPTConfig(65, 32, 2, 2, None, 32, **FORMS["gpt2"]) if quick else GPT2
+    config = GPTConfig(65, 32, 2, 2, None, 32, **ARCHITECTURES["gpt2"]) if quick else GPT2
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     torch.manual_seed(0)
     model = GPT(config).to(device, dtype).eval()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from minigpt.checks import judge
 from minigpt.checks.generation import banned, best_score, chain_score, walk
 from minigpt.checks.gpt import alibi_biases, block_output, gpt2_logits, random_weights
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 
 # GPT
 
@@ -99,7 +99,7 @@ def test_the_oracle_of_the_blank_file_is_the_packages_gpt2():
     V, length, n_layer, n_head, C = 13, 9, 2, 2, 6
     weights = random_weights(V, length, n_layer, C, generator)
     sizes = {"vocab_size": V, "block_size": length, "n_layer": n_layer, "n_head": n_head}
-    model = GPT(GPTConfig(**sizes, n_embd=C, **FORMS["gpt2"]))
+    model = GPT(GPTConfig(**sizes, n_embd=C, **ARCHITECTURES["gpt2"]))
     ours = model.state_dict()
     names = {
         "attention_norm": "ln_1",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.pairs import PairGPT
 from benchmarks.timing import Row, clock, take_turns
 from benchmarks.training import by_characters
 from minigpt.batching.windows import EvalWindows, Windows
@@ -121,7 +122,6 @@ def target_recipe(vocab_size: int, quick: bool, device: torch.device) -> tuple:
         n_head=2 if quick else 3,
         n_embd=32 if quick else 384,
         dropout=0.2,
-        bigram_size=vocab_size**2,
     )
     steps = 3 if quick else 600
     training = TrainConfig(
@@ -143,7 +143,7 @@ def measure_target(device: torch.device, text: str, out: Path, quick: bool) -> l
         data = by_characters(text[:20_000] if quick else text, Path(folder))
         config, training = target_recipe(data.train.vocab_size, quick, device)
         torch.manual_seed(0)
-        model = GPT(config)
+        model = PairGPT(config)
         source = Windows(data.train, training.batch_size, config.block_size, 0)
         windows = EvalWindows(data.validation, 128, config.block_size)
         rows: list[dict] = []

@@ -138,7 +138,7 @@ IMPORT_ONLY = frozenset(
         "machine.kernels",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})
+IMPORT_ONLY_NAMES = frozenset({"data.sources.Source"})
 
 
 def is_import_only(module: str, name: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 from benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
 from benchmarks.timing import Row, take_turns
 from minigpt.generate import generate
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.machine.device import arrange_for_decoding, can_compile
 from minigpt.sampling import SampleConfig
 
@@ -32,7 +32,7 @@ def measure_decoding(
 ) -> list[Row]:
     """Decode greedily with the same weights in each package, one row and 16 rows at once."""
     sizes = (65, 32, 2, 2, None, 32) if quick else (65, 256, 6, 6, None, 384)
-    config = GPTConfig(*sizes, **FORMS["gpt2"])
+    config = GPTConfig(*sizes, **ARCHITECTURES["gpt2"])
     ours, prompt_length, rounds = make_model(config), 8, 1 if quick else 3
     count = config.block_size - prompt_length
     others = {}

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.pairs import PairGPT
 from benchmarks.timing import Row, clock, take_turns
 from benchmarks.training import by_characters
 from minigpt.batching.windows import EvalWindows, Windows
 from minigpt.counts import flops_per_token
 from minigpt.generate import generate
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype, matmul_flops
 from minigpt.recipe import TrainConfig
 from minigpt.sampling import SampleConfig
@@ -26,7 +27,7 @@ from minigpt.trainer import Trainer
 
 PART = "gpu"
 H200_FLOPS = 790e12  # bfloat16 products, measured
-GPT2 = GPTConfig(50_304, 1024, 12, 12, None, 768, **FORMS["gpt2"])
+GPT2 = GPTConfig(50_304, 1024, 12, 12, None, 768, **ARCHITECTURES["gpt2"])
 
 
 def measure_gpu(
@@ -47,7 +48,7 @@ def measure_gpu(
 
 def measure_gpt2(device: torch.device, quick: bool) -> list[Row]:
     """Train GPT-2 124M for some steps of half a million tokens; compiled, its start not counted."""
-    config = GPTConfig(65, 16, 2, 2, None, 32, **FORMS["gpt2"]) if quick else GPT2
+    config = GPTConfig(65, 16, 2, 2, None, 32, **ARCHITECTURES["gpt2"]) if quick else GPT2
     rows, micro, steps = (4, 2, 2) if quick else (512, 32, 5)
     settings = TrainConfig(
         optimizer="adamw",
@@ -82,7 +83,7 @@ def measure_gpt2(device: torch.device, quick: bool) -> list[Row]:
 
 def measure_decoding(device: torch.device, quick: bool) -> list[Row]:
     """Decode one row with GPT-2 124M in bfloat16: every token must read all weights once."""
-    config = GPTConfig(65, 32, 2, 2, None, 32, **FORMS["gpt2"]) if quick else GPT2
+    config = GPTConfig(65, 32, 2, 2, None, 32, **ARCHITECTURES["gpt2"]) if quick else GPT2
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     torch.manual_seed(0)
     model = GPT(config).to(device, dtype).eval()
@@ -121,7 +122,6 @@ def target_recipe(vocab_size: int, quick: bool, device: torch.device) -> tuple:
         n_head=2 if quick else 3,
         n_embd=32 if quick else 384,
         dropout=0.2,
-        bigram_size=vocab_size**2,
     )
     steps = 3 if quick else 600
     training = TrainConfig(
@@ -143,7 +143,7 @@ def measure_target(device: torch.device, text: str, out: Path, quick: bool) -> l
         data = by_characters(text[:20_000] if quick else text, Path(folder))
         config, training = target_recipe(data.train.vocab_size, quick, device)
         torch.manual_seed(0)
-        model = GPT(config)
+        model = PairGPT(config)
         source = Windows(data.train, training.batch_size, config.block_size, 0)
         windows = EvalWindows(data.validation, 128, config.block_size)
         rows: list[dict] = []

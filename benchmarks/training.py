@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.pairs import PairGPT
 from benchmarks.peers import nanogpt_model, nanogpt_optimizer
 from benchmarks.timing import Row, clock, take_turns
 from minigpt.batching.token_files import TokenFile, write_tokens
@@ -32,12 +34,11 @@ from minigpt.validation import evaluate_loss
 T = 64  # context of the recipe
 PART = "training"
 # Learns sooner than the default form here; a little smaller than nanoGPT's.
-FORM = {
+FORM: dict[str, Any] = {
     "n_embd": 128,
     "n_head": 4,
     "n_hidden": 256,
     "qk_norm": False,
-    "values": "tokens",
     "tie_embeddings": False,
 }
 
@@ -48,6 +49,7 @@ class Recipe:
 
     model: GPTConfig
     training: TrainConfig
+    kind: type[GPT] = GPT
 
 
 def same_size(vocab_size: int, steps: int) -> Recipe:
@@ -57,8 +59,7 @@ def same_size(vocab_size: int, steps: int) -> Recipe:
 
 def with_bigrams(vocab_size: int, steps: int) -> Recipe:
     """Return our settings with a table of token pairs and a single layer."""
-    config = GPTConfig(vocab_size, T, n_layer=1, bigram_size=vocab_size**2, **FORM)
-    return Recipe(config, sprint(steps, 0.04, 0.06))
+    return Recipe(GPTConfig(vocab_size, T, n_layer=1, **FORM), sprint(steps, 0.04, 0.06), PairGPT)
 
 
 def sprint(steps: int, learning_rate: float, muon_learning_rate: float) -> TrainConfig:
@@ -83,7 +84,6 @@ def patient(vocab_size: int, steps: int) -> Recipe:
         n_layer=3,
         n_head=4,
         n_embd=128,
-        bigram_size=vocab_size**2,
         tie_embeddings=False,
     )
     training = TrainConfig(
@@ -95,7 +95,7 @@ def patient(vocab_size: int, steps: int) -> Recipe:
         weight_decay=0.1,
         **QUIET,
     )
-    return Recipe(config, training)
+    return Recipe(config, training, PairGPT)
 
 
 NEVER = 10**9
@@ -162,7 +162,7 @@ def train_nanogpt(peer: ModuleType, ids: np.ndarray, vocab_size: int, steps: int
 def train_ours(recipe: Recipe, tokens: TokenFile, seed: int) -> GPT:
     """Train by one of our recipes, with everything that `train` does; return the model."""
     torch.manual_seed(seed)
-    model = GPT(recipe.model)
+    model = recipe.kind(recipe.model)
     source = Windows(tokens, recipe.training.batch_size, recipe.model.block_size, seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, source, recipe.training, Path(folder))
@@ -280,7 +280,7 @@ def shakespeare_rows(found: dict[str, list[tuple[float, float]]]) -> list[Row]:
 # ---- the share of the peak
 
 # Of nanoGPT's size, in the form whose steps take the least time between matrix products.
-LEAN = {"n_head": 6, "mlp": "relu2", "positions": "learned", "qk_norm": False}
+LEAN: dict[str, Any] = {"n_head": 6, "mlp": "relu2", "positions": "learned", "qk_norm": False}
 
 
 def measure_throughput(peer: ModuleType | None, quick: bool) -> list[Row]:

@@ -67,8 +67,8 @@ def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair of dimensions of x (..., T, D) by its position's angle; lengths stay."""
-    partners = x.roll(x.size(-1) // 2, dims=-1)  # the halves change places
-    return (x * cos + partners * sin).to(x.dtype)  # in float32, as the table is
+    half = x.size(-1) // 2  # rolled by it, each number meets its partner
+    return (x * cos + x.roll(half, dims=-1) * sin).to(x.dtype)  # in float32, as the table is
 
 
 class RMSNorm(nn.Module):

@@ -26,12 +26,13 @@ muon.choose_dtype = lambda device: torch.float32
 
 
 class Source:
-    """Give random batches (6, 9), each a pure function of its step; `kill` ends one process."""
+    """Give random batches (8, 9), each a pure function of its step; `kill` ends one process."""
 
-    def __init__(self, kill: tuple[int, int] | None = None):
+    def __init__(self, kill: list | None = None, documents: bool = False):
         self.kill = kill  # rank and step
+        self.documents = documents  # whether rows hold several, each apart
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
         if self.kill == [distributed.world().rank, step]:
             os.kill(os.getpid(), signal.SIGKILL)
         generator = torch.Generator().manual_seed(step)
@@ -39,19 +40,12 @@ class Source:
         targets = ids[:, 1:].clone()
         targets[step % 8, 4:] = -100
         targets[4:6] = -100  # a whole piece of one process predicts nothing
-        return ids[:, :-1], targets
+        if not self.documents:
+            return ids[:, :-1], targets
+        return ids[:, :-1], targets, (ids[:, :-1] < 3).cumsum(dim=1)
 
 
-RECALL = {
-    "pointer": True,
-    "values": "tokens",
-    "positions": "sentences",
-    "sentence_ends": (3, 4, 5),
-    "section_starts": (0,),
-}  # as in the main job
-
-
-def make_model(dropout: float = 0.0, recall: bool = False) -> GPT:
+def make_model(dropout: float = 0.0) -> GPT:
     torch.manual_seed(5 + distributed.world().rank)  # the first one's weights must win
     return GPT(
         GPTConfig(
@@ -62,7 +56,6 @@ def make_model(dropout: float = 0.0, recall: bool = False) -> GPT:
             n_kv_head=1,
             n_embd=12,
             dropout=dropout,
-            **(RECALL if recall else {}),
         )
     )
 
@@ -72,19 +65,20 @@ def run(
     config: dict,
     resume: bool = False,
     dropout: float = 0.0,
-    recall: bool = False,
+    documents: bool = False,
     kill: list | None = None,
     stop_after: int | None = None,
 ) -> None:
     """Train, and write down what was logged."""
     rows: list[dict] = []
+    held_out = Source(documents=documents)
     train(
-        make_model(dropout, recall),
-        Source(kill),
+        make_model(dropout),
+        Source(kill, documents),
         TrainConfig(**config),
         Path(run_dir),
         resume=resume,
-        validation=[Source().batch(99), tuple(part[:1] for part in Source().batch(98))],
+        validation=[held_out.batch(99), tuple(part[:1] for part in held_out.batch(98))],
         on_log=rows.append,
         should_stop=lambda: len(rows) == stop_after,
     )

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minigpt import attention
 from minigpt.attention import (
     Attention,
     RMSNorm,
     apply_rotary,
     attend,
-    attend_once,
     causal_mask,
+    document_mask,
     rotary_table,
 )
 from minigpt.cache import KVCache
+from minigpt.machine import kernels
 
 B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axes goes unseen
 
@@ -24,11 +24,19 @@ B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axe
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
 
-@pytest.fixture(params=["explicit", "fused"])
+def plainly(q, k, v, mask, is_causal, dropout):
+    """Attend by the taught form, with the arguments of the fast one."""
+    assert not dropout
+    mask = causal_mask(q.size(2)) if is_causal else mask
+    shared = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
+    return attend(q, *shared, mask)
+
+
+@pytest.fixture(params=["plain", "fused"])
 def form(request, monkeypatch) -> str:
-    """Force the explicit or the fused form."""
-    limit = 10**9 if request.param == "explicit" else 0
-    monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", {torch.float32: limit})
+    """Attend by the plain or the fused form."""
+    if request.param == "plain":
+        monkeypatch.setattr(kernels, "attend", plainly)
     return request.param
 
 
@@ -68,23 +76,17 @@ def test_attend_equals_torch_with_gradients(masked):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("G", [H, 2, 1])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attend_once_equals_attend(G, masked):
-    q, k, v = torch.randn(B, H, 1, D), torch.randn(B, G, 5, D), torch.randn(B, G, 5, D)
-    mask = torch.tensor([True, False, True, True, False]).expand(B, 1, 1, 5) if masked else None
-    shared = [x.repeat_interleave(H // G, dim=1) for x in (k, v)]
-    torch.testing.assert_close(attend_once(q, k, v, mask), attend(q, *shared, mask))
-
-
 @pytest.mark.parametrize("n_kv_head", [1, 2, 3, 6])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_explicit_and_fused_forms_agree_with_gradients(n_kv_head, qk_norm, monkeypatch):
+@pytest.mark.parametrize("documents", [False, True])
+def test_plain_and_fused_forms_agree_with_gradients(n_kv_head, qk_norm, documents, monkeypatch):
     module = Attention(C, H, n_kv_head, D, qk_norm=qk_norm)
     x, results = torch.randn(B, T, C), []
-    for limit in (0, 10**9):
-        monkeypatch.setattr(attention, "EXPLICIT_ON_CPU_UP_TO", {torch.float32: limit})
-        out = module(x, rotary())
+    numbers = torch.tensor([[0] * 3 + [1] * 4, [0] * 7, [0, 1, 1, 1, 2, 2, 3]])
+    mask = document_mask(numbers) if documents else None
+    for attend_by in (kernels.attend, plainly):
+        monkeypatch.setattr(kernels, "attend", attend_by)
+        out = module(x, rotary(), mask=mask)
         assert out.shape == (B, T, C)
         results.append([out, *torch.autograd.grad(out.square().sum(), list(module.parameters()))])
     for ours, theirs in zip(*results, strict=True):
@@ -134,7 +136,7 @@ def test_without_positions_the_order_of_the_past_does_not_matter(form):
     assert moved > 1e-3
 
 
-def test_dropout_acts_in_training_only(form):
+def test_dropout_acts_in_training_only():
     module, x = Attention(C, H, G, D, dropout=0.5), torch.randn(B, T, C)
     assert not torch.equal(module(x), module(x))
     module.eval()
@@ -157,14 +159,14 @@ def test_rotary_scores_depend_on_the_distance_alone():
 def test_rotary_keeps_lengths_leaves_position_0_and_equals_complex_multiplication():
     x = torch.randn(B, H, 12, D)
     cos, sin = rotary(12)
-    turned = apply_rotary(x, cos, sin)
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(turned[:, :, 0], x[:, :, 0])
+    rotated = apply_rotary(x, cos, sin)
+    torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotated[:, :, 0], x[:, :, 0])
     speeds = torch.tensor([100.0 ** (-2 * i / D) for i in range(D // 2)])
     angles = torch.arange(12)[:, None] * speeds
     expected = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
     torch.testing.assert_close(
-        turned, torch.cat((expected.real, expected.imag), dim=-1), atol=1e-5, rtol=1e-5
+        rotated, torch.cat((expected.real, expected.imag), dim=-1), atol=1e-5, rtol=1e-5
     )
 
 
@@ -234,12 +236,26 @@ def test_rows_of_unequal_length_equal_each_row_alone(parts):
                 torch.testing.assert_close(found[row], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_within_documents_a_processor_attends_in_float32_under_autocast():
+@pytest.mark.parametrize("masked", ["nothing", "future", "documents"])
+def test_under_autocast_a_processor_attends_in_float32(masked):
+    """By the very mask that it is given: one that is not the causal one shows whether it is."""
     q, k, v = (3 * torch.randn(2, 2, 40, 32).bfloat16() for _ in range(3))
-    mask = causal_mask(40)
-    expected = attend(q.float(), k.float(), v.float(), mask).bfloat16()
+    documents = document_mask((torch.arange(40) // 7).expand(2, -1))
+    mask = {"nothing": None, "future": causal_mask(40), "documents": documents}[masked]
+    expected = attend(q.float(), k.float(), v.float(), mask)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Attention(64, 2).mix(q, k, v, mask)
-        coarse = attend(q, k, v, mask)
-    assert (found == expected).float().mean() > 0.99
-    assert (coarse == expected).float().mean() < 0.9
+        found = kernels.attend(q, k, v, None if masked == "future" else mask, masked == "future")
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_documents_see_themselves_alone():
+    mask = document_mask(torch.tensor([[4, 4, 2, 2, 2], [0, 0, 0, 0, 1]]))
+    assert mask.shape == (2, 1, 5, 5)
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+    assert mask[1, 0].sum(dim=-1).tolist() == [1, 2, 3, 4, 1]

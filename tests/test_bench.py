@@ -26,7 +26,7 @@ from benchmarks.training import (
 )
 from minigpt.commands.bench import PARTS
 from minigpt.counts import count_parameters
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.support.errors import ConfigError
 
 TEXT = "First Citizen: before we proceed any further, hear me speak.\n" * 60
@@ -141,12 +141,22 @@ def test_a_goal_is_met_or_not(value, goal, at_most, met):
 
 def test_the_same_size_is_nanogpts_and_has_no_tables():
     config = same_size(65, 9).model
-    assert config.bigram_size is None
-    nanogpt = GPTConfig(65, T, 4, 4, None, 128, **FORMS["gpt2"] | {"biases": False})
+    assert same_size(65, 9).kind is GPT
+    nanogpt = GPTConfig(65, T, 4, 4, None, 128, **ARCHITECTURES["gpt2"] | {"biases": False})
     ratio = count_parameters(config) / count_parameters(nanogpt)
     assert ratio < 1.03
     assert (config.n_layer, config.n_embd, config.block_size) == (4, 128, 64)
-    assert with_bigrams(65, 9).model.bigram_size == 65 * 65
+
+
+def test_a_table_of_pairs_adds_a_vector_for_each_token_and_the_one_before():
+    recipe = with_bigrams(5, 9)
+    model, idx = recipe.kind(recipe.model), torch.tensor([[3, 1, 4]])
+    plain = GPT(recipe.model)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(model(idx)[0], plain(idx)[0])  # the table begins with zeros
+    model(idx, idx)[1].backward()
+    used = model.embedding.pairs.grad.abs().sum(dim=1).nonzero()[:, 0].tolist()
+    assert used == sorted([0 * 5 + 3, 3 * 5 + 1, 1 * 5 + 4])
 
 
 def test_characters_are_numbered_and_split_as_nanogpt_does(tmp_path):
@@ -228,7 +238,7 @@ def test_a_race_goes_on_until_the_loss_is_there_or_the_time_is_up(losses, most, 
 @pytest.mark.slow
 def test_transformers_decodes_the_same_tokens_from_our_weights():
     transformers = pytest.importorskip("transformers")
-    ours = make_model(GPTConfig(17, 24, 2, 2, None, 16, **FORMS["gpt2"]))
+    ours = make_model(GPTConfig(17, 24, 2, 2, None, 16, **ARCHITECTURES["gpt2"]))
     with torch.no_grad():
         for p in ours.parameters():
             p.add_(torch.randn_like(p) * 0.1)  # biases and norms count too

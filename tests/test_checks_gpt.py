@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from minigpt.checks import judge
 from minigpt.checks.gpt import alibi_biases, block_output, gpt2_logits, random_weights
-from minigpt.gpt import FORMS, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 
 pytestmark = pytest.mark.usefixtures("student")
 
@@ -95,7 +95,7 @@ def test_the_oracle_of_the_blank_file_is_the_packages_gpt2():
     V, length, n_layer, n_head, C = 13, 9, 2, 2, 6
     weights = random_weights(V, length, n_layer, C, generator)
     sizes = {"vocab_size": V, "block_size": length, "n_layer": n_layer, "n_head": n_head}
-    model = GPT(GPTConfig(**sizes, n_embd=C, **FORMS["gpt2"]))
+    model = GPT(GPTConfig(**sizes, n_embd=C, **ARCHITECTURES["gpt2"]))
     ours = model.state_dict()
     names = {
         "attention_norm": "ln_1",

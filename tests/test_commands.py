@@ -210,22 +210,6 @@ def test_resume_may_train_longer(capsys, copied):
     assert open_run(copied).step == 40
 
 
-def test_positions_by_sentences_learn_from_the_tokenizer_where_sentences_end(
-    capsys, text, tmp_path
-):
-    out, words = tmp_path / "run", ["--positions", "sentences", "--values", "tokens", *SMALL]
-    assert run(capsys, "train", "--data", text, "--out", out, "--max-steps", 10, *words)[0] == 0
-    opened = open_run(out)
-    ends = {opened.tokenizer.decode([token]) for token in opened.config.model.sentence_ends}
-    assert {".", "!", "?", "\n"} <= ends
-    assert all(set(end) & set(".!?\n。！？") for end in ends)
-    sections = opened.config.model.section_starts
-    assert sections == tuple(opened.tokenizer.special_tokens.values())
-    assert run(capsys, "train", "--out", out, "--resume", "--max-steps", 12)[0] == 0
-    assert open_run(out).step == 12
-    assert run(capsys, "generate", "--checkpoint", out, "--max-new-tokens", 50)[0] == 0
-
-
 def test_a_run_is_never_overwritten(capsys, copied, text):
     before = (copied / "tokenizer.json").read_bytes()
     line = refused(capsys, "train", "--data", text, "--out", copied)
@@ -381,7 +365,7 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
     out = tmp_path / "run"
     words = ["--vocab-size", 2048, "--block-size", 480, "--n-layer", 1, "--n-embd", 32]
     words += ["--n-head", 2, "--n-kv-head", 1, "--batch-size", 4, "--max-steps", 12]
-    words += ["--dialogue-share", 0.5, "--tuning-fraction", 0.5, "--separator-id", 0]
+    words += ["--dialogue-share", 0.5, "--tuning-fraction", 0.5]
     assert run(capsys, "train", "tiny", "--out", out, *words)[0] == 0
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert report["val_loss"] > report["floor"] > 0

@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 from helpers import tiny_model
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from minigpt.generate import generate
 from minigpt.machine import compiling
@@ -77,22 +76,6 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch):
     config = SampleConfig(compile=True)
     with pytest.raises(ConfigError, match=r"C\+\+ compiler.*leave --compile out"):
         generate(tiny_model(), [[1]], config)
-
-
-def test_biases_are_added_apart_from_products():
-    def layers(x, weight, bias):
-        scaled = torch.addmm(bias, x, weight, beta=2)
-        return torch.addmm(bias, x, weight), scaled
-
-    torch.manual_seed(0)
-    tensors = torch.randn(3, 4), torch.randn(4, 5), torch.randn(5)
-    graph = make_fx(layers)(*tensors)
-    compiling.BiasesApart()(graph.graph)
-    graph.recompile()
-    assert graph.code.count("aten.addmm") == 1  # the scaled one stays
-    assert graph.code.count("aten.mm") == 1
-    for expected, found in zip(layers(*tensors), graph(*tensors), strict=True):
-        torch.testing.assert_close(found, expected)
 
 
 def test_what_a_user_declared_as_changing_stays():

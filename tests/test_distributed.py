@@ -120,14 +120,20 @@ def runs(tmp_path_factory) -> Path:
     def order(name: str, config: dict = CONFIG, **more) -> dict:
         return {"run_dir": str(folder / name), "config": config, **more}
 
-    alone([order("one"), order("one, recall", recall=True), order("one, then split", stop_after=7)])
+    alone(
+        [
+            order("one"),
+            order("one, documents", documents=True),
+            order("one, then split", stop_after=7),
+        ]
+    )
     both = [
         order("copies"),
         order("split", SPLIT),
         order("copies, adamw", CONFIG | {"optimizer": "adamw"}),
         order("split, adamw", SPLIT | {"optimizer": "adamw"}),
-        order("copies, recall", recall=True),
-        order("split, recall", SPLIT, recall=True),
+        order("copies, documents", documents=True),
+        order("split, documents", SPLIT, documents=True),
         order("copies, then one", stop_after=7),
         order("split, then one", SPLIT, stop_after=7),
         order("one, then split", SPLIT, resume=True),
@@ -147,7 +153,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["", ", adamw", ", recall"])
+@pytest.mark.parametrize("change", ["", ", adamw", ", documents"])
 @pytest.mark.parametrize("form", ["copies", "split"])
 def test_two_processes_equal_one(runs, form, change):
     one, two = losses(runs / f"one{change}"), losses(runs / f"{form}{change}")
@@ -155,6 +161,8 @@ def test_two_processes_equal_one(runs, form, change):
     assert two == pytest.approx(one, rel=1e-6, abs=0)  # float32 has seven digits
     assert losses(runs / f"{form}{change}", rank=1) == two
     assert max(one) - min(one) > 1e-3  # something was learned
+    if change == ", documents":
+        assert max(abs(a - b) for a, b in zip(one, losses(runs / "one"), strict=True)) > 1e-4
 
 
 @pytest.mark.slow

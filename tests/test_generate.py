@@ -57,13 +57,7 @@ def test_window_keeps_the_newest_half_whenever_it_is_full(block_size):
     "options",
     [
         {},
-        {"pointer": True, "bigram_size": 169},
-        {
-            "positions": "sentences",
-            "sentence_ends": (3, 4, 5),
-            "section_starts": (0, 1),
-            "values": "tokens",
-        },
+        {"positions": "learned", "norm": "layer"},
     ],
     ids=str,
 )
@@ -464,13 +458,7 @@ def quickly_compiled(monkeypatch, request):
     "options",
     [
         {},
-        {"pointer": True, "bigram_size": 169, "n_kv_head": 1},
-        {
-            "positions": "sentences",
-            "sentence_ends": (3, 4, 5),
-            "section_starts": (0, 1),
-            "values": "tokens",
-        },
+        {"n_kv_head": 1},
         {"positions": "learned", "norm": "layer"},
     ],
     ids=str,

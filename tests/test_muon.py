@@ -134,6 +134,23 @@ def test_other_than_matrices_are_refused_by_shape():
         Muon([torch.nn.Parameter(torch.zeros(3))])
 
 
+def test_a_batch_of_matrices_is_updated_as_each_matrix_alone(dtype):
+    """A weight (experts, out, in): also its size counts by the matrix, not by the batch."""
+    for shape in ((5, 4, 12), (30, 4, 3), (2, 3, 6, 5)):
+        start, grad = torch.randn(shape), torch.randn(shape)
+        whole = torch.nn.Parameter(start.clone())
+        parts = [torch.nn.Parameter(x.clone()) for x in start.flatten(0, -3)]
+        whole.grad = grad.clone()
+        for p, g in zip(parts, grad.flatten(0, -3), strict=True):
+            p.grad = g.clone()
+        for parameters in ([whole], parts):
+            Muon(parameters, lr=0.1, weight_decay=0.2).step()
+        together = torch.stack([p.detach() for p in parts]).view(shape)
+        moved = (together - start).abs().max()
+        tolerance = (1e-4 if dtype == "float32" else 2e-2) * moved
+        torch.testing.assert_close(whole.detach(), together, atol=tolerance.item(), rtol=0)
+
+
 def test_works_with_learning_rate_schedulers_and_parameter_groups():
     a, b = torch.nn.Parameter(torch.zeros(3, 4)), torch.nn.Parameter(torch.zeros(3, 4))
     optimizer = Muon([{"params": [a]}, {"params": [b], "lr": 0.0}], lr=1.0)

@@ -74,6 +74,30 @@ def test_every_row_holds_whole_conversations_and_their_answers_as_targets():
     assert seen == Counter({ids[0]: 1 for ids, _ in made}), "each once an epoch"
 
 
+def test_conversations_apart_have_numbers_of_their_own():
+    made = conversations(40)
+    plain, apart = (Packed(made, 5, 40, seed=1, separator=EOT, apart=way) for way in (False, True))
+    idx, targets, documents = apart.batch(0)
+    assert all(map(torch.equal, plain.batch(0), (idx, targets)))
+    conversation = torch.where(idx == EOT, -1, (idx - 1) // 100)
+    for row in range(5):
+        held = conversation[row][conversation[row] >= 0].unique()
+        numbers = [documents[row][conversation[row] == each].unique().tolist() for each in held]
+        assert len(held) > 1
+        assert sorted(n for (n,) in numbers) == sorted({n for (n,) in numbers})  # one each
+
+
+def test_mixed_rows_of_documents_keep_their_numbers():
+    made = conversations(40)
+    parts = [Packed(made, 4, 40, seed, separator=EOT, apart=True) for seed in (1, 2)]
+    idx, _, documents = Mixed(parts, [1, 1]).batch(3)
+    assert torch.equal(documents, (idx == EOT).cumsum(dim=1))
+    mixed = Mixed([parts[0], Packed(made, 4, 40, 3, separator=EOT)], [1, 1])
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        for step in range(4):
+            mixed.batch(step)
+
+
 def test_a_conversation_that_just_fits_is_whole():
     ids = list(range(1, 10))
     source = Packed([(ids, [False] * 4 + [True] * 5)], batch_size=1, block_size=8, seed=0)

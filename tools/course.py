@@ -149,7 +149,7 @@ IMPORT_ONLY = frozenset(
         "machine.sorting",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.DataSet", "attention.EXPLICIT_ON_CPU_UP_TO"})
+IMPORT_ONLY_NAMES = frozenset({"data.sources.DataSet"})
 
 
 def is_import_only(module: str, name: str) -> bool:

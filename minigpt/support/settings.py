@@ -90,7 +90,7 @@ class Rule:
         if self.choices:
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         if self.kind is float:
-            holds = type(value) in (int, float) and math.isfinite(value)
+            holds = type(value) in (int, float) and -math.inf < value < math.inf
         elif self.kind is int:
             holds = type(value) is int and abs(value) <= LARGEST_INT
         else:

@@ -10,6 +10,7 @@ from minigpt.batching.conversations import OverLong
 from minigpt.batching.examples import ExampleConfig
 from minigpt.gpt import GPTConfig
 from minigpt.recipe import TrainConfig
+from minigpt.runs.formats import FORMAT, upgrade
 from minigpt.runs.run import build
 from minigpt.support.errors import CheckpointError, ConfigError, require
 from minigpt.support.files import atomic_write
@@ -90,6 +91,8 @@ def load_command(out: Path) -> FinetuneCommand:
     path = out / "finetune.json"
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
+        version = content.pop("format", 1)  # the first format had no number
+        content = upgrade("finetune.json", content, version, str(path))
         parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
         content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
         content |= {"out": out, "checkpoint": content["checkpoint"] and Path(content["checkpoint"])}
@@ -100,6 +103,8 @@ def load_command(out: Path) -> FinetuneCommand:
     except FileNotFoundError:
         remedy = "give the directory that finetune wrote, or leave --resume out"
         raise CheckpointError("no finetune.json", str(out), remedy) from None
+    except CheckpointError:
+        raise
     except (ValueError, LookupError, TypeError) as error:
         what = error.what if isinstance(error, ConfigError) else str(error)
         raise CheckpointError(
@@ -109,6 +114,6 @@ def load_command(out: Path) -> FinetuneCommand:
 
 def save_command(command: FinetuneCommand) -> None:
     """Write finetune.json."""
-    content = dataclasses.asdict(command)
+    content = {"format": FORMAT, **dataclasses.asdict(command)}
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
     atomic_write(command.out / "finetune.json", text + "\n")

@@ -18,8 +18,7 @@ EVERYDAY = frozenset(
     """
     out config resume data tokenizer field checkpoint held_out prompt answer epochs over_long
     vocab_size block_size n_layer n_head n_embd dropout
-    max_steps batch_size micro_batch_size learning_rate save_interval seed dtype device compile
-    shard
+    max_steps batch_size micro_batch_size learning_rate seed dtype device compile
     """.split()  # noqa: SIM905 - a list of words in quotes is harder to read
 )
 MOST_FLAGS = 25

@@ -35,7 +35,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import checkpoint_paths
-from minigpt.runs.formats import FORMAT, upgrade
+from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.runs.run import (
     RunConfig,
     build,

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # the first optimizer would import it: once here, not in each child
 
 import minigpt.trainer as trainer_module
 from minigpt.gpt import GPT, GPTConfig
@@ -213,7 +212,7 @@ def load_job(path: str, report: str, extra_bytes: int) -> int:
     limit = in_use * resource.getpagesize() + extra_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        checkpoint.load_checkpoint(Path(path))
+        checkpoint.load_checkpoint(Path(path), with_optimizer=True)
     except checkpoint.CheckpointError as error:
         Path(report).write_text(str(error), encoding="utf-8")
         return 1

@@ -128,11 +128,11 @@ def count_missed(folder: Path, mutations: int, seed: int) -> list[str]:
         shutil.copytree(good, bad)
         kind = mutate(bad, rng)
         try:
-            load_checkpoint(bad)
+            load_checkpoint(bad, with_optimizer=True)
             missed.append(kind)
         except CheckpointError:
             continue
-    load_checkpoint(good)
+    load_checkpoint(good, with_optimizer=True)
     return missed
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_named_and_the_one_before_is_loaded(tmp_path, name):
     data[len(data) // 2] ^= 4
     file.write_bytes(data)
     skipped = []
-    assert latest_checkpoint(tmp_path, skipped.append).step == 10
+    assert latest_checkpoint(tmp_path, skipped.append, with_optimizer=True).step == 10
     assert len(skipped) == 1
     assert "SHA-256 is wrong" in skipped[0]
     assert str(file) in skipped[0]
@@ -182,12 +182,117 @@ def test_a_missing_file_is_named(tmp_path):
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_a_newer_format_is_named(tmp_path, monkeypatch):
+def test_a_newer_format_is_named_and_not_passed_over(tmp_path, monkeypatch):
+    save(tmp_path, 1)
     monkeypatch.setattr(checkpoint, "FORMAT", 7)
-    path = save(tmp_path, 1)
+    path = save(tmp_path, 2)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"format 7, this version reads 1.*use the version"):
+    wanted = r"format 7, this version reads 1 to \d.*use the version"
+    with pytest.raises(CheckpointError, match=wanted):
         load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=wanted):
+        latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("version", [True, 2.0, "2", None, 0])
+def test_a_format_that_is_no_number_of_one_is_refused(tmp_path, version):
+    path = save(tmp_path, 1)
+    forge(path, format=version)
+    with pytest.raises(CheckpointError, match=f"format {version!r}, this version reads"):
+        load_checkpoint(path)
+
+
+# ---- what is read
+
+
+def test_using_a_run_reads_its_weights_alone_and_resuming_reads_everything(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    read, true_read = [], checkpoint.read_file
+
+    def watched(path, manifest):
+        read.append(path.name)
+        return true_read(path, manifest)
+
+    monkeypatch.setattr(checkpoint, "read_file", watched)
+    found = latest_checkpoint(tmp_path)
+    assert sorted(read) == ["model.safetensors", "state.json"]
+    assert_same(found.optimizer, tensors(2))
+    assert_same(found.optimizer, tensors(2))
+    assert read[2:] == ["optimizer.safetensors"]  # once, when it was asked for
+    read.clear()
+    latest_checkpoint(tmp_path, with_optimizer=True)
+    assert sorted(read) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def test_a_damaged_optimizer_state_is_found_when_it_is_read(tmp_path):
+    file = save(tmp_path, 1) / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    found = load_checkpoint(file.parent)
+    assert_same(found.model, tensors(1))
+    with pytest.raises(CheckpointError, match=r"SHA-256 is wrong.*optimizer\.safetensors"):
+        found.optimizer  # noqa: B018
+    save(tmp_path, 1)  # a damaged one of that step is replaced
+    assert_same(load_checkpoint(file.parent).optimizer, tensors(2))
+
+
+# ---- the order that a power cut cannot break
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_its_name_and_the_name_before_success(
+    tmp_path, monkeypatch
+):
+    save(tmp_path, 1)
+    calls = watch_disk(monkeypatch, checkpoint)
+    path = save(tmp_path, 2)
+    temporary = calls[-2][1]
+    assert temporary.name.startswith(".tmp-")
+    assert calls == [
+        *(("fsync", temporary / name) for name in (*FILES, "manifest.json")),
+        ("fsync_directory", temporary),
+        ("rename", temporary, path),
+        ("fsync_directory", path.parent),
+    ]
+
+
+def test_the_folder_of_the_first_checkpoint_is_on_the_disk_too(tmp_path, monkeypatch):
+    calls = watch_disk(monkeypatch, checkpoint)
+    path = save(tmp_path, 1)
+    assert calls[0] == ("fsync_directory", tmp_path)
+    assert calls[-1] == ("fsync_directory", path.parent)
+
+
+def test_a_replaced_file_is_on_the_disk_before_its_name_and_the_name_before_success(
+    tmp_path, monkeypatch
+):
+    calls = watch_disk(monkeypatch, files)
+    files.atomic_write(tmp_path / "config.json", "new")
+    (_, temporary), *rest = calls
+    assert calls[0] == ("fsync", temporary)
+    assert rest == [
+        ("replace", temporary, tmp_path / "config.json"),
+        ("fsync_directory", tmp_path),
+    ]
+
+
+def watch_disk(monkeypatch, module) -> list[tuple]:
+    """Return a list to which a module's calls that must come in order are added."""
+    calls: list[tuple] = []
+
+    def watched(name, function):
+        def call(*args):
+            places = (Path(getattr(arg, "name", arg)) if name == "fsync" else arg for arg in args)
+            calls.append((name, *places))
+            return function(*args)
+
+        return call
+
+    for name in ("fsync", "fsync_directory"):
+        monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, watched(name, getattr(Path, name)))
+    return calls
 
 
 def test_a_checkpoint_under_another_step_is_refused(tmp_path):

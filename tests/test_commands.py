@@ -221,12 +221,15 @@ def test_a_run_is_never_overwritten(capsys, copied, text):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: c | {"format": 99}, "another format number"),
+        (lambda c: c | {"format": 99}, "config.json has format 99, this version reads 1 to"),
         (lambda c: c | {"formt": 1}, "unknown key 'formt'"),
         (lambda c: c | {"model": c["model"] | {"n_layer": -1}}, "n_layer = -1"),
         (lambda c: c | {"model": c["model"] | {"n_layer": None}}, "n_layer"),
         (lambda c: c | {"training": []}, "training is not an object"),
-        (lambda c: [c], "another format number"),
+        (lambda c: [c], "not a JSON object"),
+        (lambda c: c | {"data": 3}, "data = 3 is not possible"),
+        (lambda c: c | {"errors": "ignore"}, "errors = 'ignore' is not possible"),
+        (lambda c: c | {"training": c["training"] | {"dtype": 3}}, "dtype = 3"),
     ],
 )
 def test_config_of_nonsense_is_refused_by_name(capsys, copied, change, named):
@@ -521,7 +524,7 @@ def test_readme_commands_exist(capsys):
     assert len(commands) >= 4
     for name, words in commands:
         assert name in COMMANDS, name
-        text = "".join(run(capsys, name, "--help")[1:])
+        text = "".join(run(capsys, name, "--help-all")[1:])
         for flag in re.findall(r"--[a-z-]+", words):
             assert flag in text, (name, flag)
 

@@ -1,5 +1,6 @@
 """Two processes equal one, in any form, through checkpoints, and when one of them is killed."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from minigpt.machine.distributed import (
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import latest_checkpoint
 from minigpt.support.errors import ConfigError, DataError
-from minigpt.trainer import Trainer
+from minigpt.trainer import Trainer, check_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = ROOT / "tests/ranks_worker.py"
@@ -300,6 +302,86 @@ def test_an_apple_gpu_is_not_shared(monkeypatch):
         connected(torch.device("mps")),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "chosen"),
+    [("cpu", "gloo", []), ("cuda", "cpu:gloo,cuda:nccl", [3])],
+)
+def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, device, backend, chosen):
+    """A machine's third process is its GPU 3, whatever its rank among all machines."""
+    import torch.distributed.rendezvous as meeting
+
+    class Store(torch.distributed.HashStore):
+        def clone(self):
+            return self
+
+    places, groups = [], []
+    monkeypatch.setenv("RANK", "11")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setattr(meeting, "rendezvous", lambda *a, **k: iter([(Store(), 11, 16)]))
+    monkeypatch.setattr(torch.cuda, "set_device", places.append)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda name, **more: groups.append((name, more))
+    )
+    monkeypatch.setattr(distributed.Watch, "run", lambda self: None)
+    watch = distributed.connect(torch.device(device))
+    assert watch.world == World(11, 16)
+    assert places == chosen
+    assert groups[0][0] == backend
+    assert (groups[0][1]["rank"], groups[0][1]["world_size"]) == (11, 16)
+
+
+@pytest.mark.parametrize(("device", "ids"), [("cpu", None), ("cuda:1", [torch.device("cuda:1")])])
+def test_copies_are_wrapped_for_their_device_and_alone_nothing_is(monkeypatch, device, ids):
+    calls = []
+    monkeypatch.setattr(
+        distributed, "DistributedDataParallel", lambda *args, **options: calls.append(args)
+    )
+    model = torch.nn.Linear(3, 5)
+    assert distributed.wrap_model(model, torch.device(device), False) is model
+    assert calls == []
+    monkeypatch.setattr(distributed, "world", lambda: World(1, 2))
+    distributed.wrap_model(model, torch.device(device), False)
+    assert calls == [(model, ids)]
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_float16_is_refused_for_a_split_model_alone(sharded, size, name):
+    config = TrainConfig(batch_size=8, shard=sharded, dtype=name)
+    dtype = getattr(torch, name)
+    if sharded and size == 2 and name == "float16":
+        with pytest.raises(ConfigError, match="float16 cannot be combined with --shard — --dtype"):
+            check_processes(config, size, dtype)
+    else:
+        check_processes(config, size, dtype)
+
+
+def test_gradients_are_exchanged_after_the_last_piece_alone():
+    class Split:
+        synced: ClassVar = []
+
+        def set_requires_gradient_sync(self, is_last):
+            self.synced.append(is_last)
+
+    class Copies:
+        quiet: ClassVar = []
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            self.quiet.append("begins")
+            yield
+            self.quiet.append("ends")
+
+    for is_last in (False, False, True):
+        for forward in (Split(), Copies(), torch.nn.Linear(3, 5)):
+            with distributed.no_sync(forward, is_last):
+                pass
+    assert Split.synced == [False, False, True]
+    assert Copies.quiet == ["begins", "ends"] * 2
 
 
 def test_a_peers_error_keeps_its_exit_code():

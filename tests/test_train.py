@@ -20,6 +20,7 @@ from minigpt import recipe
 from minigpt import trainer as trainer_module
 from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.machine.distributed import World
 from minigpt.muon import Muon
 from minigpt.recipe import TrainConfig, learning_rate_factor, make_optimizers
 from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint
@@ -31,6 +32,8 @@ from minigpt.support.errors import (
     TrainingError,
 )
 from minigpt.support.lock import RunLock
+from minigpt.support.settings import rules
+from minigpt.support.signals import stop_on_signals, uninterrupted
 from minigpt.train import prefetch, train
 from minigpt.trainer import Trainer, seed_step
 from minigpt.validation import evaluate_loss
@@ -38,6 +41,14 @@ from minigpt.validation import evaluate_loss
 V, T, B = 17, 7, 6
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Let Ctrl-C raise KeyboardInterrupt, also where pytest was started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Source:
@@ -172,17 +183,27 @@ def test_dropout_is_seeded_by_step_and_piece_and_the_callers_randomness_is_left_
         seed_step(*place)
         draws.add(torch.rand(()).item())
     assert len(draws) == 6
+    model = make_model(dropout=0.2)
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    train(make_model(dropout=0.2), Source(), make_config(max_steps=2), tmp_path)
-    assert torch.equal(torch.rand(3), make_model_leaves_seed(expected))
+    train(model, Source(), make_config(max_steps=2), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
 
 
-def make_model_leaves_seed(_: torch.Tensor) -> torch.Tensor:
-    """Return what comes after make_model's own use of the generator."""
-    make_model(dropout=0.2)
-    return torch.rand(3)
+def test_each_rank_drops_other_activations_and_each_does_so_again(tmp_path, monkeypatch):
+    rows = [part.repeat(2, 1) for part in Source(rows=B // 2).batch(0)]  # both ranks: the same
+
+    def gradient(rank: int) -> torch.Tensor:
+        monkeypatch.setattr(trainer_module, "world", lambda: World(rank, 2))
+        trainer = Trainer(make_model(dropout=0.5), make_config(), tmp_path / str(rank), {})
+        trainer.accumulate((rows[0], rows[1]))
+        return trainer.model.embedding.weight.grad
+
+    first, second = gradient(0), gradient(1)
+    assert not torch.allclose(first, second)
+    assert torch.equal(gradient(0), first)
+    assert torch.equal(gradient(1), second)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
@@ -304,11 +325,70 @@ def test_compiling_without_a_compiler_names_the_remedy(monkeypatch, tmp_path):
 
 def test_every_setting_has_a_reason_and_a_rule():
     source = Path(recipe.__file__).read_text(encoding="utf-8")
-    ruled = " ".join(names for names, _, _ in recipe.RULES).split()
+    ruled = rules(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         line = source.index(f"    {field.name}: ")
         assert source[source.index("\n", line) :].lstrip().startswith('"""'), field.name
-        assert field.name in ruled
+        assert ruled[field.name].kind not in (int, float) or ruled[field.name].bounds, field.name
+
+
+# ---- what --help promises of each setting
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "warmup"), [(5, 0), (10, 1), (19, 1), (70, 7), (200, 20), (210, 20), (9000, 20)]
+)
+def test_warm_up_is_a_tenth_of_all_steps_and_at_most_20(max_steps, warmup):
+    config = TrainConfig(max_steps=max_steps, schedule="constant")
+    factors = [learning_rate_factor(step, config) for step in range(max_steps)]
+    assert sum(factor < 1 for factor in factors) == max(warmup - 1, 0)
+    assert factors[:warmup] == [(step + 1) / warmup for step in range(warmup)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 7])
+def test_the_last_step_always_has_a_row_a_validation_and_a_checkpoint(tmp_path, steps):
+    config = make_config(
+        max_steps=steps, warmup_steps=0, eval_interval=3, log_interval=4, save_interval=5
+    )
+    result = train(make_model(), Source(), config, tmp_path, validation=[Source().batch(9)])
+    found = rows(tmp_path)
+    expected = {step for step in range(1, steps + 1) if step % 4 == 0} | {steps}
+    assert {row["step"] for row in found if "loss" in row} == expected
+    expected = {step for step in range(1, steps + 1) if step % 3 == 0} | {steps}
+    assert {row["step"] for row in found if "val_loss" in row} == expected
+    assert result.val_loss == found[-1]["val_loss"]
+    assert latest_checkpoint(tmp_path).step == steps
+
+
+@pytest.mark.parametrize("keep", [2, 3, 5])
+def test_so_many_checkpoints_are_kept(tmp_path, keep):
+    config = make_config(save_interval=1, keep_checkpoints=keep)
+    train(make_model(), Source(), config, tmp_path)
+    steps = [int(path.name[5:]) for path in checkpoint_paths(tmp_path)]
+    assert steps == list(range(7 - keep, 7))
+
+
+def test_a_clip_of_0_turns_clipping_off_and_any_other_is_the_greatest_norm(tmp_path):
+    gradients = {}
+    for clip in (0.0, 1e9, 0.01):
+        config = make_config(max_steps=1, warmup_steps=0, grad_clip=clip)
+        trainer = Trainer(make_model(), config, tmp_path / str(clip), {})
+        trainer.train_step(Source().batch(0))
+        gradients[clip] = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+    assert torch.equal(gradients[0.0], gradients[1e9])
+    assert gradients[0.0].norm() > 0.1
+    assert gradients[0.01].norm() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_settings_of_the_optimizers_reach_them():
+    options = {"learning_rate": 0.007, "muon_learning_rate": 0.03, "muon_momentum": 0.6}
+    config = make_config(**options, beta1=0.7, beta2=0.8, weight_decay=0.3)
+    muon, adamw = make_optimizers(make_model(), config)
+    assert (muon.defaults["lr"], muon.defaults["momentum"]) == (0.03, 0.6)
+    assert muon.defaults["weight_decay"] == 0.3
+    assert [group["betas"] for group in adamw.param_groups] == [(0.7, 0.8)] * 2
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
+    assert {group["initial_lr"] for group in adamw.param_groups} == {0.007}
 
 
 # ---- resume

@@ -61,7 +61,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "counts": (9,),
     "muon": (15,),
     "recipe": (10,),
-    "runs.formats": (),
+    "runs.upgrades": (),
     "runs.checkpoint": (10,),
     "runs.resume": (10,),
     "runs.planning": (12,),

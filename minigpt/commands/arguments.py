@@ -16,10 +16,9 @@ T = TypeVar("T")
 # What --help shows of a command with more flags than MOST_FLAGS.
 EVERYDAY = frozenset(
     """
-    out config resume data tokenizer field checkpoint held_out epochs over_long
+    out config resume data tokenizer field checkpoint held_out prompt answer epochs over_long
     vocab_size block_size n_layer n_head n_embd dropout
-    max_steps batch_size micro_batch_size learning_rate save_interval seed dtype device compile
-    shard
+    max_steps batch_size micro_batch_size learning_rate seed dtype device compile
     """.split()  # noqa: SIM905 - a list of words in quotes is harder to read
 )
 MOST_FLAGS = 25
@@ -56,7 +55,7 @@ def flag_value(words: list[str], name: str) -> str | None:
     'runs/old'
     """
     found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, is_joined, value = word.partition("=")
         if flag.replace("_", "-") == "--" + name.replace("_", "-"):
             found = value if is_joined else following

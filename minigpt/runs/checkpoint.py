@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from minigpt import __version__
-from minigpt.runs.formats import FORMAT, FormatError, check_format, upgrade
+from minigpt.runs.upgrades import FORMAT, FormatError, check_format, upgrade
 from minigpt.support.errors import CheckpointError, TrainingError
 from minigpt.support.files import fsync, fsync_directory
 from minigpt.support.lock import RunLock as RunLock

@@ -14,7 +14,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import arrange_for_decoding, choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from minigpt.runs.formats import FORMAT, upgrade
+from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.runs.resume import check_unchanged
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
 from minigpt.support.files import atomic_write

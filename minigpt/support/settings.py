@@ -8,8 +8,8 @@ A config calls `check_fields(self)` in its `__post_init__`; rules that tie two f
 """
 
 import dataclasses
-import math
 import operator
+import sys
 from collections.abc import Callable
 from functools import cache
 from types import NoneType, UnionType
@@ -90,7 +90,7 @@ class Rule:
         if self.choices:
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         if self.kind is float:
-            holds = type(value) in (int, float) and math.isfinite(value)
+            holds = type(value) in (int, float) and abs(value) <= sys.float_info.max  # 10**400 too
         elif self.kind is int:
             holds = type(value) is int and abs(value) <= LARGEST_INT
         else:

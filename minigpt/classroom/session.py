@@ -72,7 +72,9 @@ def _attempt(
         judge.start()
         for end in (ours, theirs, tell):
             end.close()  # they live on in the two processes
-        watches = [Watch(process.pid, limits, home / "output.txt") for process in (worker, judge)]
+        output = home / "output.txt"
+        pids = [process.pid for process in (worker, judge)]
+        watches = [Watch(pid, limits, output) for pid in pids if pid is not None]  # both run
         try:
             return _listen(hear, found, watches, worker)
         finally:

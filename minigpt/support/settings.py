@@ -66,6 +66,29 @@ def check_fields(config: Any) -> None:
         require(rule.allows(value), name, value, rule.wanted())
 
 
+def numbers_by_id(name: str, pairs: Any, limit: float) -> tuple[tuple[int, float], ...]:
+    """Return a field's pairs of a token id and a number as tuples; JSON has made them lists.
+
+    Raises ConfigError for anything else, for a number beyond the limit, and for an id given twice.
+
+    >>> numbers_by_id("logit_bias", [[7, -5.0]], 100)
+    ((7, -5.0),)
+    """
+    lists = (tuple, list)
+    holds = isinstance(pairs, lists) and all(isinstance(p, lists) and len(p) == 2 for p in pairs)
+    holds = holds and all(
+        type(token) is int
+        and 0 <= token <= LARGEST_INT
+        and type(number) in (int, float)
+        and abs(number) <= limit
+        for token, number in pairs
+    )
+    holds = holds and len({token for token, _ in pairs}) == len(pairs)
+    wanted = f"pairs of a token id and a number from {-limit} to {limit}, each id once"
+    require(holds, name, pairs, wanted)
+    return tuple((token, number) for token, number in pairs)
+
+
 @cache
 def rules(kind: type) -> dict[str, "Rule"]:
     """Return the rule of each field of a dataclass that has one."""

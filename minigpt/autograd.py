@@ -10,6 +10,7 @@ Source: Baydin et al. 2018, "Automatic Differentiation in Machine Learning: a Su
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -197,7 +198,7 @@ class Tensor:
 
         return Tensor(self.data.transpose(order), (self,), "transpose", pass_back)
 
-    def __getitem__(self, index: object) -> Tensor:
+    def __getitem__(self, index: Any) -> Tensor:
         """Take elements by any numpy index; one that is taken twice gets both gradients."""
 
         def pass_back(gradient: np.ndarray) -> None:

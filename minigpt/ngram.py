@@ -85,7 +85,7 @@ def count_ngrams(tokens: np.ndarray, vocab_size: int, eot_id: int, n: int) -> Co
     tokens = check_tokens(tokens, vocab_size, eot_id)
     levels: list[Level] = []
     contexts = np.zeros(len(tokens), dtype=np.int64)  # before each token: the run of none
-    shorter = None
+    shorter = contexts  # the numbers of the runs of k - 1 tokens; read from k = 2 on
     for k in range(1, n + 1):
         ends = np.flatnonzero(contexts >= 0)  # where runs of k tokens end
         keys, first, inverse, counts = np.unique(

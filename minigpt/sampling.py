@@ -15,20 +15,20 @@ al. 2024, "Turning Up the Heat" (min-p).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from minigpt.machine.sorting import sort_until
-from minigpt.support.errors import ConfigError, TrainingError, require
+from minigpt.support.errors import ConfigError, TrainingError
 from minigpt.support.settings import (
-    LARGEST_INT,
     above,
     at_least,
     at_most,
     below,
     check_fields,
+    numbers_by_id,
 )
 
 
@@ -64,32 +64,12 @@ class SampleConfig:
 
     def __post_init__(self):
         check_fields(self)
-        object.__setattr__(self, "logit_bias", bias_pairs(self.logit_bias))
+        object.__setattr__(self, "logit_bias", numbers_by_id("logit_bias", self.logit_bias, 100))
 
     @property
     def reads_history(self) -> bool:
         """Tell whether the choice depends on the tokens so far, and not on the logits alone."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
-
-
-def bias_pairs(pairs: Any) -> tuple[tuple[int, float], ...]:
-    """Return a bias as a tuple of (id, number); JSON has made lists of what was written as tuples.
-
-    Raises ConfigError for anything else, and for an id that comes twice.
-    """
-    lists = (tuple, list)
-    holds = isinstance(pairs, lists) and all(isinstance(p, lists) and len(p) == 2 for p in pairs)
-    holds = holds and all(
-        type(token) is int
-        and 0 <= token <= LARGEST_INT
-        and type(value) in (int, float)
-        and abs(value) <= 100
-        for token, value in pairs
-    )
-    holds = holds and len({token for token, _ in pairs}) == len(pairs)
-    wanted = "pairs of a token id and a number from -100 to 100, each id once"
-    require(holds, "logit_bias", pairs, wanted)
-    return tuple((token, value) for token, value in pairs)
 
 
 class History:
@@ -129,8 +109,8 @@ class History:
         self.counts[every, ids] += 1
 
 
+# Returns other logits (B, V) in view of what was written; -inf forbids a token.
 Constraint = Callable[[Tensor, History], Tensor]
-"""Returns other logits (B, V) in view of what was written: -inf forbids a token."""
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

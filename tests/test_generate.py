@@ -179,7 +179,7 @@ def test_no_prompts_and_no_new_tokens_are_fine():
 
 
 def penalized_without_cache(
-    model: GPT, prompt: list[int], config: SampleConfig, stop_ids: tuple[int, ...], row: int
+    model: GPT, prompt: list[int], config: SampleConfig, row: int = 0
 ) -> list[int]:
     """Count everything anew for each token, by plain loops: slow, and simple enough to trust."""
     written, generator = [], random.Random(f"{config.seed} {row}")
@@ -198,8 +198,6 @@ def penalized_without_cache(
                 logits[0, token] += bias
             uniform = generator.getrandbits(24) / 2**24
             written.append(draw(next_probabilities(logits, config), [uniform]).item())
-            if written[-1] in stop_ids:
-                return written[:-1]
     return written
 
 
@@ -224,30 +222,27 @@ def test_each_row_is_penalized_for_its_own_text_past_the_window_and_as_rows_end(
     penalties, block_size, temperature
 ):
     model = tiny_model(block_size)
-    prompts = [[1, 2, 3, 4, 5, 6, 7, 8, 9][:n] for n in (1, 3, 5, 8, 9, 2) if n <= block_size]
-    prompts += [[12], [11, 11]]
-    config = SampleConfig(max_new_tokens=30, temperature=temperature, seed=1, **penalties)
-    plain = SampleConfig(max_new_tokens=30, temperature=temperature, seed=1)
-    for stop_ids in ((), (5, 10)):
-        expected = [
-            penalized_without_cache(model, prompt, config, stop_ids, row)
-            for row, prompt in enumerate(prompts)
-        ]
-        assert generate(model, prompts, config, stop_ids) == expected
-        assert generate(model, prompts, plain, stop_ids) != expected
-        assert list(stream(model, prompts[1], config, stop_ids)) == penalized_without_cache(
-            model, prompts[1], config, stop_ids, 0
-        )
-    assert len({len(row) for row in expected}) > 2  # they ended one after the other
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8][:n] for n in (1, 3, 8) if n <= block_size]
+    prompts += [[11, 11], [12]]
+    plain = SampleConfig(max_new_tokens=16, temperature=temperature, seed=1)
+    config = dataclasses.replace(plain, **penalties)
+    whole = [penalized_without_cache(model, ids, config, row) for row, ids in enumerate(prompts)]
+    assert generate(model, prompts, config) == whole
+    assert generate(model, prompts, plain) != whole
+    assert list(stream(model, prompts[0], config)) == whole[0]
+    stop_ids = {whole[0][3], whole[1][7], whole[3][11]}
+    stopped = [list(itertools.takewhile(lambda t: t not in stop_ids, ids)) for ids in whole]
+    assert generate(model, prompts, config, stop_ids) == stopped
+    assert len({len(ids) for ids in stopped}) > 1  # they ended one after the other
 
 
 def test_what_a_truncated_prompt_forgets_counts_as_having_occurred():
     model, prompt = tiny_model(), [12, *range(9), 2]
     config = SampleConfig(5, temperature=0.0, truncate="left", repetition_penalty=3.0)
-    expected = penalized_without_cache(model, prompt, config, (), 0)
+    expected = penalized_without_cache(model, prompt, config)
     assert generate(model, [prompt], config) == [expected]
     window = prompt[window_start(len(prompt), 9) :]
-    assert penalized_without_cache(model, window, config, (), 0) != expected
+    assert penalized_without_cache(model, window, config) != expected
 
 
 def test_a_constraint_sees_each_rows_text_and_has_the_last_word():

@@ -557,7 +557,7 @@ def test_the_verifier_refuses_exactly_the_spoiled_sentence():
     for pair in some_pairs():
         verdicts = [verify(pair.rejected, pair.lesson.language, s) for s in ("train", "held_out")]
         furthest = max(verdicts, key=lambda verdict: verdict.sentences_read)
-        if pair.index >= 0:
-            assert furthest.sentences_read == pair.index
+        if pair.wrong_at >= 0:
+            assert furthest.sentences_read == pair.wrong_at
             assert not furthest.ok
             assert ("stops before its end" in furthest.fault) == (pair.reason == "broken off")

@@ -193,6 +193,8 @@ def _load(topic: str) -> None:
     module_name = f"minigpt_private_checks.{topic}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None, path
+        assert spec.loader is not None, path  # every .py file has one
         sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

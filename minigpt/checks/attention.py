@@ -99,22 +99,22 @@ def repair(answer: Callable, generator: Generator) -> None:
     for B, T, n_head, D in [(2, 5, 3, 4), (1, 1, 2, 3), (3, 7, 1, 5)]:
         C = n_head * D
         x = torch.randn(B, T, C, generator=generator)
-        weights = [torch.randn(C, C, generator=generator) / math.sqrt(C) * 2 for _ in range(4)]
+        q, k, v, o = (torch.randn(C, C, generator=generator) / math.sqrt(C) * 2 for _ in range(4))
         case = f"B = {B}, T = {T}, C = {C}, n_head = {n_head}"
-        got = call(answer, x, *weights, n_head, case=case)
-        expected = _multi_head(x, *weights, n_head)
+        got = call(answer, x, q, k, v, o, n_head, case=case)
+        expected = _multi_head(x, q, k, v, o, n_head)
         slips = {
             "The scale is √D of one head, and D = C / n_head.": _multi_head(
-                x, *weights, n_head, width=C
+                x, q, k, v, o, n_head, width=C
             ),
             "The softmax runs over the wrong axis: each row must sum to 1.": _multi_head(
-                x, *weights, n_head, dim=-2
+                x, q, k, v, o, n_head, dim=-2
             ),
             "A view cannot exchange dimensions: cut into (n_head, D), transpose.": _multi_head(
-                x, *weights, n_head, cut=False
+                x, q, k, v, o, n_head, cut=False
             ),
             "Position t must see itself as well: look at the mask's diagonal.": _multi_head(
-                x, *weights, n_head, diagonal=-1
+                x, q, k, v, o, n_head, diagonal=-1
             ).nan_to_num(),
         }
         shape_fits = isinstance(got, Tensor) and got.shape == expected.shape
@@ -123,7 +123,7 @@ def repair(answer: Callable, generator: Generator) -> None:
         if shape_fits and T > 1:
             later = x.clone()
             later[:, -1] += 1
-            moved = (answer(later, *weights, n_head) - got)[:, :-1].abs().max()
+            moved = (answer(later, q, k, v, o, n_head) - got)[:, :-1].abs().max()
             require(
                 moved < 1e-5,
                 f"a change of the last position changes earlier outputs ({case}). Look at the "

@@ -153,8 +153,8 @@ def integers(generator: torch.Generator, low: int, high: int, count: int = 1) ->
 
 
 def _show(value: Tensor) -> str:
-    value = value.item()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    number = value.item()
+    return f"{number:.4g}" if isinstance(number, float) else str(number)
 
 
 class LargestTensor(TorchFunctionMode):

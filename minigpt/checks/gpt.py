@@ -9,7 +9,15 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from minigpt.checks import exercise
-from minigpt.checks.compare import call, require, same_number, same_results, same_tensor, slip_hint
+from minigpt.checks.compare import (
+    Wrong,
+    call,
+    require,
+    same_number,
+    same_results,
+    same_tensor,
+    slip_hint,
+)
 from minigpt.counts import count_parameters
 from minigpt.gpt import GPTConfig
 from minigpt.support.errors import ConfigError
@@ -367,8 +375,10 @@ def phone(answer: Any, generator: Generator) -> None:
     try:
         config = GPTConfig(vocab_size=8192, block_size=1024, **answer).resolved()
     except ConfigError as error:
-        require(False, f"no such model: {error}")
+        raise Wrong(f"no such model: {error}") from None
     c, size = config, count_parameters(config)
+    assert c.n_kv_head is not None  # `resolved` fills both in
+    assert c.head_dim is not None
     require(c.n_layer >= 6, f"{c.n_layer} layers; at least 6 are asked for")
     require(32 <= c.head_dim <= 128, f"heads of width {c.head_dim}; 32 to 128 are asked for")
     cache = 2 * 2 * c.n_layer * c.n_kv_head * c.head_dim

@@ -156,16 +156,18 @@ def _repair_hint(got: Any, w: Tensor, x: Tensor, targets: Tensor, size: int, lim
     def cut(grad: Tensor) -> Tensor:
         return grad * min(1.0, limit / max(grad.norm().item(), 1e-12))
 
-    total = sum(s * g for s, g in zip(shares, grads, strict=True))
+    added = torch.stack(grads).sum(dim=0)
+    weighted = [s * g for s, g in zip(shares, grads, strict=True)]
+    total = torch.stack(weighted).sum(dim=0)
     slips = {
         "That is the last piece alone: gradients add up.": cut(shares[-1] * grads[-1]),
         "The pieces' means are averaged: a piece weighs by its targets that count.": cut(
-            sum(grads) / len(grads)
+            added / len(grads)
         ),
-        "The pieces' gradients are added without weights.": cut(sum(grads)),
+        "The pieces' gradients are added without weights.": cut(added),
         "Each number is cut by itself: the direction changes.": total.clamp(-limit, limit),
         "Each piece is clipped by itself: clip once, at the end.": sum(
-            cut(s * g) for s, g in zip(shares, grads, strict=True)
+            (cut(each) for each in weighted), torch.zeros_like(w)
         ),
         "Nothing is clipped.": total,
         "A short gradient was made longer: clipping only shortens.": total / total.norm() * limit,

@@ -133,10 +133,11 @@ def _as_exception(raised: Any) -> Exception:
     """Make an exception of the same built-in kind, or a plain one."""
     fields = raised if isinstance(raised, dict) else {}
     kind = getattr(builtins, str(fields.get("kind")), None)
-    is_kind = isinstance(kind, type) and issubclass(kind, Exception)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        kind = Exception
     try:
-        error = kind(str(fields.get("text"))) if is_kind else Exception(str(fields.get("text")))
+        error = kind(str(fields.get("text")))
     except TypeError:  # UnicodeDecodeError and its like want more arguments
         error = Exception(str(fields.get("text")))
-    error.explained = str(fields.get("explained"))
+    vars(error)["explained"] = str(fields.get("explained"))
     return error

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from minigpt.checks import TOPICS, registered
@@ -43,7 +44,7 @@ def grade_steps(
     return {name: found.get(name, NOT_ASKED) for name in expected}
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context():
     """Return the way to start processes: by a warm server on Linux, elsewhere from nothing."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
@@ -71,7 +72,9 @@ def _attempt(
         judge.start()
         for end in (ours, theirs, tell):
             end.close()  # they live on in the two processes
-        watches = [Watch(process.pid, limits, home / "output.txt") for process in (worker, judge)]
+        output = home / "output.txt"
+        pids = [process.pid for process in (worker, judge)]
+        watches = [Watch(pid, limits, output) for pid in pids if pid is not None]  # both run
         try:
             return _listen(hear, found, watches, worker)
         finally:
@@ -95,7 +98,7 @@ def _listen(
     hear: Connection,
     found: dict[str, Verdict],
     watches: list[Watch],
-    worker: multiprocessing.process.BaseProcess,
+    worker: BaseProcess,
 ) -> tuple[int, str] | None:
     """Follow the judge's events and the watches until one of them ends the notebook."""
     step = 0

@@ -1,7 +1,7 @@
 """The enumerator: every story of a small world with its exact probability, and exact entropies."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -89,9 +89,9 @@ def entropy(world: World) -> float:
     What happens next never depends on names, so the chances of all plots are carried forward
     sentence by sentence, and each choice adds its mean entropy (the chain rule).
     """
-    now, terms = Counter({Plot(): 1.0}), []
+    now, terms = {Plot(): 1.0}, []
     while now:
-        later: Counter[Plot] = Counter()
+        later: defaultdict[Plot, float] = defaultdict(float)
         for plot, p in now.items():
             table = world.choices(plot)
             if table is None:

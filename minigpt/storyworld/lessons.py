@@ -8,7 +8,7 @@ constraint, which `obeys` verifies. A seed gives the same lessons everywhere: on
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import NamedTuple
 
@@ -189,7 +189,7 @@ def words_for(roles: list[str], cast: Mapping[str, str]) -> list[tasks.Pair]:
     return [(entry.en, entry.zh) for entry in entries]
 
 
-def some(items: list, count: int, random: Draw) -> list:
+def some(items: Iterable, count: int, random: Draw) -> list:
     """Return `count` different items in random order."""
     rest = list(items)
     return [rest.pop(int(random() * len(rest))) for _ in range(count)]

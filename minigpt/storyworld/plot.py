@@ -59,22 +59,26 @@ def option(
     what: str = "",
     where: str = "",
     there: str = "",
-    new: tuple[str, ...] = (),
-    **changes,
+    new: str | tuple[str, ...] = (),
+    **changes: str | bool,
 ) -> tuple[int, Event]:
-    """Return one weighted event that leads on to `scene` and changes the plot."""
+    """Return one weighted event that leads on to `scene` and changes the plot.
+
+    new: the role that is named for the first time, or several.
+    """
+    named = (new,) if isinstance(new, str) else new
     after = plot._replace(**{"scene": scene, "focus": who} | changes)
-    return weight, Event(kind, who, what, where, there, new, after)
+    return weight, Event(kind, who, what, where, there, named, after)
 
 
 def mix(*parts: tuple[int, Options]) -> Options:
     """Join lists of options so that each list as a whole has the weight in front of it."""
-    parts = [(share, options) for share, options in parts if options]
-    totals = [sum(weight for weight, _ in options) for _, options in parts]
+    filled = [(share, options) for share, options in parts if options]
+    totals = [sum(weight for weight, _ in options) for _, options in filled]
     scale = lcm(*totals)
     return [
         (weight * share * scale // total, event)
-        for (share, options), total in zip(parts, totals, strict=True)
+        for (share, options), total in zip(filled, totals, strict=True)
         for weight, event in options
     ]
 

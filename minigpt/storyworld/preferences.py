@@ -48,15 +48,15 @@ class Preference(NamedTuple):
     chosen: str
     rejected: str
     reason: str  # a key of SPOILERS, or "ignored instruction"
-    index: int  # the first sentence that cannot stand in `rejected`; -1 where it is consistent
+    wrong_at: int  # the first sentence that cannot stand in `rejected`; -1 where it is consistent
 
 
 class Spoiled(NamedTuple):
-    """The sentences of a right and of a wrong story, and the index of the first wrong one."""
+    """The sentences of a right and of a wrong story, and the place of the first wrong one."""
 
     right: list[str]
     wrong: list[str]
-    index: int
+    wrong_at: int
 
 
 def preferences(seed: int, split: Split = "train") -> list[dict[str, str]]:
@@ -156,15 +156,17 @@ def slots_after(steps: list[Step], side: int) -> list[Slots]:
 def misjudge(steps: list[Step], side: int, world: World, random: Draw) -> Iterator[Spoiled]:
     """End both stories with a feeling: the child's own, and one of the opposite kind."""
     plot, slots = steps[-2].event.after, slots_after(steps, side)[-1]
-    choices = [c for c in world.choices(plot).items if c.event.kind.startswith("feel ")]
+    table = world.choices(plot)
+    assert table is not None, "a story has a last step, so there was a choice before it"
+    choices = [c for c in table.items if c.event.kind.startswith("feel ")]
     choice = pick(choices, random)
     good = choice.event.kind.removeprefix("feel ") in GOOD_MOODS
     wrong = pick([felt for felt in MOODS if (felt in GOOD_MOODS) != good], random)
     true_form, _ = choice.forms.draw(random)
     _, false_form = pick(forms(choice.event._replace(kind=f"feel {wrong}"), plot), random)
     start = render(steps[:-1], LANGUAGES[side])
-    ends = [[*start, form[side] % slots] for form in (true_form, false_form)]
-    yield Spoiled(*ends, len(start))
+    right, spoiled = ([*start, form[side] % slots] for form in (true_form, false_form))
+    yield Spoiled(right, spoiled, len(start))
 
 
 def repeat(steps: list[Step], side: int, world: World, random: Draw) -> Iterator[Spoiled]:

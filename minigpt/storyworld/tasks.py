@@ -5,7 +5,7 @@ that its story offers; `measure.py` uses them to test that no shortcut finds the
 Summary, title, topic and mood are in `labels.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -171,7 +171,7 @@ def choose(asked: list[Question], random: Callable[[], float]) -> list[Question]
     return chosen
 
 
-def pick(items: list, random: Callable[[], float]):
+def pick(items: Sequence, random: Callable[[], float]):
     """Return one of the items, all equally likely."""
     return items[int(random() * len(items))]
 

@@ -47,10 +47,11 @@ def fault(reader: Reader, what: str) -> Verdict:
 
 def examples(reader: Reader, count: int = 3) -> list[str]:
     """Return some sentences that could come next: the likeliest events, one form each."""
-    if reader.table is None:
+    table = reader.table
+    if table is None:
         return []
-    order = sorted(range(len(reader.table.items)), key=lambda i: -reader.table.weights[i])
-    sentences = (first_rendering(reader, reader.table.items[i]) for i in order)
+    order = sorted(range(len(table.items)), key=lambda i: -table.weights[i])
+    sentences = (first_rendering(reader, table.items[i]) for i in order)
     return list(islice(sentences, count))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 # Okabe and Ito's palette (2008): distinct for every common kind of color vision.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -21,7 +22,7 @@ SKY, AMBER, GRAY, PALE = "#56B4E9", "#E69F00", "#767676", "#b8c4d0"
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 HEAT = "cividis"  # one hue direction, readable in gray and by color-blind readers
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
     "figure.figsize": (6.4, 3.4),
     "figure.constrained_layout.use": True,
@@ -46,7 +47,8 @@ def use_style() -> None:
     import matplotlib
     from cycler import cycler
 
-    matplotlib.rcParams.update(STYLE | {"axes.prop_cycle": cycler(color=COLORS)})
+    style: dict[Any, Any] = {**STYLE, "axes.prop_cycle": cycler(color=COLORS)}
+    matplotlib.rcParams.update(style)
 
 
 def loss_curve(
@@ -145,13 +147,17 @@ def to_svg(figure: Figure, inches: float = 4.6) -> str:
     ink = "#010203"  # stands for the page's own color
     figure.set_size_inches(inches, figure.get_figheight())
     for ax in figure.axes:
-        texts = [ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title, *ax.texts]
+        left_title: Text = vars(ax)["_left_title"]  # matplotlib has no public name for it
+        texts = [ax.xaxis.label, ax.yaxis.label, ax.title, left_title, *ax.texts]
         legend = ax.get_legend()
         for text in [*texts, *(legend.get_texts() if legend else [])]:
             text.set_color(ink)
         ax.tick_params(colors=ink)
     page = io.StringIO()
-    style = {"svg.fonttype": "none", "svg.hashsalt": "minigpt"}  # the page has the fonts
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "minigpt",
+    }  # the page has the fonts
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # its own lacks Chinese
         figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
@@ -395,7 +401,7 @@ def loss_surface(
 
     if ax is None:
         _, ax = plt.subplots(figsize=(5.4, 4.2))
-    x, y = np.linspace(*across, 81), np.linspace(*up, 81)
+    x, y = np.linspace(across[0], across[1], 81), np.linspace(up[0], up[1], 81)
     heights = np.array([[float(loss(a, b)) for a in x] for b in y])
     levels = heights.min() + (heights.max() - heights.min()) * np.linspace(0, 1, 16) ** 2
     ax.contourf(x, y, heights, levels=levels, cmap=HEAT, alpha=0.75)
@@ -436,8 +442,17 @@ def decision_boundary(
     x, y = np.meshgrid(np.linspace(left, right, 161), np.linspace(low, high, 161))
     regions = np.asarray(classify(np.stack([x.ravel(), y.ravel()], axis=1))).reshape(x.shape)
     colors = ListedColormap(COLORS)
-    limits = {"vmin": 0, "vmax": len(COLORS) - 1}
-    ax.pcolormesh(x, y, regions, cmap=colors, alpha=0.18, shading="auto", rasterized=True, **limits)
+    ax.pcolormesh(
+        x,
+        y,
+        regions,
+        cmap=colors,
+        vmin=0,
+        vmax=len(COLORS) - 1,
+        alpha=0.18,
+        shading="auto",
+        rasterized=True,
+    )
     for number in np.unique(classes):
         own = points[classes == number]
         style = {"color": COLORS[number], "marker": "osD^vP"[number], "ms": 4.5, "mec": "white"}

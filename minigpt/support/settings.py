@@ -8,8 +8,8 @@ A config calls `check_fields(self)` in its `__post_init__`; rules that tie two f
 """
 
 import dataclasses
-import math
 import operator
+import sys
 from collections.abc import Callable
 from functools import cache
 from types import NoneType, UnionType
@@ -66,6 +66,29 @@ def check_fields(config: Any) -> None:
         require(rule.allows(value), name, value, rule.wanted())
 
 
+def numbers_by_id(name: str, pairs: Any, limit: float) -> tuple[tuple[int, float], ...]:
+    """Return a field's pairs of a token id and a number as tuples; JSON has made them lists.
+
+    Raises ConfigError for anything else, for a number beyond the limit, and for an id given twice.
+
+    >>> numbers_by_id("logit_bias", [[7, -5.0]], 100)
+    ((7, -5.0),)
+    """
+    lists = (tuple, list)
+    holds = isinstance(pairs, lists) and all(isinstance(p, lists) and len(p) == 2 for p in pairs)
+    holds = holds and all(
+        type(token) is int
+        and 0 <= token <= LARGEST_INT
+        and type(number) in (int, float)
+        and abs(number) <= limit
+        for token, number in pairs
+    )
+    holds = holds and len({token for token, _ in pairs}) == len(pairs)
+    wanted = f"pairs of a token id and a number from {-limit} to {limit}, each id once"
+    require(holds, name, pairs, wanted)
+    return tuple((token, number) for token, number in pairs)
+
+
 @cache
 def rules(kind: type) -> dict[str, "Rule"]:
     """Return the rule of each field of a dataclass that has one."""
@@ -90,7 +113,7 @@ class Rule:
         if self.choices:
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         if self.kind is float:
-            holds = type(value) in (int, float) and -math.inf < value < math.inf
+            holds = type(value) in (int, float) and abs(value) <= sys.float_info.max  # 10**400 too
         elif self.kind is int:
             holds = type(value) is int and abs(value) <= LARGEST_INT
         else:

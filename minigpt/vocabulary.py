@@ -56,6 +56,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         splitter(self.pattern)  # a pattern that is none is noticed now
+        for byte in range(256):
+            if bytes([byte]) not in self.ids:
+                raise Unsupported(f"model.vocab: byte {byte} is missing")
         names = [*self.ids.values(), *(token.id for token in self.added)]
         for number in names:
             if type(number) is not int or not 0 <= number < LARGEST_VOCABULARY:
@@ -65,9 +68,6 @@ class Vocabulary:
             raise ValueError(f"id {number} belongs to {times} tokens")
         if len({token.content for token in self.added}) < len(self.added):
             raise ValueError("added_tokens: a name stands twice")
-        for byte in range(256):
-            if bytes([byte]) not in self.ids:
-                raise Unsupported(f"model.vocab: byte {byte} is missing")
         for number, (first, second) in enumerate(self.merges):
             for token in (first, second, first + second):
                 if token not in self.ids:

@@ -1,5 +1,7 @@
 """Vocabularies of other people: GPT-2's, Llama 3's and Qwen's files give the library's ids."""
 
+import copy
+import functools
 import json
 import random
 from pathlib import Path
@@ -11,6 +13,7 @@ from tokenizers import AddedToken, models, pre_tokenizers, trainers
 
 from minigpt import vocabulary as module
 from minigpt.bpe import GPT2_PATTERN, GPT4_PATTERN, PATTERN
+from minigpt.storyworld import story
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer, cut_added, load_tokenizer
 from minigpt.vocabulary import Unsupported, Vocabulary, number_tokens
@@ -21,6 +24,7 @@ TRAINING = [
     "def f(x):\n    return x + 1000 == 1000  # !=\n\n\nfor i in range(100):\n        print(i)\n"
     * 6,
     "🙂🙂 👩‍👩‍👧 hello hello 2024-10-31 1,000,000 it's we'll I've <think> think " * 6,
+    *(text for seed in range(60) for text in (story(seed).english, story(seed).chinese)),
 ]
 NAMES = {  # of the special tokens, then of added tokens that are not special
     "gpt2": (["<|endoftext|>"], []),
@@ -52,6 +56,11 @@ def split_by(pattern: str) -> list[pre_tokenizers.PreTokenizer]:
 
 def train_like(family: str) -> dict[str, Any]:
     """Return a small tokenizer.json laid out as the family publishes its own."""
+    return copy.deepcopy(trained(family))
+
+
+@functools.cache
+def trained(family: str) -> dict[str, Any]:
     special, plain = NAMES[family]
     engine = tokenizers.Tokenizer(models.BPE())
     patterns = {"llama3": GPT4_PATTERN, "qwen": PATTERN, "qwen-tied": PATTERN}
@@ -62,7 +71,7 @@ def train_like(family: str) -> dict[str, Any]:
     if family.startswith("qwen"):
         engine.normalizer = tokenizers.normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
     engine.train_from_iterator(TRAINING, trainer)
     normalized = family == "gpt2"
     engine.add_special_tokens([AddedToken(name, normalized=normalized) for name in special])
@@ -93,7 +102,7 @@ def tie_merges(model: dict[str, Any]) -> None:
         for cut in range(1, len(token))
         if token[:cut] in vocab and token[cut:] in vocab
     ]
-    assert len(model["merges"]) > 1.2 * len(made)
+    assert len(model["merges"]) >= len(made) + 20
 
 
 def renumber(content: dict[str, Any], seed: int) -> None:
@@ -177,7 +186,7 @@ def test_special_tokens_have_the_ids_of_the_file_and_end_a_text(tmp_path):
         ids = {token["content"]: token["id"] for token in content["added_tokens"]}
         ours = load(content, tmp_path)
         assert ours.special_tokens == ids
-        assert ours.eot_id == ids[name] >= 600
+        assert ours.eot_id == ids[name] == 900 + list(ids).index(name)
         assert set(ids.values()).isdisjoint(ours.encode("".join(ids)))
         assert ours.encode("".join(ids), allowed_special=ids) == list(ids.values())
 
@@ -262,10 +271,14 @@ def change(content: dict[str, Any], place: str, value: Any) -> None:
         ("normalizer", {"type": "Lowercase"}, r"normalizer\.type is 'Lowercase'"),
         ("pre_tokenizer", None, r"pre_tokenizer is \[\]"),
         ("pre_tokenizer", {"type": "Whitespace"}, r"pre_tokenizer is \['Whitespace'\]"),
-        ("pre_tokenizer.pretokenizers.0.behavior", "MergedWithNext", r"Split\.behavior and invert"),
-        ("pre_tokenizer.pretokenizers.0.pattern", {"String": " "}, r"Split\.pattern is"),
-        ("pre_tokenizer.pretokenizers.1.use_regex", True, r"ByteLevel\.use_regex is True"),
-        ("pre_tokenizer.pretokenizers.1.add_prefix_space", True, r"add_prefix_space is True"),
+        (
+            "pre_tokenizer.pretokenizers.0.behavior",
+            "MergedWithNext",
+            r".*Split\.behavior and invert",
+        ),
+        ("pre_tokenizer.pretokenizers.0.pattern", {"String": " "}, r".*Split\.pattern is"),
+        ("pre_tokenizer.pretokenizers.1.use_regex", True, r".*ByteLevel\.use_regex is True"),
+        ("pre_tokenizer.pretokenizers.1.add_prefix_space", True, r".*add_prefix_space is True"),
         ("decoder", {"type": "Metaspace"}, r"decoder\.type is 'Metaspace'"),
         ("decoder", None, r"decoder\.type is None"),
         ("truncation", {"max_length": 5}, r"truncation is \{"),

@@ -145,10 +145,11 @@ class Tokenizer:
     def _encode_parts(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Take out the tokens that are found by their spelling, and encode what is between them."""
         wanted = [t for t in self.added if not t.special or t.content in allowed_special]
+        # Most are looked for in the text as it was written, some in its normal form.
+        early = [token for token in wanted if not token.normalized]
+        late = [token for token in wanted if token.normalized]
         ids: list[int] = []
-        for part in cut_added(text, [token for token in wanted if not token.normalized]):
-            # A token is looked for in the text as it was written, or in its normal form.
-            late = [token for token in wanted if token.normalized]
+        for part in cut_added(text, early):
             pieces = [part] if isinstance(part, int) else cut_added(self._normalize(part), late)
             for piece in pieces:
                 ids += [piece] if isinstance(piece, int) else self._encode(piece)

@@ -138,6 +138,7 @@ IMPORT_ONLY = frozenset(
         "runs.run",
         "runs.report",
         "checks",
+        "machine.chunks",
         "machine.device",
         "machine.kernels",
     }

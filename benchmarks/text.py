@@ -50,7 +50,7 @@ def measure_encoding(
     special = len(ours.special_tokens)
 
     def encode() -> list[int]:
-        return BPETokenizer(ours.merges, ours.special_tokens).encode(text)
+        return BPETokenizer(ours.vocabulary).encode(text)
 
     ways = {"minigpt": encode}
     if tiktoken is not None:

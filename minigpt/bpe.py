@@ -4,62 +4,41 @@ Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) starts from the 256 
 joining the pair of neighbors that occurs most often. Text is cut into chunks first (words, digits,
 punctuation, spaces); no merge crosses a chunk.
 
+The pattern that cuts is a choice, and every published model made its own; three stand here.
+
 This module knows ids and pairs of ids, but no vocabularies, special tokens or files.
 """
 
-import functools
 import heapq
-import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import regex
-import tokenizers
 
 from minigpt.support.errors import DataError
 
-# The published pattern of GPT-4 with one digit at a time, as Qwen2 uses it. In order: English
+# The published pattern of Qwen2: GPT-4's with one digit at a time. In order: English
 # contractions; letters with one leading mark or space; a digit; punctuation; line ends; spaces.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CHUNK = regex.compile(PATTERN)
-CHUNK_ASCII = re.compile(  # the same for ASCII text: Python's own `re` is faster
-    PATTERN.replace(r"\p{L}\p{N}", "A-Za-z0-9")
-    .replace(r"\p{L}", "[A-Za-z]")
-    .replace(r"\p{N}", "[0-9]"),
-    re.ASCII,
-)
-CHUNK_LIBRARY = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated")
+GPT4_PATTERN = PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")  # of Llama 3, too: digits in threes
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 Pair = tuple[int, int]
-NO_MERGE = 1 << 62  # above every id
+NO_MERGE = 1 << 62  # above every number of a merge
+AS_NUMBERED = range(NO_MERGE)  # the id of merge 300 is 300
 SHORT = 48  # bytes of a chunk up to which looking again is faster than a linked list
 
 
 # --- cutting text into chunks ---
 
 
-def split_chunks(text: str) -> list[str]:
-    """Cut text where no merge may cross: "I'm 42!" -> ["I", "'m", " ", "4", "2", "!"].
-
-    `regex` and the library know different editions of Unicode, so the newest letters and digits
-    are letters to one and symbols to the other. Both agree on every character of Unicode 3.2;
-    a text with a later one is cut by the library, so that the ids are the same for everyone.
-    """
-    if text.isascii():
-        return CHUNK_ASCII.findall(text)
-    if all(_in_unicode_3(character) for character in set(text)):
-        return CHUNK.findall(text)
-    return [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
-
-
-@functools.cache
-def _in_unicode_3(character: str) -> bool:
-    return unicodedata.ucd_3_2_0.category(character) != "Cn"
+def split_chunks(text: str, pattern: str = PATTERN) -> list[str]:
+    """Cut text where no merge may cross: "I'm 42!" -> ["I", "'m", " ", "4", "2", "!"]."""
+    return regex.findall(pattern, text)
 
 
 def byte_symbols() -> dict[int, str]:
@@ -92,12 +71,14 @@ def check_surrogates(text: str) -> None:
 # --- learning merges ---
 
 
-def count_chunks(texts: Iterable[str]) -> Counter[str]:
+def count_chunks(
+    texts: Iterable[str], split: Callable[[str], list[str]] = split_chunks
+) -> Counter[str]:
     """Count every distinct chunk: a corpus has few distinct words, and each is merged once."""
     counts: Counter[str] = Counter()
     for text in texts:
         check_surrogates(text)
-        counts.update(split_chunks(text))
+        counts.update(split(text))
     return counts
 
 
@@ -125,6 +106,7 @@ def learn_merges(
             continue
         merges[pair] = new_id
         touched = set()
+        # Only words with this pair change; in them, only the pairs beside it.
         for word in pair_words.pop(pair):
             words[word], gone, made = merge_pair(words[word], pair, new_id)
             for neighbors in gone:
@@ -133,6 +115,8 @@ def learn_merges(
                 pair_counts[neighbors] += counts[word]
                 pair_words[neighbors].add(word)
             touched.update(made)
+        # Fallen counts are corrected when their pair is taken. Risen ones must be pushed, or
+        # the pair would be found too late.
         for neighbors in touched:
             if pair_counts[neighbors] > 0:
                 heapq.heappush(heap, (-pair_counts[neighbors], neighbors))
@@ -159,6 +143,7 @@ def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]
         count = pair_counts[pair]
         if count == -negative_count:
             return pair
+        # The heap cannot change an entry in place, so the true count is pushed when it matters.
         if count > 0:
             heapq.heappush(heap, (-count, pair))
     return None
@@ -179,6 +164,7 @@ def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list
             merged.append(ids[i])
             i += 1
             continue
+        # The neighbor on the left may itself be a pair that was just joined: look in `merged`.
         if merged:
             gone.append((merged[-1], first))
             made.append((merged[-1], new_id))
@@ -191,26 +177,32 @@ def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list
 
 
 # --- applying merges ---
+#
+# `merges` gives each pair the number of its merge: the smaller, the earlier. `new_ids` gives the
+# id that a merge makes. What `learn_merges` returns has ids for numbers, so they are the same;
+# in a published vocabulary two merges can make one token, and ids need not follow the order.
 
 
-def merge_chunk(ids: list[int], merges: dict[Pair, int]) -> list[int]:
-    """Apply the merges to one chunk in the order in which they were learned.
+def merge_chunk(
+    ids: list[int], merges: dict[Pair, int], new_ids: Sequence[int] = AS_NUMBERED
+) -> list[int]:
+    """Apply the merges to one chunk, the earliest first; both ways give the same ids."""
+    merge = merge_short if len(ids) <= SHORT else merge_long
+    return merge(ids, merges, new_ids)
 
-    An earlier merge has the smaller new id. Both ways give the same ids.
-    """
-    return merge_short(ids, merges) if len(ids) <= SHORT else merge_long(ids, merges)
 
-
-def merge_short(ids: list[int], merges: dict[Pair, int]) -> list[int]:
+def merge_short(
+    ids: list[int], merges: dict[Pair, int], new_ids: Sequence[int] = AS_NUMBERED
+) -> list[int]:
     """Apply the earliest merge that is there, and look again; the time is quadratic in the length.
 
-    `found` has the new id of each pair of neighbors; a merge changes only those beside it.
+    `found` has the merge of each pair of neighbors; a merge changes only those beside it.
     """
     ids = list(ids)
     found = [merges.get(pair, NO_MERGE) for pair in pairwise(ids)]
-    while found and (new_id := min(found)) != NO_MERGE:
-        left = found.index(new_id)
-        ids[left : left + 2] = [new_id]
+    while found and (number := min(found)) != NO_MERGE:
+        left = found.index(number)
+        ids[left : left + 2] = [new_id := new_ids[number]]
         del found[left]
         if left > 0:
             found[left - 1] = merges.get((ids[left - 1], new_id), NO_MERGE)
@@ -219,38 +211,35 @@ def merge_short(ids: list[int], merges: dict[Pair, int]) -> list[int]:
     return ids
 
 
-def merge_long(ids: list[int], merges: dict[Pair, int]) -> list[int]:
-    """Apply the merges to a chunk of any length, in linear time.
+def merge_long(
+    ids: list[int], merges: dict[Pair, int], new_ids: Sequence[int] = AS_NUMBERED
+) -> list[int]:
+    """Apply the merges to a chunk of any length; the look-ups grow in proportion to it.
 
-    The ids form a linked list, and each possible merge waits in the list of its new id. A merge
-    makes room only for later ones, so each new id is dealt with once, in order.
+    The ids form a linked list, so joining two costs nothing. Every possible merge waits in a heap,
+    the earliest in front; of the same merge, the place furthest left.
     """
     ids, end = list(ids), len(ids)
     before, after = list(range(-1, end - 1)), list(range(1, end + 1))
-    waiting: dict[int, list[int]] = {}
-    heap: list[int] = []
-
-    def wait(left: int, right: int) -> None:
-        new_id = merges.get((ids[left], ids[right]))
-        if new_id in waiting:
-            waiting[new_id].append(left)
-        elif new_id is not None:
-            waiting[new_id] = [left]
-            heapq.heappush(heap, new_id)
-
-    for left in range(end - 1):
-        wait(left, left + 1)
+    heap: list[tuple[int, int]] = []
+    for left, pair in enumerate(pairwise(ids)):
+        number = merges.get(pair, NO_MERGE)
+        if number != NO_MERGE:
+            heap.append((number, left))
+    heapq.heapify(heap)
     while heap:
-        new_id = heapq.heappop(heap)
-        for left in sorted(waiting.pop(new_id)):
-            right = after[left]
-            if right == end or merges.get((ids[left], ids[right])) != new_id:
-                continue  # a neighbor was merged meanwhile
-            ids[left], ids[right] = new_id, -1
-            after[left] = right = after[right]
-            if right < end:
-                before[right] = left
-                wait(left, right)
-            if before[left] >= 0:
-                wait(before[left], left)
+        number, left = heapq.heappop(heap)
+        right = after[left]
+        # A neighbor may have been merged since: then this entry is out of date.
+        if right == end or merges.get((ids[left], ids[right])) != number:
+            continue
+        ids[left], ids[right] = new_ids[number], -1
+        after[left] = right = after[right]
+        if right < end:
+            before[right] = left
+        for first, second in ((before[left], left), (left, right)):
+            if first >= 0 and second < end:
+                number = merges.get((ids[first], ids[second]), NO_MERGE)
+                if number != NO_MERGE:
+                    heapq.heappush(heap, (number, first))
     return [token for token in ids if token >= 0]

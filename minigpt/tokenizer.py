@@ -1,7 +1,8 @@
 """Turn text into token ids and back: byte-level byte-pair encoding, or single characters.
 
-The merges are learned and applied in bpe.py; here they become a vocabulary with special tokens, an
-interface and a file. Every text is bytes, so to byte-pair encoding nothing is unknown.
+The merges are learned and applied in bpe.py, and vocabulary.py holds what tells one tokenizer from
+another; here both get an interface. Every text is bytes, so to byte-pair encoding nothing is
+unknown, and the vocabularies of GPT-2, Llama 3 and Qwen work as our own do.
 
 Both tokenizers are saved as a `tokenizer.json` that the `tokenizers` library loads; that library
 encodes batches where it is faster, on all cores and with identical ids. A special token never
@@ -17,28 +18,31 @@ import json
 import operator
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from minigpt.bpe import (
-    BYTE_SYMBOLS,
     PATTERN,
-    Pair,
     check_surrogates,
     count_chunks,
     learn_merges,
     merge_chunk,
-    split_chunks,
 )
 from minigpt.cohesion import cut_words
+from minigpt.machine.chunks import splitter
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.files import atomic_write
+from minigpt.vocabulary import AddedToken, Unsupported, Vocabulary, library_json, number_tokens
 
 END_OF_TEXT = "<|endoftext|>"
+ENDS = (END_OF_TEXT, "<|end_of_text|>")  # what published models call it: GPT-2 and Qwen, Llama 3
 UNKNOWN = "<|unknown|>"
+WHITE = "".join(chr(n) for n in range(0x3001) if chr(n).isspace() and not 0x1C <= n <= 0x1F)
 REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
+NFC = tokenizers.normalizers.NFC()
 FEW_CORES = 4  # up to so many, our memory for words is faster than the library on all of them
 
 # --- the interface of all tokenizers ---
@@ -50,11 +54,23 @@ class Tokenizer:
     `token_bytes[id]` are the bytes that an id stands for, `special_tokens` the ids by name.
     """
 
-    def __init__(self, token_bytes: list[bytes], special_tokens: dict[str, int]):
+    def __init__(self, token_bytes: list[bytes], added: Sequence[AddedToken]):
         self.token_bytes = token_bytes
-        self.special_tokens = special_tokens
         self.vocab_size = len(token_bytes)
-        self.eot_id = special_tokens[END_OF_TEXT]
+        self.added = tuple(added)
+        self.special_tokens = {token.content: token.id for token in added if token.special}
+
+    @functools.cached_property
+    def eot_id(self) -> int:
+        """The id that ends a document; raises DataError where the vocabulary has none."""
+        for name in ENDS:
+            if name in self.special_tokens:
+                return self.special_tokens[name]
+        raise DataError(
+            "no token that ends a text",
+            f"special tokens {list(self.special_tokens)[:5]}",
+            f"use a tokenizer with one of {', '.join(ENDS)}",
+        )
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Return the ids of `text`; special tokens only where `allowed_special` names them.
@@ -63,15 +79,9 @@ class Tokenizer:
         `allowed_special` that is not a special token.
         """
         check_surrogates(text)
-        if not allowed_special:
-            return self._encode(text)
-        self._check_special(allowed_special)
-        names = sorted(allowed_special, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-        ids: list[int] = []
-        for n, part in enumerate(parts):  # every second part is a special token
-            ids += [self.special_tokens[part]] if n % 2 else self._encode(part)
-        return ids
+        if allowed_special:
+            self._check_special(allowed_special)
+        return self._encode_parts(text, allowed_special)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, by whoever is faster; special tokens never.
@@ -132,10 +142,28 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         raise NotImplementedError
 
+    def _encode_parts(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
+        """Take out the tokens that are found by their spelling, and encode what is between them."""
+        wanted = [t for t in self.added if not t.special or t.content in allowed_special]
+        # Most are looked for in the text as it was written, some in its normal form.
+        early = [token for token in wanted if not token.normalized]
+        late = [token for token in wanted if token.normalized]
+        ids: list[int] = []
+        for part in cut_added(text, early):
+            pieces = [part] if isinstance(part, int) else cut_added(self._normalize(part), late)
+            for piece in pieces:
+                ids += [piece] if isinstance(piece, int) else self._encode(piece)
+        return ids
+
+    def _normalize(self, text: str) -> str:
+        return text
+
     @functools.cached_property
     def _engine(self) -> tokenizers.Tokenizer:
-        # Without added tokens the library has no way to find special tokens in a text.
-        content = json.loads(self.to_json()) | {"added_tokens": []}
+        content = json.loads(self.to_json())
+        # Without its special tokens the library has no way to find them in a text.
+        content["added_tokens"] = [t for t in content["added_tokens"] if not t["special"]]
+        content["model"]["vocab"] |= {t["content"]: t["id"] for t in content["added_tokens"]}
         return tokenizers.Tokenizer.from_str(json.dumps(content))
 
     def _check_special(self, names: Collection[str]) -> None:
@@ -146,6 +174,33 @@ class Tokenizer:
                 "allowed_special",
                 f"give a list with some of {list(self.special_tokens)}",
             )
+
+
+def cut_added(text: str, added: Iterable[AddedToken]) -> Iterator[str | int]:
+    """Yield the ids of added tokens that a text spells, and the texts between them, in order.
+
+    >>> list(cut_added("a<|x|>b", [AddedToken("<|x|>", 7)]))
+    ['a', 7, 'b']
+    """
+    tokens = {token.content: token for token in added}
+    end = 0
+    for match in spellings(tuple(tokens)).finditer(text) if tokens else ():
+        token = tokens[match[0]]
+        before = text[end : match.start()]
+        if before := before.rstrip(WHITE) if token.lstrip else before:
+            yield before
+        yield token.id
+        end = match.end()
+        while token.rstrip and text[end : end + 1] and text[end] in WHITE:
+            end += 1
+    if end < len(text):
+        yield text[end:]
+
+
+@functools.lru_cache(maxsize=64)
+def spellings(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern of these names; where several fit, the longest."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
 
 def number_special(names: Sequence[str]) -> dict[str, int]:
@@ -168,15 +223,16 @@ def number_special(names: Sequence[str]) -> dict[str, int]:
 class BPETokenizer(Tokenizer):
     """Byte-level byte-pair encoding: any text and any bytes round-trip exactly."""
 
-    def __init__(self, merges: dict[Pair, int], special_tokens: dict[str, int]):
-        token_bytes = [name.encode("utf-8") for name in special_tokens]
-        self.byte_ids = {byte: len(token_bytes) + n for n, byte in enumerate(BYTE_SYMBOLS)}
-        token_bytes += [bytes([byte]) for byte in BYTE_SYMBOLS]
-        for first, second in merges:
-            token_bytes.append(token_bytes[first] + token_bytes[second])
-        assert len(set(token_bytes)) == len(token_bytes), "two merges give the same token"
-        super().__init__(token_bytes, special_tokens)
-        self.merges = merges
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__(vocabulary.token_bytes, vocabulary.added)
+        self.vocabulary = vocabulary
+        ids = vocabulary.ids
+        self.byte_ids = [ids[bytes([byte])] for byte in range(256)]
+        # A pair has the number of its merge: the order is the file's, whatever the ids are.
+        pairs = enumerate(vocabulary.merges)
+        self.merges = {(ids[first], ids[second]): number for number, (first, second) in pairs}
+        self.merged_ids = [ids[first + second] for first, second in vocabulary.merges]
+        self._split = splitter(vocabulary.pattern)
         self._remembered: dict[str, list[int]] = {}
 
     @classmethod
@@ -186,12 +242,13 @@ class BPETokenizer(Tokenizer):
         vocab_size: int,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         word_cohesion: float = 0.0,
+        pattern: str = PATTERN,
     ) -> "BPETokenizer":
         """Learn merges until the vocabulary has `vocab_size` tokens, or no pair is left.
 
         Ids: special tokens, the 256 bytes, then the merges in the order learned; the same as
         those of the library's BpeTrainer. With a `word_cohesion` above 0 Chinese is cut into words
-        first (see `words.py`), and no token is learned that reaches beyond one.
+        first (see cohesion.py), and no token is learned that reaches beyond one.
         """
         special = number_special(special_tokens)
         first_new = len(special) + 256
@@ -201,15 +258,15 @@ class BPETokenizer(Tokenizer):
                 "tokenizer training",
                 f"give at least {first_new}: 256 bytes and {len(special)} special tokens",
             )
-        chunks = count_chunks(texts)
+        chunks = count_chunks(texts, splitter(pattern))
         if not chunks:
             raise DataError("no text", "tokenizer training", "give at least one text")
         if word_cohesion:
             chunks = cut_words(chunks, word_cohesion)
-        tokenizer = cls({}, special)
+        tokenizer = cls(number_tokens([], special))
         words = [tokenizer.byte_tokens(chunk.encode("utf-8")) for chunk in chunks]
         merges = learn_merges(words, list(chunks.values()), range(first_new, vocab_size))
-        return cls(merges, special)
+        return cls(number_tokens(merges, special, pattern))
 
     def byte_tokens(self, data: bytes) -> list[int]:
         """Return one id for each byte."""
@@ -223,41 +280,22 @@ class BPETokenizer(Tokenizer):
             if n % 2:
                 ids += self._merge(part.encode("utf-8", errors="surrogateescape"))
             else:
-                ids += self._encode(part)
+                ids += self._encode_parts(part)
         return ids
 
     def to_json(self) -> str:
-        symbols = ["".join(BYTE_SYMBOLS[byte] for byte in token) for token in self.token_bytes]
-        symbols[: len(self.special_tokens)] = self.special_tokens
-        byte_level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-        split = {"pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-        return library_json(
-            special_tokens=self.special_tokens,
-            pre_tokenizer={
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", **split},
-                    {"type": "ByteLevel", **byte_level},
-                ],
-            },
-            decoder={"type": "ByteLevel", **byte_level},
-            unknown=None,
-            vocab={symbol: number for number, symbol in enumerate(symbols)},
-            merges=[[symbols[first], symbols[second]] for first, second in self.merges],
-        )
+        return self.vocabulary.to_json()
 
-    @classmethod
-    def from_json(cls, content: dict) -> "BPETokenizer":
-        """Read what `to_json` wrote; the caller compares the result with the file."""
-        vocab, special = content["model"]["vocab"], special_of(content)
-        first_new = len(special) + 256
-        pairs = [(vocab[first], vocab[second]) for first, second in content["model"]["merges"]]
-        return cls({pair: first_new + n for n, pair in enumerate(pairs)}, special)
+    def _normalize(self, text: str) -> str:
+        if self.vocabulary.normalizer is None or text.isascii():
+            return text
+        # The library's edition of Unicode, not Python's, so that the ids are the same everywhere.
+        return NFC.normalize_str(text)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         remembered = self._remembered
-        for chunk in split_chunks(text):
+        for chunk in self._split(text):
             known = remembered.get(chunk)
             if known is None:
                 known = self._merge(chunk.encode("utf-8"))
@@ -267,7 +305,9 @@ class BPETokenizer(Tokenizer):
         return ids
 
     def _merge(self, data: bytes) -> list[int]:
-        return merge_chunk(self.byte_tokens(data), self.merges)
+        if self.vocabulary.ignore_merges and data in self.vocabulary.ids:
+            return [self.vocabulary.ids[data]]
+        return merge_chunk(self.byte_tokens(data), self.merges, self.merged_ids)
 
 
 class CharTokenizer(Tokenizer):
@@ -275,7 +315,8 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, characters: Sequence[str], special_tokens: dict[str, int]):
         tokens = [*special_tokens, *characters]
-        super().__init__([token.encode("utf-8") for token in tokens], special_tokens)
+        added = [AddedToken(name, number) for name, number in special_tokens.items()]
+        super().__init__([token.encode("utf-8") for token in tokens], added)
         self.unknown_id = special_tokens[UNKNOWN]
         first = len(special_tokens)
         self.character_ids = {character: first + n for n, character in enumerate(characters)}
@@ -302,16 +343,30 @@ class CharTokenizer(Tokenizer):
         return self._encode(data.decode("utf-8", errors="replace"))
 
     def to_json(self) -> str:
-        vocab = self.special_tokens | self.character_ids
         return library_json(
-            self.special_tokens, None, {"type": "Fuse"}, unknown=UNKNOWN, vocab=vocab, merges=[]
+            added=self.added,
+            normalizer=None,
+            pre_tokenizer=None,
+            post_processor=None,
+            decoder={"type": "Fuse"},
+            unknown=UNKNOWN,
+            ignore_merges=False,
+            vocab=self.special_tokens | self.character_ids,
+            merges=[],
         )
 
     @classmethod
-    def from_json(cls, content: dict) -> "CharTokenizer":
-        """Read what `to_json` wrote; the caller compares the result with the file."""
-        special = special_of(content)
-        return cls(list(content["model"]["vocab"])[len(special) :], special)
+    def from_json(cls, content: dict[str, Any]) -> "CharTokenizer":
+        """Read what `to_json` wrote; raise ValueError at anything else."""
+        special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        if special != number_special(list(special)):
+            raise ValueError(f"special tokens {special}")
+        tokenizer = cls(list(content["model"]["vocab"])[len(special) :], special)
+        ours = json.loads(tokenizer.to_json())
+        for key in ("normalizer", "pre_tokenizer", "decoder", "model"):
+            if content[key] != ours[key]:
+                raise ValueError(f"its {key} is not that of a vocabulary of characters")
+        return tokenizer
 
     def _encode(self, text: str) -> list[int]:
         return [self.character_ids.get(character, self.unknown_id) for character in text]
@@ -320,72 +375,26 @@ class CharTokenizer(Tokenizer):
 # --- files ---
 
 
-def library_json(
-    special_tokens: dict[str, int],
-    pre_tokenizer: dict | None,
-    decoder: dict,
-    unknown: str | None,
-    vocab: dict[str, int],
-    merges: list[list[str]],
-) -> str:
-    """Return a tokenizer.json of the `tokenizers` library; without merges, characters are units."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": number, "content": name, **plain, "special": True}
-        for name, number in special_tokens.items()
-    ]
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": unknown,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocab,
-        "merges": merges,
-    }
-    content = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": decoder,
-        "model": model,
-    }
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-
-
-def special_of(content: dict) -> dict[str, int]:
-    """Return the special tokens of a tokenizer.json, or raise ValueError where we number others."""
-    special = {token["content"]: token["id"] for token in content["added_tokens"]}
-    if special != number_special(list(special)):
-        raise ValueError(f"special tokens {special}")
-    return special
-
-
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read the tokenizer.json of a `BPETokenizer` or `CharTokenizer`.
+    """Read a tokenizer.json: ours, or one of GPT-2, Llama 3, Qwen and their relatives.
 
-    Raises DataError where the file is missing, damaged or of another kind.
+    The ids are those of the `tokenizers` library. Raises DataError where the file is missing or
+    damaged, or asks for what we do not do as the library does it.
     """
     path = Path(path)
-    remedy = "train a tokenizer with minigpt, or copy the run's tokenizer.json again"
+    remedy = "copy the tokenizer.json again, or train a tokenizer with minigpt"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        kind = CharTokenizer if content["model"]["unk_token"] == UNKNOWN else BPETokenizer
-        tokenizer = kind.from_json(content)
-        ours = json.loads(tokenizer.to_json())
-        for key in ("normalizer", "pre_tokenizer", "decoder", "model"):
-            if content[key] != ours[key]:
-                raise ValueError(f"its {key} is another, or its ids do not fit its merges")
+        if content["model"].get("unk_token") == UNKNOWN:
+            tokenizer = CharTokenizer.from_json(content)
+        else:
+            tokenizer = BPETokenizer(Vocabulary.from_json(content))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", str(path), remedy) from None
+    except Unsupported as error:
+        remedy = "use a byte-level tokenizer.json, as GPT-2, Llama 3 and Qwen have, or train one"
+        raise DataError(f"not supported: {error}", str(path), remedy) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(f"not a tokenizer of minigpt ({reason})", str(path), remedy) from None
+        raise DataError(f"not a tokenizer.json ({reason})", str(path), remedy) from None
     return tokenizer

@@ -1,29 +1,15 @@
 """The tokenizers against the `tokenizers` library, and against every text and byte."""
 
+import hashlib
 import json
 import random
-import unicodedata
 from pathlib import Path
 
 import pytest
-import regex
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, trainers
 
 from minigpt import tokenizer as module
-from minigpt.bpe import (
-    CHUNK,
-    CHUNK_ASCII,
-    CHUNK_LIBRARY,
-    PATTERN,
-    merge_chunk,
-    merge_long,
-    merge_pair,
-    merge_short,
-    split_chunks,
-)
+from minigpt.bpe import PATTERN
 from minigpt.streaming import TextStream
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import (
@@ -34,6 +20,7 @@ from minigpt.tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
+from minigpt.vocabulary import number_tokens
 
 SAMPLE = (
     "The cat's hat, the CAT'S mat: 1234 cats!\n\n  I'm   here...\r\n\tdéjà vu — naïve café\n"
@@ -58,25 +45,6 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return request.getfixturevalue(request.param)
 
 
-def library_train(texts: list[str], vocab_size: int) -> dict:
-    """Return the "model" part of the tokenizer.json that the library itself trains."""
-    engine = tokenizers.Tokenizer(models.BPE())
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    engine.train_from_iterator(texts, trainer)
-    return json.loads(engine.to_str())["model"]
-
-
 def library_load(tokenizer: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
     """Save, and load with the library, told to take special tokens in a text as text."""
     tokenizer.save(folder / "tokenizer.json")
@@ -85,74 +53,7 @@ def library_load(tokenizer: Tokenizer, folder: Path) -> tokenizers.Tokenizer:
     return engine
 
 
-def assert_trains_like_library(texts: list[str], vocab_size: int) -> None:
-    ours = json.loads(BPETokenizer.train(texts, vocab_size).to_json())["model"]
-    theirs = library_train(texts, vocab_size)
-    assert ours["merges"] == theirs["merges"]
-    assert ours["vocab"] == theirs["vocab"]
-
-
-def merge_by_scanning(ids: list[int], merges: dict[tuple[int, int], int]) -> list[int]:
-    """Apply merges the slow way: the whole chunk once for each merge."""
-    for pair, new_id in merges.items():
-        ids = merge_pair(ids, pair, new_id)[0]
-    return ids
-
-
 # --- learning ---
-
-
-def test_first_merges_by_hand():
-    # ab stands 3 times, bc once; then abc once and " " + ab once: the smaller ids win.
-    tokenizer = BPETokenizer.train(["abc ab ab"], 257 + 2)
-    assert tokenizer.token_bytes[257:] == [b"ab", b" ab"]
-    assert tokenizer.encode("ab ab") == [257, 258]
-
-
-def test_ties_go_to_the_smaller_pair_of_ids():
-    tokenizer = BPETokenizer.train(["zy ab"], 257 + 3)
-    assert tokenizer.token_bytes[257:] == [b"ab", b"zy", b" ab"]
-
-
-def test_merge_pair_says_which_neighbors_it_parts():
-    assert merge_pair([5, 1, 2, 6], (1, 2), 9) == ([5, 9, 6], [(5, 1), (2, 6)], [(5, 9), (9, 6)])
-    assert merge_pair([1, 1, 1], (1, 1), 9)[0] == [9, 1]
-
-
-@pytest.mark.parametrize("letters", ["a", "ab", "aab", "ab c", "!?", "\n x", "中文a", "é🙂 "])
-def test_merges_equal_the_librarys_on_random_text(letters):
-    for seed in range(12):
-        rng = random.Random(seed)
-        texts = ["".join(rng.choices(letters, k=rng.randint(1, 60))) for _ in range(4)]
-        assert_trains_like_library(texts, 257 + rng.randint(0, 60))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "alice/11-0.txt",
-        "unicode-lipsum/Chinese-Lipsum.utf8.txt",
-        "sanguo/sanguo.txt",
-        "multi30k/french",
-        pytest.param("unicode-lipsum/Emoji-Lipsum.utf8.txt", marks=pytest.mark.slow),
-        "emoji-test/unicode-emoji-test.txt",
-    ],
-)
-def test_merges_equal_the_librarys_on_real_text(name, data_dir):
-    if name == "multi30k/french":
-        import zipfile
-
-        with zipfile.ZipFile(data_dir / "tatoeba-fra" / "fra-eng.zip") as archive:
-            text = archive.read("fra.txt").decode("utf-8")
-    else:
-        text = (data_dir / name).read_text(encoding="utf-8", errors="replace")
-    assert_trains_like_library([text[:12_000], text[20_000:50_000]], 700)
-
-
-def test_training_stops_where_no_pair_is_left():
-    tokenizer = BPETokenizer.train(["abab"], 1000)
-    assert tokenizer.vocab_size == 259  # ab, abab
-    assert_trains_like_library(["abab"], 1000)
 
 
 def test_vocab_size_below_the_bytes_is_refused():
@@ -177,24 +78,6 @@ def test_special_tokens_that_a_merge_could_produce_are_refused(names):
 
 
 # --- encoding ---
-
-
-@pytest.mark.slow
-@given(st.text(alphabet="ab c1!\n é中🙂'stT", max_size=80))
-@settings(max_examples=300, deadline=None)
-def test_both_ways_of_merging_equal_scanning(text):
-    tokenizer = BPETokenizer.train([SAMPLE + "aaaaaaa aabaabaab\n\n\n\n"], 420)
-    for data in (text.encode("utf-8"), *(chunk.encode("utf-8") for chunk in split_chunks(text))):
-        ids = tokenizer.byte_tokens(data)
-        expected = merge_by_scanning(ids, tokenizer.merges)
-        for merge in (merge_chunk, merge_short, merge_long):
-            assert merge(list(ids), tokenizer.merges) == expected, merge
-
-
-def test_a_short_chunk_and_a_long_one_are_merged_in_their_own_ways(monkeypatch):
-    monkeypatch.setattr("minigpt.bpe.merge_short", lambda ids, merges: "short")
-    monkeypatch.setattr("minigpt.bpe.merge_long", lambda ids, merges: "long")
-    assert [merge_chunk([1] * length, {}) for length in (48, 49)] == ["short", "long"]
 
 
 @pytest.mark.parametrize("cores", [1, 64])
@@ -267,62 +150,6 @@ def test_ids_equal_the_librarys_on_every_data_file(data_dir, tmp_path):
     assert_ids_equal_on(text_files(data_dir), None, tmp_path)
 
 
-@pytest.mark.parametrize("kind", [r"\p{L}", r"\p{N}", r"\s"])
-def test_both_engines_agree_on_every_character_of_unicode_3(kind):
-    old = [c for c in SCALARS if unicodedata.ucd_3_2_0.category(c) != "Cn"]
-    matched = set(regex.findall(kind, "".join(old)))
-    rest = pre_tokenizers.Split(tokenizers.Regex(kind), "removed").pre_tokenize_str("".join(old))
-    assert matched.isdisjoint(rest := {c for piece, _ in rest for c in piece})
-    assert matched | rest == set(old)
-
-
-def assert_chunks_agree(characters: list[str]) -> None:
-    for shape in ("a{}b 1{}2!{}? {} ", "'{}x 'l{}\n{}\n"):
-        for start in range(0, len(characters), 512):
-            block = characters[start : start + 512]
-            text = "".join(shape.replace("{}", character) for character in block)
-            assert split_chunks(text) == [
-                chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)
-            ]
-            for character in block[:1]:  # alone, so that the choice of engine is not shared
-                alone = shape.replace("{}", character)
-                library = [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(alone)]
-                assert split_chunks(alone) == library
-
-
-@pytest.mark.slow
-def test_chunks_agree_with_the_library_on_20_000_characters():
-    assert_chunks_agree(random.Random(0).sample(SCALARS, 20_000))
-    assert_chunks_agree([chr(code) for code in range(0x3000)])
-
-
-@pytest.mark.soak
-def test_chunks_agree_with_the_library_on_every_scalar_value():
-    for shape in ("a{}b 1{}2!{}? {} ", "'{}x 'l{}\n{}\n"):
-        for character in SCALARS:
-            text = shape.replace("{}", character)
-            library = [chunk for chunk, _ in CHUNK_LIBRARY.pre_tokenize_str(text)]
-            assert split_chunks(text) == library, hex(ord(character))
-
-
-def test_ascii_is_cut_by_python_as_by_regex():
-    """Every character in every company of two others, and long random rows."""
-    some = [" ", "\n", "\r", "'", "s", "L", "l", "7", "!", "\x1c", "\t", "\x00"]
-    ascii = [chr(code) for code in range(128)]
-    for text in (a + b + c + d for a in some for b in ascii for c in some for d in some[:9]):
-        assert CHUNK_ASCII.findall(text) == CHUNK.findall(text), repr(text)
-    rng = random.Random(0)
-    for _ in range(300):
-        text = "".join(rng.choices(ascii, k=200))
-        assert CHUNK_ASCII.findall(text) == CHUNK.findall(text), repr(text)
-
-
-def test_chunks_lose_nothing():
-    assert "".join(split_chunks(SAMPLE)) == SAMPLE
-    assert split_chunks("I'm 42!") == ["I", "'m", " ", "4", "2", "!"]
-    assert CHUNK.findall("a  b\n\n c") == ["a", " ", " b", "\n\n", " c"]
-
-
 # --- round trips ---
 
 
@@ -356,29 +183,6 @@ def test_B12_all_byte_pairs_and_all_characters_round_trip(bpe):
 
 def test_bytes_of_a_text_have_the_ids_of_the_text(any_tokenizer):
     assert any_tokenizer.encode_bytes(SAMPLE.encode("utf-8")) == any_tokenizer.encode(SAMPLE)
-
-
-def test_streaming_holds_back_every_partial_character(bpe):
-    for text in ("é", "中", "🙂", "aé中🙂b", "👩‍👩‍👧"):
-        data = text.encode("utf-8")
-        for cut in range(len(data) + 1):
-            stream = TextStream(bpe)
-            ids = bpe.encode_bytes(data[:cut])
-            shown = "".join(stream.push(token) for token in ids)
-            assert text.startswith(shown)
-            assert "\ufffd" not in shown
-            ids += (rest := bpe.byte_tokens(data[cut:]))
-            shown += "".join(stream.push(token) for token in rest) + stream.flush()
-            assert shown == text == bpe.decode(ids)
-
-
-@pytest.mark.slow
-@given(st.lists(st.integers(0, 360), max_size=30))
-@settings(max_examples=300, deadline=None)
-def test_streaming_any_ids_equals_decoding_them(ids):
-    tokenizer = BPETokenizer.train([SAMPLE], 400, SPECIAL)
-    stream = TextStream(tokenizer)
-    assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
 
 
 # --- bad input ---
@@ -442,31 +246,6 @@ def test_unknown_allowed_special_is_refused(bpe, allowed):
         bpe.encode("a", allowed_special=allowed)
 
 
-class CountingMerges(dict):
-    """Count the look-ups: the work that merging does, whatever the machine's speed."""
-
-    looked_up = 0
-
-    def get(self, key, default=None):
-        self.looked_up += 1
-        return super().get(key, default)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", ["a", " ", "\n", "ab", "中", "abcdefgh"])
-def test_work_is_linear_on_one_huge_chunk(unit):
-    training = [unit * 3000, "abc bca cab aab"]
-    tokenizer = BPETokenizer.train(training, 300)
-    work = []
-    for size in (20_000, 40_000):
-        tokenizer.merges = CountingMerges(tokenizer.merges)
-        ids = tokenizer.encode(unit * size)
-        work.append(tokenizer.merges.looked_up)
-        assert ids == tokenizer.encode_batch([unit * size])[0]
-    assert work[1] <= 2.1 * work[0]
-    assert work[1] <= 10 * len((unit * 40_000).encode("utf-8"))
-
-
 def test_memory_of_chunks_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "REMEMBERED", 10)
     tokenizer = BPETokenizer.train([SAMPLE], 400)
@@ -476,54 +255,58 @@ def test_memory_of_chunks_is_bounded(monkeypatch):
 
 
 def test_two_swapped_merges_change_the_fingerprint(bpe, tmp_path):
-    bpe.save(tmp_path / "good.json")
-    content = json.loads((tmp_path / "good.json").read_text(encoding="utf-8"))
     merges = list(bpe.merges)
-    assert max(bpe.merges.values()) - 1 not in merges[-1]  # the last two are independent
+    assert bpe.merged_ids[-2] not in merges[-1]  # the last two are independent
     merges[-2:] = merges[:-3:-1]
-    first = min(bpe.merges.values())
-    other = BPETokenizer({pair: first + n for n, pair in enumerate(merges)}, bpe.special_tokens)
+    other = BPETokenizer(number_tokens(merges, bpe.special_tokens))
+    bpe.save(tmp_path / "good.json")
     other.save(tmp_path / "other.json")
     good, swapped = tmp_path / "good.json", tmp_path / "other.json"
     assert good.stat().st_size == swapped.stat().st_size
     assert load_tokenizer(good).fingerprint != load_tokenizer(swapped).fingerprint
-    pairs = content["model"]["merges"]
-    pairs[-2:] = pairs[:-3:-1]
-    swapped.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=r"ids do not fit its merges.*tokenizer\.json again"):
-        load_tokenizer(swapped)
     assert load_tokenizer(good).encode(SAMPLE) == bpe.encode(SAMPLE)
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "reason"),
     [
-        lambda text: "",
-        lambda text: text[: len(text) // 2],
-        lambda text: "[1, 2]",
-        lambda text: '{"model": {}}',
-        lambda text: text.replace('"normalizer": null', '"normalizer": {"type": "NFC"}'),
-        lambda text: text.replace("{L}", "{N}", 1),
-        lambda text: text.replace('"ignore_merges": false', '"ignore_merges": true'),
-        lambda text: text.replace('"<|endoftext|>": 0', '"<|endoftext|>": 7'),
-        lambda text: text.replace('"id": 0', '"id": 3'),
-        lambda text: text.replace("<|endoftext|>", "<|other|>"),
+        (lambda text: "", "JSONDecodeError"),
+        (lambda text: text[: len(text) // 2], "JSONDecodeError"),
+        (lambda text: "[1, 2]", "TypeError"),
+        (lambda text: '{"model": {}, "decoder": {}}', "KeyError"),
+        (lambda text: text.replace('"<|endoftext|>": 0', '"<|endoftext|>": 7'), "has id 7 and"),
+        (lambda text: text.replace('"id": 0', '"id": 3'), "has id 0 and, as added token, 3"),
+        (lambda text: text.replace('"Ġ": 225', '"Ġ": 30'), "id 30 belongs to 2 tokens"),
+        (lambda text: text.replace('"Ġ": 225', '"Ġ": -1'), "id -1"),
+        (lambda text: text.replace('"Ġ": 225', '"Ġ": 10000000000'), "id 10000000000"),
+        (lambda text: text.replace("p{L}", "p{Q}", 1), "pattern"),
+        (lambda text: text.replace('"<|user|>"', '"<|im_end|>"'), "a name stands twice|has id"),
     ],
 )
-def test_damaged_file_is_refused_by_name(bpe, damage, tmp_path):
+def test_damaged_file_is_refused_by_name(bpe, damage, reason, tmp_path):
     path = tmp_path / "tokenizer.json"
     text = damage(bpe.to_json())
     assert text != bpe.to_json()
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"not a tokenizer of minigpt.*tokenizer\.json.*train"):
+    with pytest.raises(DataError, match=rf"not a tokenizer.json.*({reason}).*json again.*train"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("part", ["pre_tokenizer", "decoder", "normalizer", "model"])
+def test_a_file_of_characters_with_other_parts_is_refused(char, part, tmp_path):
+    content = json.loads(char.to_json())
+    other = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    content[part] = content["model"] | {"merges": [["a", "b"]]} if part == "model" else other
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"its {part} is not that of a vocabulary of characters"):
+        load_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_missing_or_binary_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read: No such file.*missing\.json"):
         load_tokenizer(tmp_path / "missing.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"not a tokenizer of minigpt"):
+    with pytest.raises(DataError, match=r"not a tokenizer\.json"):
         load_tokenizer(tmp_path / "binary.json")
 
 
@@ -562,8 +345,6 @@ def test_character_ids_are_in_order_of_code_points():
 
 
 def test_saved_and_loaded_tokenizer_is_the_same(any_tokenizer, tmp_path):
-    import hashlib
-
     path = tmp_path / "tokenizer.json"
     any_tokenizer.save(path)
     loaded = load_tokenizer(path)

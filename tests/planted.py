@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("minigpt", "tests", "tools", "pyproject.toml")  # what a mutated tree has of its own
+COPIED = (
+    "minigpt",
+    "tests",
+    "tools",
+    "conftest.py",
+    "pyproject.toml",
+)  # what a mutated tree has of its own
 NOT_SEARCHED = ("checks", "classroom")  # they hold wrong answers on purpose
 
 

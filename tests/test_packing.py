@@ -190,6 +190,8 @@ def test_a_bucketed_batch_depends_on_seed_and_step_alone():
         assert all(map(torch.equal, again.batch(step), wanted[step]))
     groups = [{frozenset(ids.tolist()) for ids in source} for source in map(first.epoch, (0, 1))]
     assert len(groups[0] & groups[1]) < 0.2 * n, "each epoch has other batches"
+    other = Bucketed(made, 4, 40, seed=4)
+    assert any(not torch.equal(other.batch(step)[0], wanted[step][0]) for step in range(n))
 
 
 # --- what is too long ---
@@ -262,6 +264,13 @@ def test_a_mixture_is_a_function_of_seed_and_step():
     again, other = make(0), make(1)
     assert all(torch.equal(again.batch(step)[0], wanted[step]) for step in reversed(range(300)))
     assert not all(torch.equal(other.batch(step)[0], wanted[step]) for step in range(300))
+
+
+def test_each_deck_of_a_mixture_has_an_order_of_its_own():
+    mixed = Mixed([Counting(0), Counting(10**6)], [1, 2], seed=0)
+    orders = [[mixed.row(deck * DECK + place)[0] for place in range(DECK)] for deck in range(3)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert len({sum(order) for order in orders}) == 1, "the shares are the same"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 
-from minigpt.support.errors import require
+from minigpt.support.settings import above, at_least, at_most, below, check_fields
 
 TICK = 0.1  # seconds between two looks
 
@@ -25,19 +26,17 @@ TICK = 0.1  # seconds between two looks
 class Limits:
     """What one exercise of one student may use."""
 
-    seconds: float = 60.0
+    seconds: Annotated[float, above(0), below(1e6)] = 60.0
     """Seconds for one exercise."""
-    memory_gb: float = 2.0
+    memory_gb: Annotated[float, above(0), below(1e6)] = 2.0
     """Memory in GB (on Windows and macOS it is only watched, not held)."""
-    output_mb: float = 10.0
+    output_mb: Annotated[float, above(0), below(1e6)] = 10.0
     """Megabytes that it may print, or write into one file."""
-    processes: int = 64
+    processes: Annotated[int, at_least(1), at_most(10_000)] = 64
     """Processes that it may start."""
 
-    def __post_init__(self):
-        for name in ("seconds", "memory_gb", "output_mb"):
-            require(0 < getattr(self, name) < 1e6, name, getattr(self, name), "a number above 0")
-        require(1 <= self.processes <= 10_000, "processes", self.processes, "1 to 10,000")
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def restrict(limits: Limits) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from tqdm import tqdm
 
@@ -18,7 +19,8 @@ from minigpt.classroom import (
 )
 from minigpt.commands.arguments import parse
 from minigpt.commands.exercise import find_course
-from minigpt.support.errors import DataError, require
+from minigpt.support.errors import DataError
+from minigpt.support.settings import at_least, check_fields
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class GradeCommand:
     """Folder of exercise notebooks; by default the course's."""
     roster: Path | None = None
     """Text file with one student a line: who is on it and handed in nothing gets 0."""
-    jobs: int = min(8, os.cpu_count() or 1)
+    jobs: Annotated[int, at_least(1)] = min(8, os.cpu_count() or 1)
     """Students to grade at the same time."""
     limits: Limits = field(default_factory=Limits)
 
-    def __post_init__(self):
-        require(self.jobs >= 1, "jobs", self.jobs, "a whole number >= 1")
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main(words: list[str]) -> int:

@@ -1,0 +1,98 @@
+"""How the suite runs itself: when all cores are used, when nbval is loaded, what takes too long."""
+
+import importlib.util
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from machinery import ROOT
+
+spec = importlib.util.spec_from_file_location("suite", ROOT / "conftest.py")
+suite = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(suite)
+
+
+@pytest.mark.parametrize(
+    ("args", "many"),
+    [
+        (["tests"], True),
+        (["chapters", "tests/test_gpt.py"], True),
+        (["tests/test_gpt.py"], False),
+        (["tests/test_gpt.py::test_a", "tests/test_gpt.py::test_b[1]", "tests/test_nn.py"], False),
+        ([f"tests/test_{name}.py" for name in "abcd"], True),
+    ],
+)
+def test_many_files_use_every_core(args, many, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert suite.has_many_files(args) == many
+
+
+def test_a_folder_has_its_mean_and_longest_file_beside_its_budget():
+    seconds = Counter({"chapters/01_a.ipynb": 20.0, "chapters/02_b.ipynb": 70.0, "tests/t.py": 5.0})
+    assert suite.budget_lines(seconds) == [
+        "chapters: 90 s, mean 45 s (budget 30 s), longest 70 s (budget 60 s)",
+        "tests: 5 s, mean 5 s, longest 5 s",
+    ]
+    assert suite.over("chapters/02_b.ipynb", seconds) == "  (budget 60 s)"
+    assert suite.over("chapters/01_a.ipynb", seconds) == suite.over("tests/t.py", seconds) == ""
+
+
+PASSES = "def test_a():\n    pass\n"
+SLOW = "import pytest\n@pytest.mark.slow\ndef test_b():\n    pass\ndef test_c():\n    pass\n"
+NOTEBOOK = """{"cells": [
+ {"cell_type": "code", "execution_count": 1, "id": "a", "metadata": {}, "outputs": [],
+  "source": ["x = 3"]},
+ {"cell_type": "code", "execution_count": 2, "id": "b", "metadata": {}, "outputs": [],
+  "source": ["assert x == 3"]}],
+ "metadata": {"kernelspec": {"name": "nosuch", "display_name": "n", "language": "python"}},
+ "nbformat": 4, "nbformat_minor": 5}"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small suite with the real settings: five files, one notebook."""
+    for name in ("conftest.py", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for folder, name, text in (
+        ("tests", "test_long.py", SLOW),
+        ("tests", "test_one.py", PASSES),
+        ("tests", "test_two.py", PASSES),
+        ("tests", "test_three.py", PASSES),
+        ("chapters", "01_a.ipynb", NOTEBOOK),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def pytest_prints(folder, *words: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-v", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_whole_run_keeps_a_notebook_in_one_process_and_its_cells_in_order(small):
+    out = pytest_prints(small, "-n", "2", "--dist", "loadfile")
+    assert "7 passed" in out, out
+    cells = [line for line in out.splitlines() if ".ipynb::" in line and "PASSED" in line]
+    assert len(cells) == 2
+    assert len({line.split("]")[0].split("[")[1] for line in cells}) == 1
+
+
+@pytest.mark.slow
+def test_one_file_needs_neither_nbval_nor_several_processes(small):
+    out = pytest_prints(small, "tests/test_one.py", "--trace-config")
+    assert "nbval" not in out.split("active plugins")[1].replace("no:nbval", "")
+    assert "workers" not in out
+    assert "2 passed" in pytest_prints(small, "chapters/01_a.ipynb")
+
+
+@pytest.mark.slow
+def test_quick_leaves_out_slow_tests_and_notebooks(small):
+    out = pytest_prints(small, "-m", "quick")
+    assert "4 passed" in out
+    assert "test_b" not in out
+    assert ".ipynb" not in out

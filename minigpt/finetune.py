@@ -35,7 +35,6 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import checkpoint_paths
-from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.runs.run import (
     RunConfig,
     build,
@@ -45,6 +44,7 @@ from minigpt.runs.run import (
     open_run,
     save_config,
 )
+from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields

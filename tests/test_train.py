@@ -33,7 +33,6 @@ from minigpt.support.errors import (
 )
 from minigpt.support.lock import RunLock
 from minigpt.support.settings import rules
-from minigpt.support.signals import stop_on_signals, uninterrupted
 from minigpt.train import prefetch, train
 from minigpt.trainer import Trainer, seed_step
 from minigpt.validation import evaluate_loss

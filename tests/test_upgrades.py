@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from minigpt.commands.settings import FinetuneCommand, load_command, save_command
 
 from minigpt.commands import main
-from minigpt.commands.settings import FinetuneCommand, load_command, save_command
 from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint, load_checkpoint, to_json
-from minigpt.runs.upgrades import DELETED_IN_2, FORMAT, STEPS, FormatError, inside, upgrade
 from minigpt.runs.run import load_config, open_run, read_metrics, save_config
+from minigpt.runs.upgrades import DELETED_IN_2, FORMAT, STEPS, FormatError, inside, upgrade
 from minigpt.support.errors import CheckpointError
 
 OLD = Path(__file__).with_name("format_1")

@@ -14,8 +14,8 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import arrange_for_decoding, choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.runs.resume import check_unchanged
+from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from minigpt.attention import document_mask
-from minigpt.batching.windows import IGNORE, Batch, shard
+from minigpt.batching.windows import IGNORE, Batch, shard, shard_validation
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import (
     autocast,
@@ -38,7 +38,6 @@ from minigpt.machine.distributed import (
     all_reduce,
     no_sync,
     rank_zero_first,
-    shard_validation,
     whole,
     world,
     wrap_model,
@@ -213,7 +212,8 @@ class Trainer:
 
     def validate(self, validation: Iterable[Batch]) -> None:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
-        mine = map(shard_validation, validation)
+        rank, size = self.world.rank, self.world.size
+        mine = (shard_validation(batch, rank, size) for batch in validation)
         sums = sum_losses(self.model, mine, self.device, self.dtype)
         loss_sum, count = all_reduce(torch.tensor(sums, dtype=torch.float64)).tolist()
         loss = mean_loss(loss_sum, count)

@@ -20,7 +20,6 @@ from minigpt.machine.distributed import (
     World,
     connected,
     rank_zero_first,
-    shard_validation,
     world,
 )
 from minigpt.recipe import TrainConfig
@@ -255,19 +254,6 @@ def test_alone_there_is_one_process_and_nothing_to_agree_on(monkeypatch):
         assert rank_zero_first(lambda: 7) == 7
     with pytest.raises(DataError):
         rank_zero_first(lambda: (_ for _ in ()).throw(DataError("0 bytes", "x", "y")))
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8])
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_the_rows_of_all_processes_are_the_batch(rows, size, monkeypatch):
-    idx = torch.arange(rows * 5).reshape(rows, 5)
-    parts = []
-    for rank in range(size):
-        monkeypatch.setattr(distributed, "world", lambda rank=rank: World(rank, size))
-        mine, targets = shard_validation((idx, idx + 1))
-        assert len(mine) == len(targets) > 0
-        parts.append(mine[(targets != distributed.IGNORE).any(dim=1)])
-    assert torch.equal(torch.cat(parts), idx)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path, monkeypatch):

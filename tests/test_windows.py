@@ -167,3 +167,17 @@ def test_document_longer_than_block_size_names_both(tmp_path):
     with pytest.raises(DataError, match=r"document of 13 tokens, but block_size is 12.*token 3 — "):
         EvalDocuments(tokens, 2, 12)
     assert EvalDocuments(tokens, 2, 13).n_documents == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_validation_rows_of_all_processes_are_the_batch(rows, size):
+    idx = torch.arange(rows * 5).reshape(rows, 5)
+    documents = idx // 3
+    parts = []
+    for rank in range(size):
+        mine, targets, numbers = shard_validation((idx, idx + 1, documents), rank, size)
+        assert len(mine) == len(targets) == len(numbers) > 0
+        assert torch.equal(numbers, mine // 3)
+        parts.append(mine[(targets != IGNORE).any(dim=1)])
+    assert torch.equal(torch.cat(parts), idx)

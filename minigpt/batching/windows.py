@@ -119,6 +119,18 @@ def shard(batch: Batch, rank: int, world_size: int) -> Batch:
     return tuple(part[mine] for part in batch)
 
 
+def shard_validation(batch: Batch, rank: int, world_size: int) -> Batch:
+    """Return the rows of one of `world_size` processes, of a batch that may not part evenly.
+
+    Where there are fewer rows than processes, some get the first row without targets.
+    """
+    idx, targets, *documents = batch
+    mine = slice(rank * len(idx) // world_size, (rank + 1) * len(idx) // world_size)
+    if mine.start == mine.stop:
+        return idx[:1], torch.full_like(targets[:1], IGNORE), *(part[:1] for part in documents)
+    return tuple(part[mine] for part in batch)
+
+
 def check_sizes(tokens: TokenFile, batch_size: int, block_size: int, seed: int = 0) -> None:
     """Raise where no batch can be cut: ConfigError for a bad number, DataError for few tokens."""
     for name, value, least in (

@@ -32,7 +32,6 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
-from minigpt.batching.windows import IGNORE, Batch
 from minigpt.support.errors import ConfigError, MinigptError, TrainingError
 from minigpt.support.signals import stop_on_signals
 
@@ -258,18 +257,6 @@ def no_sync(forward: Any, is_last: bool) -> Iterator[None]:
         quiet = forward.no_sync()
     with quiet:
         yield
-
-
-def shard_validation(batch: Batch) -> Batch:
-    """Return this process's rows of each (B, T); all processes' together are the batch.
-
-    Where there are fewer rows than processes, some get the first row without targets.
-    """
-    w, (idx, targets, *documents) = world(), batch
-    mine = slice(w.rank * len(idx) // w.size, (w.rank + 1) * len(idx) // w.size)
-    if mine.start == mine.stop:
-        return idx[:1], torch.full_like(targets[:1], IGNORE), *(part[:1] for part in documents)
-    return tuple(part[mine] for part in batch)
 
 
 # ---- agreement

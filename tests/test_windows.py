@@ -7,7 +7,15 @@ import torch
 from helpers import EOT, token_file
 
 from minigpt.batching.token_files import write_tokens
-from minigpt.batching.windows import IGNORE, Documents, EvalDocuments, EvalWindows, Windows, shard
+from minigpt.batching.windows import (
+    IGNORE,
+    Documents,
+    EvalDocuments,
+    EvalWindows,
+    Windows,
+    shard,
+    shard_validation,
+)
 from minigpt.support.errors import ConfigError, DataError
 
 

@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import nbformat
@@ -253,6 +254,27 @@ def test_the_package_readme_is_made_from_the_module_order():
 def test_modules_import_only_from_above():
     uses = {module: set().union(*map(imports, files)) for module, files in modules().items()}
     assert not (found := order_faults(list(course.MODULES), uses)), "\n".join(found)
+
+
+def room_arrows(uses: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Map each flat module and each folder to those that it imports."""
+    found: dict[str, set[str]] = {}
+    for module, used in uses.items():
+        room = module.split(".")[0]
+        found.setdefault(room, set()).update({name.split(".")[0] for name in used} - {room})
+    return found
+
+
+def test_rooms_make_no_circle():
+    """Files are in order; the folders that hold them must be, too, or nobody can read them so."""
+    uses = {module: set().union(*map(imports, files)) for module, files in modules().items()}
+    list(TopologicalSorter(room_arrows(uses)).static_order())
+
+
+def test_a_circle_of_rooms_is_caught():
+    uses = {"a.one": set(), "b": {"a.one"}, "a.two": {"b"}}
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(room_arrows(uses)).static_order())
 
 
 def test_an_import_from_below_is_caught():

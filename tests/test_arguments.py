@@ -5,10 +5,10 @@ import re
 
 import pytest
 import tyro
-from minigpt.commands.settings import FinetuneCommand
 
 from minigpt.commands import main
 from minigpt.commands.arguments import EVERYDAY, MOST_FLAGS, flag_value, flags, parse
+from minigpt.commands.finetune import FinetuneCommand
 from minigpt.commands.quickstart import QuickstartCommand
 from minigpt.commands.train import TrainCommand
 from minigpt.runs.run import RunConfig, tiny

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from minigpt.commands.settings import FinetuneCommand, load_command, save_command
 
 from minigpt.commands import main
+from minigpt.finetune import FinetuneConfig, load_settings, save_settings
 from minigpt.runs.checkpoint import checkpoint_paths, latest_checkpoint, load_checkpoint, to_json
 from minigpt.runs.run import load_config, open_run, read_metrics, save_config
 from minigpt.runs.upgrades import DELETED_IN_2, FORMAT, STEPS, FormatError, inside, upgrade
@@ -53,11 +53,11 @@ def test_a_run_of_format_1_goes_on_in_format_2(old_run):
 
 def test_finetune_settings_of_format_1_are_read_and_written_in_format_2(tmp_path):
     shutil.copy(OLD / "finetune.json", tmp_path)
-    command = load_command(tmp_path)
-    assert command == FinetuneCommand(tmp_path, data="examples.jsonl")
-    save_command(command)
+    config = load_settings(tmp_path)
+    assert config == FinetuneConfig(data="examples.jsonl")
+    save_settings(tmp_path, config)
     assert json.loads((tmp_path / "finetune.json").read_text("utf-8"))["format"] == FORMAT
-    assert load_command(tmp_path) == command
+    assert load_settings(tmp_path) == config
 
 
 USED = {
@@ -83,7 +83,7 @@ def test_a_run_that_used_what_is_gone_is_refused_in_one_line(old_run, tmp_path, 
     assert str(old_run / "config.json") in err
     assert "use commit 5f4726e of minigpt, or train again" in err
     with pytest.raises(CheckpointError, match=f"{name} = .*no longer possible"):
-        load_command(tmp_path)
+        load_settings(tmp_path)
 
 
 def test_every_deleted_setting_is_tried():

@@ -135,7 +135,10 @@ def table_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[
     for _, text in read_lines(file.path, file.place, errors, counts):
         if isinstance(text, DataError):
             raise text
-        yield from io.StringIO(text, newline="")
+        if "\r" in text.rstrip("\r\n"):
+            yield from io.StringIO(text, newline="")
+        else:  # nearly always, and much faster
+            yield text
 
 
 def read_table(rows: Any, file: DataFile, config: ReadConfig) -> Iterator[Row]:

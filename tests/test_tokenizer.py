@@ -197,6 +197,12 @@ def test_lone_surrogate_names_its_index(any_tokenizer, text):
         BPETokenizer.train([text], 300)
 
 
+def test_lone_surrogate_in_the_librarys_share_of_a_batch_names_its_index(bpe):
+    assert len("中文\ud800".encode("utf-8", "replace")) >= 2 * 3, "Chinese goes to the library"
+    with pytest.raises(DataError, match=r"lone surrogate U\+D800.*index 2.*replace"):
+        bpe.encode_batch(["ok", "中文\ud800"])
+
+
 def assert_no_special_from_text(tokenizer: Tokenizer, injections: int) -> None:
     rng = random.Random(2)
     special = set(tokenizer.special_tokens.values())
@@ -336,6 +342,17 @@ def test_unknown_characters_become_unknown(char):
     assert ids[-1] == char.unknown_id
     assert char.decode(ids) == "cat " + UNKNOWN
     assert char.encode_bytes(b"cat\xff")[-1] == char.unknown_id
+
+
+def test_files_written_today_keep_their_fingerprints():
+    """A run stores the fingerprint of its vocabulary: another text of the file ends its resuming.
+
+    Both were made by the version before vocabularies became data.
+    """
+    bpe = BPETokenizer.train(["abc ab ab é中"], 262, [END_OF_TEXT, "<|user|>"])
+    assert bpe.fingerprint == "a973b067ab0a12f4926bfd1c54100710c653fe95cbc0281c24147e4e2eb0f4fb"
+    char = CharTokenizer.train(["ab é中"])
+    assert char.fingerprint == "ffad7c69a571bd6f03bd675a39c53cb4236bad9a2dea58ec32761a9f5519cc88"
 
 
 def test_character_ids_are_in_order_of_code_points():

@@ -226,6 +226,19 @@ def test_ids_that_the_file_leaves_out_decode_to_nothing(tmp_path):
     assert ours.encode("a<|endoftext|>", ["<|endoftext|>"])[-1] == ours.eot_id == 1000
 
 
+def test_a_chunk_that_is_a_token_becomes_it_where_merges_are_ignored(tmp_path):
+    content = train_like("llama3")
+    last = content["added_tokens"][-1]
+    content["model"]["vocab"]["Ġzqxj"], last["id"] = last["id"], last["id"] + 1
+    ours, engine = load(content, tmp_path), library(content, False)
+    for text in ("a zqxj", "a zqxjx", "zqxj"):
+        assert ours.encode(text) == engine.encode(text, add_special_tokens=False).ids
+        assert ours.encode_batch([text]) == [ours.encode(text)]
+    assert ours.encode(" zqxj") == [last["id"] - 1]
+    content["model"]["ignore_merges"] = False
+    assert len(load(content, tmp_path).encode(" zqxj")) > 1
+
+
 def test_split_that_keeps_the_matches_is_the_same_as_isolated(tmp_path):
     """GPT-4's converted file says so: everything but the matches is removed, which is nothing."""
     content = train_like("llama3")

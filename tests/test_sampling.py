@@ -341,6 +341,7 @@ NAMES = [field.name for field in dataclasses.fields(SampleConfig)]
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING))
+@example({"repetition_penalty": 10**400})  # no float at all
 @example({"temperature": 2**64})  # float32 holds it, an int in torch does not
 def test_any_setting_is_taken_or_refused_by_a_config_error(options):
     try:

@@ -18,17 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from minigpt.machine.distributed import rank_zero_first, world
-from minigpt.machine.optimizer import AdamW
 from minigpt.muon import Muon
 from minigpt.runs.checkpoint import Checkpoint
 from minigpt.support.errors import CheckpointError, ConfigError
 from minigpt.support.files import atomic_write, fsync
 
 # What each optimizer keeps of a parameter: tensors of its shape, and AdamW's count of steps.
-STATE = {Muon: ("momentum_buffer",), AdamW: ("step", "exp_avg", "exp_avg_sq")}
+STATE: dict[type[Optimizer], tuple[str, ...]] = {
+    Muon: ("momentum_buffer",),
+    AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
 
 
 def collect_tensors(
@@ -71,7 +73,7 @@ def restore_tensors(
     compare_shapes(expected_state(trained), saved, checkpoint)
     for name, parameter, optimizer in trained:
         optimizer.state[parameter] = {
-            key: saved[f"{name}.{key}"].to(parameter.device) for key in STATE[type(optimizer)]
+            key: saved[f"{name}.{key}"].to(parameter.device) for key in state_keys(optimizer)
         }
 
 
@@ -86,12 +88,17 @@ def trained_parameters(
                 yield names[parameter], parameter, optimizer
 
 
+def state_keys(optimizer: Optimizer) -> tuple[str, ...]:
+    """Return the names of what an optimizer keeps of each parameter."""
+    return next(keys for kind, keys in STATE.items() if isinstance(optimizer, kind))
+
+
 def expected_state(trained: list[tuple[str, Tensor, Optimizer]]) -> dict[str, Tensor]:
     """Return tensors named and shaped as the optimizers' states are after a first step."""
     return {
         f"{name}.{key}": torch.zeros(()) if key == "step" else parameter
         for name, parameter, optimizer in trained
-        for key in STATE[type(optimizer)]
+        for key in state_keys(optimizer)
     }
 
 

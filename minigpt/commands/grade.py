@@ -60,9 +60,11 @@ def main(words: list[str]) -> int:
         raise DataError("no submissions", str(command.submissions), f"looked for {files}")
     start = time.perf_counter()
     with tqdm(total=len(submissions), unit="student") as bar:
-        grades = grade_class(
-            submissions, chosen, command.limits, command.jobs, lambda grade: bar.update()
-        )
+
+        def count(grade: Grade) -> None:
+            bar.update()
+
+        grades = grade_class(submissions, chosen, command.limits, command.jobs, count)
     write_book(grades, command.out)
     print(summary(grades, time.perf_counter() - start))
     print(f"{command.out}: the gradebook; {command.out.stem}_feedback: what each student may read")

@@ -28,10 +28,10 @@ MEAN_BUDGETS = {"chapters": 30}
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Load nbval only where notebooks may be asked for: its import takes seconds."""
-    config = pluginmanager.get_plugin("pytestconfig")
-    files = files_of(config.known_args_namespace.file_or_dir)
+    early = pluginmanager.get_plugin("pytestconfig").known_args_namespace
+    files = files_of(early.file_or_dir)
     wanted = not files or any(name.endswith(".ipynb") or Path(name).is_dir() for name in files)
-    if wanted and not pluginmanager.has_plugin("nbval"):
+    if wanted and early.markexpr != "quick" and not pluginmanager.has_plugin("nbval"):
         pluginmanager.import_plugin("nbval.plugin")
 
 

@@ -403,7 +403,7 @@ def files_of(fault: Fault) -> list[str]:
 
 
 def run_planted(fault: Fault, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a fault's tests in a copy of the tree that has it; a return code of 1: it is caught."""
+    """Run a fault's tests in a copy of the tree that has it."""
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
@@ -428,20 +428,25 @@ def run_planted(fault: Fault, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+def verdict(result: subprocess.CompletedProcess[str]) -> str:
+    """Say what became of a fault; an error outside of a test may have another cause."""
+    if result.returncode == 0:
+        return "survives"
+    return "caught" if result.returncode == 1 and "\nFAILED " in result.stdout else "cannot run"
+
+
 def main(words: list[str]) -> int:
-    """Plant the faults whose names hold these words, or all; print which of them survive."""
-    chosen = [fault for fault in FAULTS if all(word in fault.name for word in words)]
-    survivors = 0
-    for fault in chosen:
+    """Plant the faults whose names hold these words, or all; print what became of each."""
+    uncaught = 0
+    for fault in FAULTS:
+        if not all(word in fault.name for word in words):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             result = run_planted(fault, Path(folder))
-        verdict = {0: "SURVIVES", 1: "caught"}.get(result.returncode, "cannot run")
-        survivors += result.returncode != 1
-        failed = [
-            line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
-        ]
-        print(f"{verdict:<10} {fault.name}  {failed[0][:120] if failed else ''}", flush=True)
-    return int(survivors > 0)
+        failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+        uncaught += verdict(result) != "caught"
+        print(f"{verdict(result):<10} {fault.name}  {''.join(failed)[:120]}", flush=True)
+    return int(uncaught > 0)
 
 
 if __name__ == "__main__":

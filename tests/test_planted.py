@@ -4,7 +4,7 @@ import ast
 
 import planted
 import pytest
-from planted import FAULTS, Fault, files_of, plant, run_planted, sources
+from planted import FAULTS, Fault, files_of, plant, run_planted, sources, verdict
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,11 @@ def test_a_stale_fault_says_how_to_mend_it(texts):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught(fault, tmp_path):
     result = run_planted(fault, tmp_path)
-    assert result.returncode == 1, f"{fault.name}: not caught\n{result.stdout[-2000:]}"
+    assert verdict(result) == "caught", result.stdout[-2000:]
 
 
 @pytest.mark.soak
-def test_a_change_that_is_no_fault_is_not_caught(tmp_path):
-    """Negative control: the copied tree passes its tests, so a failure means the fault."""
-    harmless = planted.fault(
-        "no fault", r"^MANY_DOCUMENTS = ", "MANY_DOCUMENTS = 0 + ", "splitting"
-    )
-    assert run_planted(harmless, tmp_path).returncode == 0
+def test_a_change_that_is_no_fault_survives(tmp_path):
+    """The copied tree passes its tests, so what fails with a fault fails because of it."""
+    harmless = planted.fault("none", r"^MANY_DOCUMENTS = ", "MANY_DOCUMENTS = 0 + ", "splitting")
+    assert verdict(run_planted(harmless, tmp_path)) == "survives"

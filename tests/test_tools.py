@@ -335,6 +335,18 @@ def test_a_failing_cell_stops_the_build_and_nothing_is_written(root):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_several_notebooks_are_built_at_a_time(root, capsys):
+    paths = [write(root, f"print({n})", name=f"0{n}_x.ipynb") for n in (1, 2, 3)]
+    build_notebooks.main(["-j", "2", *map(str, paths)])
+    assert sorted(line.split(":")[0] for line in capsys.readouterr().out.splitlines()) == [
+        str(path) for path in paths
+    ]
+    for n, path in enumerate(paths, start=1):
+        (output,) = nbformat.read(path, as_version=4).cells[0].outputs
+        assert output.text == f"{n}\n"
+
+
 def stored(tmp_path: Path, cell: nbformat.NotebookNode) -> str:
     path = tmp_path / "01_x.ipynb"
     build_notebooks.write_notebook(new_notebook(cells=[cell]), path)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+import time
 import warnings
 from pathlib import Path
 from queue import Queue
@@ -874,25 +875,26 @@ def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(tmp_path):
 
 
 @pytest.mark.soak
-def test_soak_overhead_of_the_loop(tmp_path):
-    """Print the time of a step beside that of the bare torch loop, for about 1 M parameters."""
-    import time
-
+def test_soak_the_loop_costs_at_most_a_fifth_more_than_a_bare_torch_loop(tmp_path):
+    """Time a step of about 1 M parameters, in turns; the best of three rounds of each counts."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=512, block_size=64, n_layer=4, n_head=4, n_embd=128))
     ids = torch.randint(0, 512, (16, 65))
     source = Source()
     source.batch = lambda step: (ids[:, :-1], ids[:, 1:])
-    config = make_config(max_steps=100, batch_size=16, log_interval=10, save_interval=1000)
-    begin = time.perf_counter()
-    train(model, source, config, tmp_path)
-    ours = time.perf_counter() - begin
-    optimizers = make_optimizers(model, config)
-    begin = time.perf_counter()
-    for _ in range(100):
-        model.zero_grad()
-        model(ids[:, :-1], ids[:, 1:])[1].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-    print(f"\n{10 * ours:.1f} ms a step, bare loop {10 * (time.perf_counter() - begin):.1f} ms")
+    config = make_config(max_steps=50, batch_size=16, log_interval=10, save_interval=1000)
+    ours, bare = [], []
+    for round_ in range(3):
+        begin = time.perf_counter()
+        train(model, source, config, tmp_path / str(round_))
+        ours.append(time.perf_counter() - begin)
+        optimizers = make_optimizers(model, config)
+        begin = time.perf_counter()
+        for _ in range(config.max_steps):
+            model.zero_grad()
+            model(ids[:, :-1], ids[:, 1:])[1].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+        bare.append(time.perf_counter() - begin)
+    assert min(ours) < 1.2 * min(bare) + 0.5, "0.5 s for the two checkpoints"

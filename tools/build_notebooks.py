@@ -2,18 +2,22 @@
 
     python tools/build_notebooks.py                  # every notebook
     python tools/build_notebooks.py FILE ...
+    python tools/build_notebooks.py -j 4             # four notebooks at a time
 
 A stored picture is kept where its pixels did not change. Every code cell is run, as "run all" in
 Jupyter does it. A cell that raises without the tag `raises-exception` stops the build, and nothing
 is written.
 """
 
+import argparse
 import base64
 import io
 import json
+import os
 import re
-import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -139,10 +143,29 @@ def storage_faults(path: Path) -> list[str]:
     return found
 
 
-def main() -> None:
+def build_all(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, float]]:
+    """Build notebooks, several at a time with one thread each; yield each with its seconds."""
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels
+    with ThreadPoolExecutor(jobs) as pool:  # each thread waits for a kernel, a process of its own
+        running = {pool.submit(build, path): path for path in paths}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error begin no other notebook
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Build the notebooks named on the command line, or all; print the time of each."""
-    for path in [Path(name) for name in sys.argv[1:]] or notebooks():
-        print(f"{path}: {build(path):.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
+    parser = argparse.ArgumentParser(description="Run notebooks and store their outputs.")
+    parser.add_argument("files", nargs="*", type=Path, help="notebooks (none: all)")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="notebooks at a time")
+    options = parser.parse_args(words)
+    if options.jobs < 1:
+        parser.error(f"-j {options.jobs}: give 1 or more")
+    for path, seconds in build_all(options.files or notebooks(), options.jobs):
+        print(f"{path}: {seconds:.1f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def main(words: list[str]) -> int:
     start = time.perf_counter()
     with tqdm(total=len(submissions), unit="student") as bar:
 
-        def show(_: Grade) -> None:
+        def count(grade: Grade) -> None:
             bar.update()
 
-        grades = grade_class(submissions, chosen, command.limits, command.jobs, show)
+        grades = grade_class(submissions, chosen, command.limits, command.jobs, count)
     write_book(grades, command.out)
     print(summary(grades, time.perf_counter() - start))
     print(f"{command.out}: the gradebook; {command.out.stem}_feedback: what each student may read")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from minigpt.machine.device import arrange_for_decoding, choose_device
+from minigpt.machine.device import choose_device
 from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.support.files import atomic_write
 from minigpt.gpt import GPT, GPTConfig
@@ -249,7 +249,6 @@ def open_run(path: Path, device: str = "auto") -> Run:
     model = GPT(config.model)
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()
-    arrange_for_decoding(model)
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes))
 
 

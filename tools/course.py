@@ -138,7 +138,9 @@ IMPORT_ONLY = frozenset(
         "machine.kernels",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.Source"})
+IMPORT_ONLY_NAMES = frozenset(
+    {"data.sources.Source", "batching.windows.IGNORE", "cache.KVCache", "gpt.ResolvedConfig"}
+)
 
 
 def is_import_only(module: str, name: str) -> bool:

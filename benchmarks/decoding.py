@@ -8,7 +8,7 @@ from benchmarks.peers import copy_weights, huggingface_model, nanogpt_model
 from benchmarks.timing import Row, take_turns
 from minigpt.generate import generate
 from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
-from minigpt.machine.device import arrange_for_decoding, can_compile
+from minigpt.machine.device import can_compile
 from minigpt.sampling import SampleConfig
 
 PART = "generation"
@@ -23,7 +23,6 @@ def make_model(config: GPTConfig) -> GPT:
         for p in model.parameters():
             if p.ndim == 2:
                 p.mul_(5)
-    arrange_for_decoding(model)  # as `runs.open_run` does
     return model
 
 

@@ -20,8 +20,8 @@ from threading import Thread
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from minigpt.batching.windows import Batch
 from minigpt.gpt import GPT
 from minigpt.machine.device import choose_device
 from minigpt.machine.distributed import any_rank, world
@@ -34,7 +34,7 @@ from minigpt.trainer import Trainer
 class Source(Protocol):
     """Give the batch of each step: inputs and targets (B, T), int64, on the CPU."""
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
+    def batch(self, step: int) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def train(
     config: TrainConfig,
     run_dir: Path,
     *,
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    validation: Iterable[Batch] | None = None,
     resume: bool = False,
     on_log: Callable[[dict], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -114,7 +114,7 @@ def take_steps(
     return False
 
 
-def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[Batch]:
     """Yield the batch of each step; a thread makes the next one meanwhile.
 
     For a CUDA GPU they lie in pinned memory, from which copies are faster.
@@ -122,9 +122,9 @@ def prefetch(source: Source, steps: range, device: torch.device) -> Iterator[tup
 
     def make(step: int, made: Future) -> None:
         try:
-            idx, targets = source.batch(step)
+            batch = source.batch(step)
             is_cuda = device.type == "cuda"
-            made.set_result((idx.pin_memory(), targets.pin_memory()) if is_cuda else (idx, targets))
+            made.set_result(tuple(part.pin_memory() for part in batch) if is_cuda else batch)
         except BaseException as error:
             made.set_exception(error)  # is raised where the batch is wanted
 

@@ -29,7 +29,6 @@ from minigpt.machine.device import (
     autocast,
     choose_device,
     choose_dtype,
-    keep_freed_memory,
     make_scaler,
     memory_advice,
     require_compiler,
@@ -95,8 +94,6 @@ class Trainer:
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(self.device, config.dtype)
         check_processes(config, self.world.size, self.dtype)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
         self.forward: Any = wrap_model(model, self.device, config.shard)

@@ -1,6 +1,5 @@
 """Choice of device and precision, and the memory estimate against what is really taken."""
 
-import platform
 import subprocess
 import sys
 
@@ -9,10 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine import device
 from minigpt.machine.device import (
-    arrange_for_decoding,
     autocast,
     available_memory,
     cgroup_memory,
@@ -114,22 +111,6 @@ def test_autocast_computes_products_in_dtype_and_leaves_weights_alone(dtype):
     assert layer.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("has_amx", [True, False])
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_model_arranged_for_decoding_is_the_same_model(tied, has_amx, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(17, 12, 2, 2, n_embd=8, tie_embeddings=tied, init="gpt2"))
-    idx = torch.randint(17, (3, 11))
-    before, logits = {k: v.clone() for k, v in model.state_dict().items()}, model(idx)[0]
-    arrange_for_decoding(model)
-    assert model.blocks[0].mlp.up.weight.stride(0) == 1  # by columns
-    assert (model.blocks[0].mlp.down.weight.stride(1) == 1) is not has_amx  # else by rows
-    assert (model.head.weight is model.embedding.weight) is tied
-    assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
-    torch.testing.assert_close(model(idx)[0], logits)
-
-
 # Memory
 
 
@@ -176,26 +157,3 @@ def test_available_memory_is_what_the_tightest_limit_leaves(monkeypatch):
 
 def test_measured_matmul_speed_is_a_number_above_0():
     assert 1e7 < matmul_flops(CPU, torch.float32, size=64, seconds=0.01) < 1e16
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept_for_the_next_step():
-    script = """
-import resource
-import torch
-from minigpt.machine.device import keep_freed_memory
-
-def faults(n):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(n):
-        pieces = [torch.ones(2**22) for _ in range(4)]  # 16 MB each
-        del pieces
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-keep_freed_memory()
-faults(1)
-print(faults(10))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 4 * 2**12  # 82,000 were counted where it is given back

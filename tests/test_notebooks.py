@@ -352,3 +352,57 @@ def test_a_module_without_tests_is_caught():
         "gpt has tests/test_gpt.py: delete its entry in TESTED_ELSEWHERE",
         "old is gone: delete its entry in TESTED_ELSEWHERE",
     ]
+
+
+# The model is shown whole
+
+
+def code_lines(node: ast.AST) -> int:
+    """Count the lines of a definition as `ast.unparse` lays it out, without docstrings."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            inner.body = inner.body[1:] or [ast.Pass()]
+    return len([line for line in ast.unparse(node).split("\n") if line.strip()])
+
+
+def class_of(module: str, name: str) -> ast.ClassDef:
+    tree = ast.parse((ROOT / "minigpt" / f"{module}.py").read_text(encoding="utf-8"))
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+
+
+def chapter_cells() -> list:
+    paths = sorted((ROOT / "chapters").glob("*.ipynb"))
+    return [cell for path in paths for cell in cells.code_cells(path)]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("gpt", "GPT"), ("gpt", "Block"), ("attention", "Attention")]
+)
+def test_every_method_of_the_model_is_shown(module, name):
+    shown = {name for cell in chapter_cells() if cell.header for name in cell.names()}
+    methods = [n.name for n in class_of(module, name).body if isinstance(n, ast.FunctionDef)]
+    assert name in shown or {f"{name}.{method}" for method in methods} <= shown
+
+
+@pytest.mark.parametrize(("module", "name"), [("gpt", "GPT"), ("gpt", "Block")])
+def test_the_final_form_is_little_longer_than_its_draft(module, name):
+    """What another chapter adds, such as the cache's `new_cache`, is counted there."""
+    drafts = [
+        (cell.path, node)
+        for cell in chapter_cells()
+        if cell.is_draft
+        for node in cell.tree().body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    path, longest = max(drafts, key=lambda draft: code_lines(draft[1]))
+    elsewhere = {n for c in chapter_cells() if c.header and c.path != path for n in c.names()}
+    final = class_of(module, name)
+    drafted = {n.name for n in longest.body if isinstance(n, ast.FunctionDef)}
+    final.body = [
+        n
+        for n in final.body
+        if not isinstance(n, ast.FunctionDef)
+        or n.name in drafted
+        or f"{name}.{n.name}" not in elsewhere
+    ]
+    assert code_lines(final) <= 1.5 * code_lines(longest)

@@ -94,7 +94,7 @@ def test_mixed_rows_of_documents_keep_their_numbers():
     assert torch.equal(documents, (idx == EOT).cumsum(dim=1))
     mixed = Mixed([parts[0], Packed(made, 4, 40, 3, separator=EOT)], [1, 1])
     with pytest.raises(ValueError, match=r"zip\(\) argument"):
-        [mixed.batch(step) for step in range(4)]
+        list(map(mixed.batch, range(4)))
 
 
 def test_a_conversation_that_just_fits_is_whole():

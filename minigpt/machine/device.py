@@ -4,7 +4,6 @@ Knows nothing of the training loop; asks the machine, and guesses nothing that i
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -96,36 +95,6 @@ def require_compiler(device: torch.device) -> None:
             "--compile",
             "install g++ or clang, or leave --compile out",
         )
-
-
-def arrange_for_decoding(model: torch.nn.Module) -> None:
-    """Store the matrices of linear layers as a CPU reads them fastest: values and shapes stay.
-
-    One vector times a matrix reads memory in long stretches where its longer side lies in one
-    piece: by columns if there are at least as many outputs as inputs, else by rows as usual (1.5
-    to 1.8 times as fast as the other way, 384 x 1,536, AVX2). Processors with AMX read both ways
-    equally fast, and multiply 16 vectors by columns in half the time. Meant for models that only
-    predict: training is no faster by it, and rounds otherwise.
-    """
-    for module in model.modules():
-        if not isinstance(module, torch.nn.Linear) or not module.weight.is_cpu:
-            continue
-        if module.out_features >= module.in_features or torch.cpu._is_amx_tile_supported():
-            module.weight.data = module.weight.data.T.contiguous().T
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, up to 32 MB a piece: a training step needs it again.
-
-    Else the C library gives it back to the system, which hands out each page anew, cleared: an
-    eighth of a step's time where tensors are large. Linux with glibc alone; elsewhere nothing
-    happens.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # the names of mallopt(3)
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 2**25)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 # ---- how much memory there is

@@ -31,7 +31,8 @@ def training_memory(
     c = config.resolved()
     width = torch.finfo(dtype).bits // 8
     tokens = micro_batch_size * c.block_size
-    block = 8 * c.n_embd * 4 + 4 * c.n_hidden * width + 6 * c.n_head * c.head_dim * width
+    heads = (5 * c.n_head + 4 * c.n_kv_head) * c.head_dim  # in float32, as norms are
+    block = (6 * c.n_embd + heads) * 4 + 4 * c.n_hidden * width
     logits = 3 * c.vocab_size * 4
     held = 16 * count_parameters(c) // shards
     if shards > 1:

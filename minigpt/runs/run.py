@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from minigpt.gpt import GPT, GPTConfig
-from minigpt.machine.device import arrange_for_decoding, choose_device
+from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.runs.resume import check_unchanged
@@ -239,7 +239,6 @@ def open_run(path: Path, device: str = "auto") -> Run:
     model = GPT(config.model)
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()
-    arrange_for_decoding(model)
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes))
 
 

@@ -91,7 +91,7 @@ def take_steps(
     trainer: Trainer,
     source: Source,
     metrics: Metrics,
-    validation: Iterable[tuple[Tensor, Tensor]] | None,
+    validation: Iterable[Batch] | None,
     should_stop: Callable[[], bool] | None,
 ) -> bool:
     """Take the steps that are left, and do what is due after each; return whether asked to stop."""

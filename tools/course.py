@@ -153,7 +153,9 @@ IMPORT_ONLY = frozenset(
         "machine.sorting",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.DataSet"})
+IMPORT_ONLY_NAMES = frozenset(
+    {"data.sources.DataSet", "batching.windows.IGNORE", "cache.KVCache", "gpt.ResolvedConfig"}
+)
 
 
 def is_import_only(module: str, name: str) -> bool:

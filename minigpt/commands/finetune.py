@@ -25,7 +25,6 @@ from minigpt.finetune import (
     start,
     with_answer_limit,
 )
-from minigpt.machine.device import arrange_for_decoding
 from minigpt.runs.checkpoint import RunLock
 from minigpt.runs.report import write_report
 from minigpt.runs.run import read_metrics
@@ -155,7 +154,6 @@ def learn(phase: Phase, resume: bool, stop: Callable[[], bool]) -> TrainResult:
 def make_report(phase: Phase, sides: Sides, result: TrainResult, config: FinetuneConfig) -> dict:
     """Let the model answer what was held out, and return what report.json holds."""
     val_loss = phase.val_loss()
-    arrange_for_decoding(phase.model)  # as every opened run is: answers agree to the last bit
     items, train_items = as_items(sides.held_out), as_items(sides.train)
     with Bars() as bars:
         tasks, found = score_examples(

@@ -22,6 +22,11 @@ from minigpt.machine.optimizer import LightOptimizer
 # One step maps each singular value s to a s + b s^3 + c s^5: small ones grow fast, large ones stay.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
+# One call for many tensors, as torch's own optimizers make it; torch's type stubs leave them out.
+foreach_add_, foreach_lerp_, foreach_mul_ = (
+    getattr(torch, f"_foreach_{name}_") for name in ("add", "lerp", "mul")
+)
+
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Push all singular values of each matrix (..., n, m) toward 1, into about 0.7 to 1.2.
@@ -102,11 +107,11 @@ class Muon(LightOptimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
         buffers = [state["momentum_buffer"] for state in states]
-        gradients = [p.grad for p in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        gradients = [p.grad for p in parameters if p.grad is not None]  # all have one, see `step`
+        foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
-        torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
+        foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on
         updates = orthogonalize_shards(ahead, group["steps"])
         scale = 0.2 * max(parameters[0].shape[-2:]) ** 0.5  # entries of about 0.2, as Adam's
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)
+        foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        foreach_add_(parameters, updates.unbind(), alpha=-group["lr"] * scale)

@@ -33,7 +33,7 @@ class Flat:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def rows(self, groups: Sequence[np.ndarray], length: int, separator: int) -> Batch:
+    def rows(self, groups: Sequence[np.ndarray] | np.ndarray, length: int, separator: int) -> Batch:
         """Return idx, targets (B, T): one row for each group of conversations, T = length - 1."""
         ids = np.full((len(groups), length), separator, dtype=np.int32)
         targets = np.full((len(groups), length), IGNORE, dtype=np.int64)

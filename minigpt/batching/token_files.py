@@ -174,7 +174,7 @@ def check_payload(tokens: np.ndarray, fields: dict, path: Path) -> None:
     digest, largest = hashlib.sha256(), -1
     for start in range(0, len(tokens), STRETCH):
         stretch = tokens[start : start + STRETCH]
-        digest.update(stretch)
+        digest.update(stretch.data)
         largest = max(largest, int(stretch.max()))
     if digest.hexdigest() != fields["sha256"]:
         raise DataError("changed since it was written (SHA-256 differs)", str(path), REMAKE)

@@ -115,7 +115,7 @@ def read_notebook(path: Path) -> Notebook:
     try:
         notebook = json.loads(path.read_text(encoding="utf-8-sig"))
         for cell in notebook["cells"]:
-            cell["cell_type"], text(cell)
+            _ = cell["cell_type"], text(cell)  # a cell that lacks them is none
     except (ValueError, KeyError, TypeError) as error:
         remedy = "restore it, or move it away and run the command again"
         raise DataError("not a Jupyter notebook", str(path), remedy) from error

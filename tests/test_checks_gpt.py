@@ -16,7 +16,7 @@ HAND = {
     "stream": [8.0, 8.0],
     "logits": [1.0, 2.0, 0.0],
     "loss": 1.41,
-    "turned": 0.5,
+    "rotated": 0.5,
 }
 
 
@@ -34,7 +34,7 @@ HAND = {
         ({"logits": [1.0, 1.0, 0.0]}, "each row of the table"),
         ({"loss": 0.245}, "minus its natural logarithm"),
         ({"loss": 0.41}, "minus the logit"),
-        ({"turned": -1.0}, "one position apart"),
+        ({"rotated": -1.0}, "one position apart"),
         ({"more": 1}, "expected a dict"),
     ],
 )

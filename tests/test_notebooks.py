@@ -384,7 +384,9 @@ def test_every_method_of_the_model_is_shown(module, name):
     assert name in shown or {f"{name}.{method}" for method in methods} <= shown
 
 
-@pytest.mark.parametrize(("module", "name"), [("gpt", "GPT"), ("gpt", "Block")])
+@pytest.mark.parametrize(
+    ("module", "name"), [("gpt", "GPT"), ("gpt", "Block"), ("attention", "Attention")]
+)
 def test_the_final_form_is_little_longer_than_its_draft(module, name):
     """What another chapter adds, such as the cache's `new_cache`, is counted there."""
     drafts = [

@@ -27,14 +27,14 @@ HAND = {
     "stream": [8.0, 8.0],
     "logits": [1.0, 2.0, 0.0],
     "loss": 1.408,
-    "turned": 0.5,
+    "rotated": 0.5,
 }
 HAND_HINTS = {
     "normalized": "Square, mean, root; then divide both numbers by it.",
     "stream": "Exchange the normalized numbers, multiply by 5, add to (1, 7).",
     "logits": "Normalize the new stream, then one dot product with each row of the table.",
     "loss": "ln of the softmax's denominator, minus the logit of the right token.",
-    "turned": "Only the angle between the two counts: one position apart is 60°; its cosine.",
+    "rotated": "Only the angle between the two counts: one position apart is 60°; its cosine.",
 }
 HAND_SLIPS = {  # (key, what was written) -> what to look at
     ("normalized", (0.04, 0.28)): "You divided by the mean square; take its root.",
@@ -267,10 +267,10 @@ def block_output(
 
 REPAIR_SLIPS = {
     "RMSNorm divides by the ROOT of the mean square.": {"root": False},
-    "Values are not turned: only where to look depends on the distance.": {"turn_values": True},
+    "Values are not rotated: only where to look depends on the distance.": {"turn_values": True},
     "The MLP must read the stream after attention has added to it.": {"early": True},
     "The bend (silu) belongs to the gate, not to up.": {"bend": "up"},
-    "Queries and keys must be turned.": {"turn": False},
+    "Queries and keys must be rotated.": {"turn": False},
     "Attention's result is added to the stream: x is lost here.": {"keep": False},
 }
 

@@ -141,7 +141,9 @@ IMPORT_ONLY = frozenset(
         "machine.kernels",
     }
 )
-IMPORT_ONLY_NAMES = frozenset({"data.sources.Source", "attention.EXPLICIT_ON_CPU_UP_TO"})
+IMPORT_ONLY_NAMES = frozenset(
+    {"data.sources.Source", "runs.resume.Metrics", "attention.EXPLICIT_ON_CPU_UP_TO"}
+)
 
 
 def is_import_only(module: str, name: str) -> bool:

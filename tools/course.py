@@ -154,7 +154,15 @@ IMPORT_ONLY = frozenset(
     }
 )
 IMPORT_ONLY_NAMES = frozenset(
-    {"data.sources.DataSet", "batching.windows.IGNORE", "cache.KVCache", "gpt.ResolvedConfig"}
+    IMPORT_ONLY_NAMES=frozenset(
+        {
+            "data.sources.DataSet",
+            "batching.windows.IGNORE",
+            "cache.KVCache",
+            "gpt.ResolvedConfig",
+            "runs.resume.Metrics",
+        }
+    )
 )
 
 

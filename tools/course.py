@@ -154,15 +154,13 @@ IMPORT_ONLY = frozenset(
     }
 )
 IMPORT_ONLY_NAMES = frozenset(
-    IMPORT_ONLY_NAMES=frozenset(
-        {
-            "data.sources.DataSet",
-            "batching.windows.IGNORE",
-            "cache.KVCache",
-            "gpt.ResolvedConfig",
-            "runs.resume.Metrics",
-        }
-    )
+    {
+        "data.sources.DataSet",
+        "batching.windows.IGNORE",
+        "cache.KVCache",
+        "gpt.ResolvedConfig",
+        "runs.resume.Metrics",
+    }
 )
 
 

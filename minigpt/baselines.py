@@ -1,4 +1,4 @@
-"""Shortcuts: what a score must beat before it says that a model understood anything.
+"""Baselines: what a score must beat before it says that a model understood anything.
 
 Each answers from something cheap: the most common answer, the text itself, or the words of a prompt
 as a bag, without their order. They learn from the same training examples as the model.
@@ -33,7 +33,7 @@ def majority(answers: Sequence[T]) -> T:
 
 
 def first_sentence(text: str) -> str:
-    """Return a text up to its first sentence's end: the usual shortcut for summaries.
+    """Return a text up to its first sentence's end: the usual baseline for summaries.
 
     >>> first_sentence("Tom lost it. He wept."), first_sentence("丢了。他哭了。")
     ('Tom lost it.', '丢了。')

@@ -133,10 +133,10 @@ class TaskScore(NamedTuple):
     baselines: Mapping[str, float] = {}
 
     def as_dict(self) -> dict:
-        """Return all but the name, ready for report.json, where the baselines are "shortcuts"."""
+        """Return all but the name, ready for report.json."""
         fields = self._asdict()
         del fields["name"]
-        return fields | {"shortcuts": fields.pop("baselines")}
+        return fields
 
 
 def score_task(

@@ -1,4 +1,4 @@
-"""Shortcuts: against scikit-learn, by hand, and on the cases that trip them."""
+"""Baselines: against scikit-learn, by hand, and on the cases that trip them."""
 
 import doctest
 import random

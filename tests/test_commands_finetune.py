@@ -80,8 +80,8 @@ def test_one_command_goes_from_a_file_to_a_report(trained):
         assert task["n"] == report["examples"]["held_out"]
         assert task["low"] <= task["score"] <= task["high"]
     accuracy = report["tasks"]["accuracy"]
-    assert accuracy["score"] > accuracy["shortcuts"]["majority"] + 0.1
-    assert accuracy["shortcuts"]["bag_of_words"] > 0.95
+    assert accuracy["score"] > accuracy["baselines"]["majority"] + 0.1
+    assert accuracy["baselines"]["bag_of_words"] > 0.95
     assert "| accuracy |" in (trained / "report.md").read_text("utf-8")
     assert (trained / "report.html").exists()
     assert (trained / "loss.png").exists()
@@ -129,7 +129,7 @@ def test_texts_as_answers_are_scored_as_texts(capsys, tmp_path):
     assert code == 0, err
     report = json.loads((tmp_path / "r" / "report.json").read_text("utf-8"))
     assert report["tasks"].keys() == {"exact_match", "token_f1", "rouge_l", "bleu"}
-    assert "copy" in report["tasks"]["bleu"]["shortcuts"]
+    assert "copy" in report["tasks"]["bleu"]["baselines"]
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_parts_of_a_data_set_are_scored_apart(capsys, tmp_path):
         "qa1": 4,
         "qa2": 4,
     }
-    assert tasks["accuracy"]["shortcuts"]["majority"] == 1.0, "each part has its own"
+    assert tasks["accuracy"]["baselines"]["majority"] == 1.0, "each part has its own"
 
 
 # --- from a checkpoint ---

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import write
 
-from minigpt.bpe import split_chunks
+from minigpt.bpe import GPT2_PATTERN, GPT4_PATTERN, PATTERN, split_chunks
 from minigpt.data import corpus
 from minigpt.data.corpus import Piece, read_documents, read_pieces, separated
 from minigpt.data.decoding import ReadCounts
@@ -93,13 +93,21 @@ def test_pieces_join_to_the_document(unit, tmp_path, small_pieces):
     assert len(pieces) > 10
 
 
+@pytest.mark.parametrize("pattern", [PATTERN, GPT4_PATTERN, GPT2_PATTERN])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "It's 42, isn't it?!  Yes...\r\n\r\n  No: é中文🙂\u00a0 done.\n\tEnd \n ",
+        "词\n\n\n句。\n1234567\n\n",
+    ],
+)
 @pytest.mark.parametrize("shift", range(8))
-def test_no_chunk_of_the_tokenizer_is_cut(shift, tmp_path, small_pieces):
-    text = (
-        "x" * shift + "It's 42, isn't it?!  Yes...\r\n\r\n  No: é中文🙂\u00a0 done.\n\tEnd \n " * 40
-    )
+def test_no_chunk_of_the_tokenizer_is_cut(shift, line, pattern, tmp_path, small_pieces):
+    text = "x" * shift + line * 80
     pieces = [piece.text for piece in read_pieces(write(tmp_path / "a.txt", text))]
-    assert [c for piece in pieces for c in split_chunks(piece)] == split_chunks(text)
+    assert len(pieces) > 10
+    whole = split_chunks(text, pattern)
+    assert [c for piece in pieces for c in split_chunks(piece, pattern)] == whole
 
 
 # --- faults ---

@@ -340,7 +340,7 @@ def test_score_examples_grades_what_the_model_answers(tokenizer, monkeypatch):
     assert found[:2] == ["even", "odd"]
     assert (scores["low"]["score"], scores["high"]["score"]) == (1, 0.5)
     assert scores["accuracy"]["score"] == 1 - 1 / 8
-    assert scores["accuracy"]["shortcuts"]["majority"] == 0.5
+    assert scores["accuracy"]["baselines"]["majority"] == 0.5
     scores, _ = score_examples(None, tokenizer, example_items(examples), metric="bleu")
     assert set(scores) == {"bleu"}
     assert rooms == [7, None], "the right answers are not looked at"

@@ -96,7 +96,7 @@ def test_silence_scores_nothing_and_a_constant_its_baseline(monkeypatch, tokeniz
     some = {name: items[name] for name in ("sentiment",)}
     answering(monkeypatch, lambda prompt: "good" if metrics.language_of(prompt) == "en" else "好")
     scores, _ = task_scores(None, tokenizer, some, taught)
-    assert scores["sentiment"]["score"] == scores["sentiment"]["shortcuts"]["majority"]
+    assert scores["sentiment"]["score"] == scores["sentiment"]["baselines"]["majority"]
 
 
 def test_every_lesson_is_its_own_right_answer(items):

@@ -1,4 +1,4 @@
-"""Lessons: right answers, no shortcuts, verified constraints, pairs with exactly one fault."""
+"""Lessons: right answers, no baselines, verified constraints, pairs with exactly one fault."""
 
 import re
 import sys
@@ -172,7 +172,7 @@ def test_changes_tell_one_fact_from_a_fact_that_changed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_shortcut_answers_any_kind_of_question(language):
+def test_no_baseline_answers_any_kind_of_question(language):
     asked = defaultdict(list)
     for lesson in of_task("question", language):
         asked[lesson.kind].append(lesson)
@@ -182,34 +182,34 @@ def test_no_shortcut_answers_any_kind_of_question(language):
         common = Counter(item.answer for item in items).most_common(1)[0][1] / len(items)
         assert common < 0.4 + error, kind
         for name in ("first_mention", "last_mention"):
-            right = sum(item.shortcuts[name] == item.answer for item in items) / len(items)
+            right = sum(item.baselines[name] == item.answer for item in items) / len(items)
             assert 0.1 < right < 0.4 + error, (kind, name, right)
 
 
-def test_shortcuts_know_where_places_are_mentioned():
+def test_baselines_know_where_places_are_mentioned():
     bare = re.compile(r"\bthe (" + "|".join(place.en for place in lexicon.PLACES) + r")\b")
     for lesson in of_task("question", "en"):
         if lesson.kind in ("where thing", "in what order"):
             places = bare.findall(lesson.story)
-            assert lesson.shortcuts["first_mention"].endswith(places[0])
-            assert lesson.shortcuts["last_mention"].endswith(places[-1])
+            assert lesson.baselines["first_mention"].endswith(places[0])
+            assert lesson.baselines["last_mention"].endswith(places[-1])
 
 
-def test_shortcuts_are_what_they_say():
+def test_baselines_are_what_they_say():
     colours = "|".join(colour.en for colour in lexicon.COLORS)
     for lesson in of_task("question", "en"):
         if lesson.kind == "colour":
             named = re.findall(rf"\b(?:{colours})\b", lesson.story)
-            assert lesson.shortcuts == {"first_mention": named[0], "last_mention": named[-1]}
+            assert lesson.baselines == {"first_mention": named[0], "last_mention": named[-1]}
     for language in LANGUAGES:
         for lesson in taught(language):
             if lesson.task.startswith("translation"):
-                assert lesson.shortcuts == {"copy": lesson.story}
+                assert lesson.baselines == {"copy": lesson.story}
             if lesson.task == "summary":
-                assert lesson.shortcuts["copy"] in split_sentences(lesson.story, language)
+                assert lesson.baselines["copy"] in split_sentences(lesson.story, language)
         titles = of_task("title", language)
-        first = sum(lesson.shortcuts["first_mention"] == lesson.answer for lesson in titles)
-        last = sum(lesson.shortcuts["last_mention"] == lesson.answer for lesson in titles)
+        first = sum(lesson.baselines["first_mention"] == lesson.answer for lesson in titles)
+        last = sum(lesson.baselines["last_mention"] == lesson.answer for lesson in titles)
         assert first + last == len(titles)
         assert 0.4 < first / len(titles) < 0.6
 

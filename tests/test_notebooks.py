@@ -198,6 +198,35 @@ def test_links_lead_somewhere(path):
             assert target.startswith("http") or (path.parent / target).exists(), target
 
 
+# What prose names exists
+
+PROSE = [
+    *course.notebooks(),
+    *sorted((ROOT / "minigpt").rglob("*.py")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+    ROOT / "README.md",
+    ROOT / "chapters" / "exercises" / "README.md",
+]
+ELSEWHERE = {"pointer.py"}  # deleted; docs/experiments.md tells its story
+
+
+def unknown_files(text: str, known: set[str]) -> set[str]:
+    """Return the Python files that a text names in backticks and the repository lacks."""
+    return {name for name in re.findall(r"`[\w/]*?(\w+\.py)`", text) if name not in known}
+
+
+@pytest.mark.parametrize("path", PROSE, ids=name)
+def test_files_that_prose_names_exist(path):
+    known = {file.name for file in ROOT.rglob("*.py")} | ELSEWHERE
+    assert unknown_files(path.read_text(encoding="utf-8"), known) == set()
+
+
+def test_a_file_that_is_gone_is_caught():
+    text = "see `attention.py`, `data/formats.py` and `batches.py`"
+    assert unknown_files(text, {"attention.py", "formats.py"}) == {"batches.py"}
+
+
 # The package's order
 
 

@@ -78,7 +78,7 @@ TASKS = {
 }
 
 
-def test_scores_draw_bar_interval_and_shortcut():
+def test_scores_draw_bar_interval_and_baseline():
     ax = plots.scores(TASKS, title="tasks").axes[0]
     assert [patch.get_width() for patch in ax.patches] == [0.9, 0.5]
     lines = [line.get_xdata() for line in ax.lines]

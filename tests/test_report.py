@@ -18,7 +18,7 @@ TASK = {
     "n": 1200,
     "baseline": 0.41,
     "baseline_name": "last_mention",
-    "shortcuts": {"last_mention": 0.41},
+    "baselines": {"last_mention": 0.41},
 }
 REPORT = {
     "data": "storyworld",

@@ -100,7 +100,7 @@ def test_the_best_baseline_stands_beside_the_score():
     found = score_task("t", "accuracy", ["x", "x", "x"], items, taught)
     assert found.baseline_name == "majority"
     assert found.baseline == pytest.approx(2 / 3)
-    assert found.as_dict()["shortcuts"]["first_mention"] == pytest.approx(1 / 3)
+    assert found.as_dict()["baselines"]["first_mention"] == pytest.approx(1 / 3)
     assert "name" not in found.as_dict()
 
 

@@ -1,4 +1,4 @@
-"""Storyworld: exact probabilities, two languages from one choice, richness, and no shortcuts."""
+"""Storyworld: exact probabilities, two languages from one choice, richness, and no baselines."""
 
 import doctest
 import importlib
@@ -219,8 +219,8 @@ def test_the_world_is_rich(many):
 
 
 @pytest.mark.slow
-def test_no_shortcut_answers_the_questions(many):
-    blind = measure.shortcuts(many)
+def test_no_baseline_answers_the_questions(many):
+    blind = measure.baselines(many)
     assert len(blind) == 9
     for kind, shares in blind.items():
         assert shares.n > 250, kind
@@ -228,7 +228,7 @@ def test_no_shortcut_answers_the_questions(many):
         assert shares.last < 0.4, (kind, shares)
 
 
-def test_shortcuts_are_found_where_there_are_some():
+def test_baselines_are_found_where_there_are_some():
     """The measure itself must be able to fail: the coat's colour is always mentioned first."""
     asked = [
         (question, told)

@@ -113,7 +113,7 @@ def corpus(language: str, size: int) -> str:
 def datasheet(files: dict[str, str], tinystories: str) -> str:
     stories = [story(seed) for seed in MEASURED]
     rich = measure.richness(stories)
-    blind = [measure.shortcuts(stories, side=side) for side in (0, 1)]
+    blind = [measure.baselines(stories, side=side) for side in (0, 1)]
     known = [story(seed) for seed in STORIES]
     same_stories, same_sentences = measure.overlap(stories, known)
     nats = [-told.log_prob for told in stories]
@@ -156,13 +156,13 @@ def file_row(name: str, text: str) -> str:
     return f"| `{name}` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |"
 
 
-def blind_row(kind: str, english: measure.Shortcut, chinese: measure.Shortcut) -> str:
+def blind_row(kind: str, english: measure.Baseline, chinese: measure.Baseline) -> str:
     shares = [english.majority, english.last, english.first, chinese.last, chinese.first]
     return f"| {kind} | {english.n:,} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
 
 
 def label_rows() -> Iterator[str]:
-    """Yield a table row for each task with one answer a story: how far shortcuts come."""
+    """Yield a table row for each task with one answer a story: how far baselines come."""
     taught = [lesson for seed in MEASURED for lesson in lessons(seed, "en")]
     names = ("translation_en_zh", "summary", "title", "topic", "sentiment")
     groups = {name: [one for one in taught if one.task == name] for name in names}
@@ -171,10 +171,10 @@ def label_rows() -> Iterator[str]:
     for name, group in groups.items():
         majority = Counter(one.answer for one in group).most_common(1)[0][1]
         right = Counter(
-            key for one in group for key in one.shortcuts if one.shortcuts[key] == one.answer
+            key for one in group for key in one.baselines if one.baselines[key] == one.answer
         )
         tried = " / ".join(
-            f"{right[key] / len(group):.1%} ({key.replace('_', ' ')})" for key in group[0].shortcuts
+            f"{right[key] / len(group):.1%} ({key.replace('_', ' ')})" for key in group[0].baselines
         )
         yield f"| {name} | {len(group):,} | {majority / len(group):.1%} | {tried or '-'} |"
 
@@ -268,7 +268,7 @@ On {measured:,} stories, seeds from {first:,}:
 | measured stories that are also among the {stories} shipped ones | {same_stories:.1%} |
 | measured sentences that are also among theirs | {same_sentences:.1%} |
 
-Shortcuts: right answers of one who does not understand the story, to one question of each kind a
+Baselines: right answers of one who does not understand the story, to one question of each kind a
 story (drawn so that each answer that the kind has in the story is equally likely). Majority: always
 the most common answer. Last, first: the answer of this kind that the text mentions last, or first.
 
@@ -276,12 +276,12 @@ the most common answer. Last, first: the answer of this kind that the text menti
 |---|---|---|---|---|---|---|
 {blind}
 
-The other tasks, in English, where shortcuts must give the exact answer. Translation and summary:
+The other tasks, in English, where baselines must give the exact answer. Translation and summary:
 copying (the story; the sentence of the mishap). Title: the first child and thing, or the last. The
 mood of the ending is *said* where a sentence names a feeling that a child has at the end, or says
-how the day was; the last feeling named in the text is the shortcut.
+how the day was; the last feeling named in the text is the baseline.
 
-| task | n | majority | shortcuts |
+| task | n | majority | baselines |
 |---|---|---|---|
 {labels}
 
@@ -313,7 +313,7 @@ MIT, like the rest of the repository.
 - Every sentence comes from one of the forms, so the text is far more regular than anything written
   by people; the compression above shows by how much.
 - Names and habits are those of European picture books; the Chinese text transliterates them.
-- Only the shortcuts named above were measured.
+- Only the baselines named above were measured.
 - Instructions come in three wordings each: a model that learns them does not understand others.
 """
 

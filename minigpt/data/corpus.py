@@ -18,10 +18,11 @@ from minigpt.support.errors import ConfigError, DataError
 
 PIECE_BYTES = 1 << 18  # no piece of a plain text is longer
 
-# Places where no chunk of the tokenizer's pattern can cross: between a character and a following
-# space, and after the end of a line that does not begin with a space. Searched from the end.
+# Places where no chunk of our pattern, GPT-2's or GPT-4's can cross: between a character and a
+# following space, and after the end of a line that is not blank, before one that begins with a
+# character. (GPT-2's takes all but the last of several line ends together.) Searched from the end.
 CUT_WINDOW = 4000  # characters
-SAFE_CUT = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\n)(?=\S)")
+SAFE_CUT = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\S)")
 
 
 class Piece(NamedTuple):

@@ -27,12 +27,12 @@ TASK_NAMES = {
     "story": "story as asked for",
     "consistent_stories": "consistent stories",
 }
-TASK_HEAD = ("task", "score", "95 % interval", "best shortcut", "points ahead", "items", "metric")
+TASK_HEAD = ("task", "score", "95 % interval", "best baseline", "points ahead", "items", "metric")
 ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
 SHOWN = 100  # characters of a prompt, and half of those of an answer
 EXPLAINED = {
     "tasks": "Each score is the share of right answers, on stories that training never showed. The "
-    "shortcut is the best of: the most common answer, the first or last that is mentioned, a bag "
+    "baseline is the best of: the most common answer, the first or last that is mentioned, a bag "
     "of the words, a copy of the text; measured on the same items.",
     "stories": "Stories told by the model alone and read by the world's own parser: consistent "
     "means that every sentence agrees with all before it, up to the end.",

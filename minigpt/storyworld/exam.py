@@ -115,7 +115,7 @@ def item_of(lesson: Lesson, name: str) -> Item:
         lesson.answer,
         lesson.language,
         lesson.kind,
-        lesson.shortcuts,
+        lesson.baselines,
         lesson.story,
         accepts,
     )

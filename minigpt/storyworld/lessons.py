@@ -72,7 +72,7 @@ class Lesson(NamedTuple):
     story: str = ""  # the text that the prompt is about
     changes: int = 0  # questions: how often the fact in question changed; 0 is one fact
     said: bool = False  # sentiment: a sentence names a feeling of the end, or says how it ended
-    shortcuts: Mapping[str, str] = {}  # answers of those who do not understand the story
+    baselines: Mapping[str, str] = {}  # answers of those who do not understand the story
     wanted: tuple[str, ...] = ()  # what the constraint on a story names
 
 
@@ -114,7 +114,7 @@ def translation(steps: list[Step], side: int, kind: str, random: Draw) -> Lesson
         prompt,
         texts[1 - side],
         source,
-        shortcuts={"copy": source},
+        baselines={"copy": source},
     )
 
 
@@ -136,7 +136,7 @@ def question_lesson(question: tasks.Question, told: Story, side: int, random: Dr
         question.answer[side],
         text,
         question.changes,
-        shortcuts=blind,
+        baselines=blind,
     )
 
 
@@ -151,7 +151,7 @@ def label_lesson(task: str, told: Story, side: int, random: Draw) -> Lesson:
         answer,
         text,
         said=task == "sentiment" and ending_said(told),
-        shortcuts=blind_labels(task, told, side),
+        baselines=blind_labels(task, told, side),
     )
 
 

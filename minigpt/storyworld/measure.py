@@ -1,4 +1,4 @@
-"""How rich the world is, and that no shortcut answers its questions: the datasheet's figures."""
+"""How rich the world is, and that no baseline answers its questions: the datasheet's figures."""
 
 import lzma
 import re
@@ -26,7 +26,7 @@ class Richness(NamedTuple):
     sentiments: dict[str, float]
 
 
-class Shortcut(NamedTuple):
+class Baseline(NamedTuple):
     """How often blind answers are right to one kind of question, as fractions."""
 
     n: int
@@ -73,7 +73,7 @@ def longest_recall(story: Story) -> int:
     return longest
 
 
-def shortcuts(stories: Sequence[Story], seed: int = 0, side: int = 0) -> dict[str, Shortcut]:
+def baselines(stories: Sequence[Story], seed: int = 0, side: int = 0) -> dict[str, Baseline]:
     """Answer one question of each kind and story blindly, in English (side 0) or Chinese (1)."""
     random = Random(seed).random
     asked = defaultdict(list)
@@ -83,8 +83,8 @@ def shortcuts(stories: Sequence[Story], seed: int = 0, side: int = 0) -> dict[st
     return {kind: blind_answers(pairs, side) for kind, pairs in asked.items()}
 
 
-def blind_answers(pairs: list[tuple[tasks.Question, Story]], side: int = 0) -> Shortcut:
-    """Return the shares of right answers of each shortcut to questions of one kind."""
+def blind_answers(pairs: list[tuple[tasks.Question, Story]], side: int = 0) -> Baseline:
+    """Return the shares of right answers of each baseline to questions of one kind."""
     common = [answer for answer, _ in Counter(q.answer for q, _ in pairs).most_common()]
     n, right = len(pairs), Counter()
     for question, story in pairs:
@@ -95,7 +95,7 @@ def blind_answers(pairs: list[tuple[tasks.Question, Story]], side: int = 0) -> S
             "first": min(positions, key=lambda a: positions[a][0]) if positions else common[0],
         }
         right.update(name for name, answer in blind.items() if answer == question.answer)
-    return Shortcut(n, *(right[name] / n for name in ("majority", "last", "first")))
+    return Baseline(n, *(right[name] / n for name in ("majority", "last", "first")))
 
 
 def mentions(

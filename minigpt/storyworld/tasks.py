@@ -1,7 +1,7 @@
 """What can be asked about a story: questions of nine kinds, with answers.
 
 All of it follows from the derivation, so every answer is certain. A question knows the answers
-that its story offers; `measure.py` uses them to test that no shortcut finds the right one.
+that its story offers; `measure.py` uses them to test that no baseline finds the right one.
 Summary, title, topic and mood are in `labels.py`.
 """
 

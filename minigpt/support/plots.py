@@ -104,7 +104,7 @@ def _limit_losses(ax: Axes, losses: list[float], floor: float | None) -> None:
 
 
 def scores(tasks: dict[str, dict], title: str = "") -> Figure:
-    """Draw a bar for each task's score with its 95 % interval, and a mark at its best shortcut.
+    """Draw a bar for each task's score with its 95 % interval, and a mark at its best baseline.
 
     tasks: {name: {"score", "low", "high", "baseline"}}, all from 0 to 1, as in report.json.
     """
@@ -122,7 +122,7 @@ def scores(tasks: dict[str, dict], title: str = "") -> Figure:
         names = [_plain(name[:30]) for name in tasks]
         ax.set(xlim=(0, 1.12), yticks=range(len(tasks)), yticklabels=names, title=_plain(title))
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-        ax.set_xlabel("gray: 95 % interval, orange: best shortcut")
+        ax.set_xlabel("gray: 95 % interval, orange: best baseline")
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
     return figure

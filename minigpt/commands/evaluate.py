@@ -35,11 +35,11 @@ class EvaluateCommand:
     text: Path | None = None
     """A file or folder of plain text: perplexity and bits per byte."""
     field: str = "text"
-    """Where the text stands in each object of a .jsonl or .json file."""
+    """Name of the field or column that holds the text (.json, .jsonl, .csv, .tsv)."""
     stride: int | None = None
     """How far apart the windows of a long text begin (None: half of the context)."""
     data: str | None = None
-    """Examples with right answers (.jsonl, .json, .csv, .tsv or a folder)."""
+    """Examples with right answers: a file, folder, pattern, archive or data set's name."""
     learn_from: str | None = None
     """Training examples for the baselines that the scores are compared with."""
     metric: str = "auto"

@@ -27,13 +27,13 @@ class RunConfig:
     """Describe a whole run: its data, its tokenizer, its model and its training."""
 
     data: str = "storyworld"
-    """A text file, a folder of text files, a .jsonl or .json file, or storyworld."""
+    """Text: a file, folder, pattern, archive or data set's name; or storyworld."""
     tokenizer: str = "bpe"
     """bpe or char (trained on the data), or the path of a tokenizer.json."""
     word_cohesion: Annotated[float, at_least(0), below(1)] = 0.0
     """Above 0, bpe learns Chinese words and no phrases: how closely their characters cohere."""
     field: str = "text"
-    """Where the text stands in each object of a .jsonl or .json file."""
+    """Name of the field or column that holds the text (.json, .jsonl, .csv, .tsv)."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1

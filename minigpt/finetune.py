@@ -119,8 +119,8 @@ def save_settings(run_dir: Path, config: FinetuneConfig) -> None:
 
 
 def load_settings(run_dir: Path) -> FinetuneConfig:
-    """Read finetune.json: the settings of an earlier run. Those of an older format are upgraded."""
-    path = run_dir / SETTINGS
+    """Read finetune.json, in a run or by itself. Settings of an older format are upgraded."""
+    path = run_dir if run_dir.is_file() else run_dir / SETTINGS
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
         version = content.pop("format", 1)  # the first format had no number

@@ -173,3 +173,24 @@ def test_a_config_that_cannot_be_used_is_one_line(trained, tmp_path, capsys, wor
 def test_a_preset_and_a_config_are_refused_together(trained, capsys):
     assert main(["train", "tiny", "--out", "x", "--config", str(trained[0])]) == 2
     assert "cannot be combined with the preset tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "finetune.json"])
+def test_finetune_takes_the_settings_of_another_run(name, tmp_path, monkeypatch):
+    from minigpt.commands import finetune as command
+    from minigpt.finetune import FinetuneConfig, save_settings
+
+    stored = FinetuneConfig(data="reviews.csv", epochs=3.0, max_answer_tokens=7)
+    save_settings(tmp_path, stored)
+    asked: list[FinetuneConfig] = []
+
+    def run_finetune(out, config, resume):
+        asked.append(config)
+        return 0
+
+    monkeypatch.setattr(command, "run_finetune", run_finetune)
+    words = ["finetune", "--out", "x", "--config", str(tmp_path / name)]
+    assert main(words) == main([*words, "--epochs", "5"]) == 0
+    assert asked == [stored, dataclasses.replace(stored, epochs=5.0)]
+    assert main([*words, "--resume"]) == 2
+    assert len(asked) == 2

@@ -7,9 +7,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 import tyro
+
+from minigpt.support.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -60,6 +63,25 @@ def flag_value(words: list[str], name: str) -> str | None:
         if flag.replace("_", "-") == "--" + name.replace("_", "-"):
             found = value if is_joined else following
     return found or None
+
+
+def stored_settings(words: list[str], preset: str | None = None) -> Path | None:
+    """Return where the defaults of all flags are stored: in a resumed run, or what --config names.
+
+    They must be known before the words are parsed; for --help they do not matter. `preset` names
+    other defaults that were asked for. Raises ConfigError where two are asked for.
+    """
+    if {"-h", "--help", "--help-all"} & set(words):
+        return None
+    config, resumes = flag_value(words, "config"), "--resume" in words
+    if config and (preset or resumes):
+        raise ConfigError(
+            f"--config cannot be combined with {preset or '--resume'}",
+            "--config",
+            "leave one of them out",
+        )
+    place = flag_value(words, "out") if resumes else config
+    return Path(place) if place else None
 
 
 # ---- the flags that --help shows

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tyro
 from tqdm import tqdm
 
-from minigpt.commands.arguments import parse
+from minigpt.commands.arguments import parse, stored_settings
 from minigpt.commands.bars import Bars, training_bar
 from minigpt.commands.card import training_facts
 from minigpt.commands.pipeline import check_fits, check_out, plain_warnings, stage
@@ -54,16 +55,18 @@ class FinetuneCommand:
     """Directory of the run; it is made if it is not there."""
     resume: bool = False
     """Go on from the run's newest checkpoint, with its settings."""
-    config: FinetuneConfig = field(default_factory=FinetuneConfig)
+    config: Path | None = None
+    """A finetune.json, or a run that has one: its settings are the defaults; flags still count."""
+    settings: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 def main(words: list[str]) -> int:
     """Run the command; exit 0, or 130 / 143 after Ctrl-C / a request to end."""
-    command = parse(FinetuneCommand, "finetune", words)
-    if command.resume:  # the run's own settings are the defaults; flags still count
-        stored = FinetuneCommand(command.out, True, load_settings(command.out))
-        command = parse(FinetuneCommand, "finetune", words, stored)
-    config = with_given_rates(command.config, words)
+    stored = stored_settings(words)
+    settings = load_settings(stored) if stored else FinetuneConfig()
+    default = FinetuneCommand(tyro.MISSING, settings=settings)
+    command = parse(FinetuneCommand, "finetune", words, default)
+    config = with_given_rates(command.settings, words)
     if config.checkpoint and not command.resume:
         check_model_flags(config)
     if not config.data:

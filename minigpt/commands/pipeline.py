@@ -86,7 +86,7 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
 
 
 def follow(out: Path) -> int:
-    """Train beside the first process, which makes and checks all files; return the exit code."""
+    """Train beside rank 0, which makes and checks all files; return the exit code."""
     with stop_on_signals() as stop, contextlib.redirect_stderr(io.StringIO()):
         rank_zero_first(lambda: None)  # comes back when the files are there
         config = load_config(out)

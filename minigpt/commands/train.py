@@ -9,12 +9,11 @@ from pathlib import Path
 
 import tyro
 
-from minigpt.commands.arguments import flag_value, parse
+from minigpt.commands.arguments import parse, stored_settings
 from minigpt.commands.pipeline import run_pipeline
 from minigpt.machine.device import choose_device
 from minigpt.machine.distributed import PeerError, connected
 from minigpt.runs.run import PRESETS, RunConfig, default_preset, load_config
-from minigpt.support.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,29 +38,11 @@ def main(words: list[str]) -> int:
     """Run the command; exit 0, or 130 / 143 after Ctrl-C / a request to end."""
     preset = words[0] if words and words[0] in PRESETS else None
     words = words[1:] if preset else words
-    settings = starting_settings(words, preset)
+    stored = stored_settings(words, f"the preset {preset}" if preset else None)
+    settings = load_config(stored) if stored else PRESETS[preset or default_preset()]()
     command = parse(TrainCommand, "train", words, TrainCommand(tyro.MISSING, run=settings))
     try:
         with connected(choose_device(command.run.training.device)):
             return run_pipeline(command.out, command.run, command.resume)
     except PeerError as error:
         return error.exit_code  # the other process says what it was
-
-
-def starting_settings(words: list[str], preset: str | None) -> RunConfig:
-    """Return the defaults of all flags: a resumed run's own, those that --config names, a preset's.
-
-    They must be known before the words are parsed.
-    """
-    out, config = flag_value(words, "out"), flag_value(words, "config")
-    asks_help = any(word in ("-h", "--help", "--help-all") for word in words)
-    if config and ("--resume" in words or preset):
-        other = f"the preset {preset}" if preset else "--resume"
-        raise ConfigError(
-            f"--config cannot be combined with {other}", "--config", "leave one of them out"
-        )
-    if config and not asks_help:
-        return load_config(Path(config))
-    if "--resume" in words and out and not asks_help:
-        return load_config(Path(out))
-    return PRESETS[preset or default_preset()]()

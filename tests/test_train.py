@@ -898,3 +898,18 @@ def test_soak_the_loop_costs_at_most_a_fifth_more_than_a_bare_torch_loop(tmp_pat
                 optimizer.step()
         bare.append(time.perf_counter() - begin)
     assert min(ours) < 1.2 * min(bare) + 0.5, "0.5 s for the two checkpoints"
+
+
+def test_gradients_are_clipped_and_reported_without_the_scale_of_float16(tmp_path):
+    """A scale changes no number of a step: it is taken off before anything looks at gradients."""
+    steps = []
+    for scale in (None, 2.0**10):
+        trainer = Trainer(make_model(), make_config(grad_clip=0.5), tmp_path / str(scale), {})
+        if scale is not None:
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer.train_step(Source().batch(0))
+        steps.append((trainer.progress.grad_norm, weights(trainer.model)))
+    (norm, plain), (scaled_norm, scaled) = steps
+    assert scaled_norm == pytest.approx(norm, rel=1e-4)
+    for name, weight in plain.items():
+        torch.testing.assert_close(scaled[name], weight, rtol=1e-4, atol=1e-6)

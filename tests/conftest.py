@@ -1,6 +1,7 @@
 """Fixtures that test files share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,3 +64,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Server]":
     server = Server()
     yield server
     server.close()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, also where pytest was started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -7,8 +7,24 @@ import torch
 
 from minigpt.batching.token_files import TokenFile, write_tokens
 from minigpt.commands import main
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 
+TINY = {"vocab_size": 37, "block_size": 11, "n_layer": 2, "n_head": 4, "n_embd": 24}
+VARIANTS = [  # each option off its default at least once, alone and together
+    {},
+    ARCHITECTURES["llama"],
+    ARCHITECTURES["gpt2"],
+    {"norm": "layer"},
+    {"mlp": "gelu"},
+    {"mlp": "relu2"},
+    {"positions": "learned"},
+    {"positions": "none"},
+    {"qk_norm": False},
+    {"biases": True},
+    {"init": "gpt2"},
+    {"n_kv_head": 2, "norm": "layer", "biases": True},
+    {**ARCHITECTURES["gpt2"], "tie_embeddings": False, "mlp": "relu2", "n_kv_head": 2},
+]
 EOT = 0  # the id that ends a document in the token files of tests
 
 
@@ -53,4 +69,13 @@ def tiny_model(block_size: int = 9, seed: int = 0, **changes) -> GPT:
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def random_model(**options) -> GPT:
+    """Return a tiny model with every weight random, norms and output projections included."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**{**TINY, **options}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.3)
     return model

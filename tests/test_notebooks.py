@@ -332,19 +332,12 @@ def test_imports_of_the_package_print_nothing():
 TESTED_ELSEWHERE = {
     "__main__": ("test_commands", "it only calls the command line"),
     "classroom": ("test_grading", "its parts make sense together alone: one judge, one student"),
-    # To be split by name with the modules themselves:
-    "data.tables": ("test_corpus", "not split yet"),
-    "data.records": ("test_corpus", "not split yet"),
-    "bpe": ("test_tokenizer", "not split yet"),
-    "streaming": ("test_tokenizer", "not split yet"),
-    "counts": ("test_gpt", "not split yet"),
-    "recipe": ("test_train", "not split yet"),
-    "runs.resume": ("test_train", "not split yet"),
-    "runs.run": ("test_commands", "not split yet"),
-    "validation": ("test_train", "not split yet"),
-    "trainer": ("test_train", "not split yet"),
-    "sampling": ("test_generate", "not split yet"),
-    "storyworld.told": ("test_exam", "not split yet"),
+    "conversation": ("test_chat", "a chat is told from its messages to its answer"),
+    "data.decoding": ("test_corpus", "bytes are decoded as the texts that they are"),
+    "data.records": ("test_formats", "records are read in every format and packing at once"),
+    "batching.mixture": ("test_packing", "a mixture is made of packed rows"),
+    "machine.kernels": ("test_attention", "the fast form is compared with the taught one"),
+    "machine.sorting": ("test_sampling", "sorting is compared with the taught form"),
 }
 
 

@@ -33,9 +33,9 @@ def sum_losses(
             predicted = int((targets != IGNORE).sum())
             if predicted == 0:  # other processes may wait: any targets, weighed with 0
                 targets = torch.zeros_like(targets)
-            masks = {"mask": document_mask(part.to(device)) for part in documents}  # one or none
+            more = {"mask": document_mask(documents[0].to(device))} if documents else {}
             with autocast(device, dtype):
-                _, loss = model(idx.to(device), targets.to(device), **masks)
+                _, loss = model(idx.to(device), targets.to(device), **more)
             loss_sum += loss.item() * predicted
             count += predicted
     finally:

@@ -9,8 +9,12 @@ Sources: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural net
 2025, "Muon is Scalable for LLM Training", section 2.2 (scale of the update).
 """
 
+# torch does not export its operations on lists of tensors, which its own optimizers are made of:
+# pyright: reportPrivateImportUsage=false
+
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +83,7 @@ class Muon(torch.optim.Optimizer):
                 assert p.ndim >= 2, f"Muon updates matrices only, got shape {tuple(p.shape)}"
 
     @torch.no_grad()
-    def step(self, closure=None) -> Tensor | None:
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient; matrices of one shape go together."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
@@ -98,7 +102,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
         buffers = [state["momentum_buffer"] for state in states]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # `step` chose these
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch.stack(gradients)  # a copy, changed in place: torch 2.10 splits no other lerp
         torch._foreach_lerp_(ahead.unbind(), buffers, group["momentum"])  # Nesterov: one step on

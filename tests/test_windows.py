@@ -173,3 +173,15 @@ def test_document_longer_than_block_size_names_both(tmp_path):
     with pytest.raises(DataError, match=r"document of 13 tokens, but block_size is 12.*token 3 — "):
         EvalDocuments(tokens, 2, 12)
     assert EvalDocuments(tokens, 2, 13).n_documents == 3
+
+
+def test_documents_apart_are_numbered_and_sharded_with_their_rows(tmp_path):
+    tokens = write_tokens(tmp_path / "x.bin", [[5, 0, 6, 7, 0, 8, 9, 10, 0]], 11, 0)
+    plain, apart = (Documents(tokens, 6, 7, seed=1, apart=way) for way in (False, True))
+    idx, targets, documents = apart.batch(2)
+    assert all(map(torch.equal, plain.batch(2), (idx, targets)))
+    assert torch.equal(documents, (idx == 0).cumsum(dim=1))
+    assert len(documents[0].unique()) > 1
+    parts = [shard(apart.batch(2), rank, 3) for rank in range(3)]
+    for whole, pieces in zip((idx, targets, documents), zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces), whole)

@@ -61,7 +61,7 @@ def measure_decoding(
             )
             for way in own
         ]
-        fastest = min(own, key=seconds.get)
+        fastest = min(own, key=lambda way: seconds[way])
         for name in others:
             same = greedy_share(ours, prompts, ids[name])
             rows.append(

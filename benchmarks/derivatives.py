@@ -79,7 +79,8 @@ def train_micrograd(
     for step in range(steps):
         scores = list(map(network, inputs))
         hinge = [(1 + -yi * score).relu() for yi, score in zip(y.tolist(), scores, strict=True)]
-        loss = sum(hinge) * (1.0 / len(hinge)) + PENALTY * sum(p * p for p in network.parameters())
+        penalty = sum((p * p for p in network.parameters()), engine.Value(0.0))
+        loss = sum(hinge, engine.Value(0.0)) * (1.0 / len(hinge)) + penalty * PENALTY
         network.zero_grad()
         loss.backward()
         for p in network.parameters():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import GPT, Block, GPTConfig
 from minigpt.support.errors import ConfigError
 
 
@@ -87,7 +87,7 @@ def huggingface_model(transformers: ModuleType, ours: GPT) -> torch.nn.Module:
 def copy_weights(ours: GPT, theirs: dict[str, Tensor], turned: bool = False) -> None:
     """Give a GPT-2 with its usual names our weights; turned: its matrices stand (in, out)."""
 
-    def put(name: str, *sources: Tensor) -> None:
+    def put(name: str, *sources: Any) -> None:
         value = torch.cat(sources)
         theirs[name].copy_(value.T if turned and ".h." in name and value.ndim == 2 else value)
 
@@ -96,6 +96,7 @@ def copy_weights(ours: GPT, theirs: dict[str, Tensor], turned: bool = False) -> 
     for kind in ("weight", "bias"):
         put(f"transformer.ln_f.{kind}", getattr(ours.norm, kind))
         for number, block in enumerate(ours.blocks):
+            assert isinstance(block, Block)
             place, attention = f"transformer.h.{number}", block.attention
             parts = (attention.query, attention.key, attention.value)
             put(f"{place}.attn.c_attn.{kind}", *(getattr(part, kind) for part in parts))

@@ -99,7 +99,7 @@ def patient(vocab_size: int, steps: int) -> Recipe:
 
 
 NEVER = 10**9
-QUIET = {
+QUIET: dict[str, Any] = {
     "warmup_steps": 0,
     "save_interval": NEVER,
     "eval_interval": NEVER,
@@ -132,7 +132,7 @@ def by_characters(text: str, folder: Path) -> Characters:
     parts = {"train": ids[:cut], "validation": ids[cut:end]}
     return Characters(
         **{
-            name: write_tokens(folder / f"{name}.bin", [part], len(characters), None)
+            name: write_tokens(folder / f"{name}.bin", [part.tolist()], len(characters), None)
             for name, part in parts.items()
         }
     )
@@ -169,7 +169,7 @@ def train_ours(recipe: Recipe, tokens: TokenFile, seed: int) -> GPT:
     return model
 
 
-def full_loss(model: torch.nn.Module, tokens: TokenFile, block_size: int = T) -> float:
+def full_loss(model: Any, tokens: TokenFile, block_size: int = T) -> float:
     """Return the mean loss over all of a text, each token predicted once."""
     device = next(model.parameters()).device
     return evaluate_loss(model, EvalWindows(tokens, 64, block_size), device, torch.float32)
@@ -291,7 +291,7 @@ def measure_throughput(peer: ModuleType | None, quick: bool) -> list[Row]:
     device = choose_device("cpu")
     dtype = choose_dtype(device)
     width, B, length, rounds = (96, 2, 32, 1) if quick else (768, 16, 256, 5)
-    sizes = {"vocab_size": 65, "block_size": length, "n_layer": 4, "n_embd": width}
+    sizes: dict[str, Any] = {"vocab_size": 65, "block_size": length, "n_layer": 4, "n_embd": width}
     default = GPTConfig(**sizes, n_head=max(width // 64, 1))
     lean = GPTConfig(**sizes, **LEAN)
     idx = torch.randint(65, (B, length + 1))

@@ -127,10 +127,10 @@ def test_the_oracle_of_the_blank_file_is_the_packages_gpt2():
     ("options", "words"),
     [
         ({"root": False}, "ROOT"),
-        ({"turn_values": True}, "Values are not turned"),
+        ({"turn_values": True}, "Values are not rotated"),
         ({"early": True}, "after attention has added"),
         ({"bend": "up"}, "belongs to the gate"),
-        ({"turn": False}, "must be turned"),
+        ({"turn": False}, "must be rotated"),
         ({"keep": False}, "x is lost"),
         ({"root": False, "bend": "up"}, "More than one fault"),
     ],

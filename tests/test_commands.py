@@ -399,7 +399,8 @@ def test_conversations_are_learned_whole_and_later_their_answers_alone(tmp_path)
     n_talks, all_text = 0, defaultdict(set)  # by half of the steps and kind: is all text learned?
     met = set()  # the kinds that a row holds
     for step in range(60):
-        idx, targets = source.batch(step)
+        idx, targets, documents = source.batch(step)
+        assert torch.equal(documents, (idx == tokenizer.eot_id).cumsum(dim=1))  # each apart
         talks = (idx == user).any(dim=1)
         assert (targets[~talks] != -100).all(), "stories are always learned whole"
         assert (targets[talks] != -100).any() or not talks.any()

@@ -146,7 +146,7 @@ def test_many_prompts_are_read_a_few_at_a_time_and_dropped_without_copies(monkey
     prompts = [[(7 * row + i) % 40 for i in range(1 + row * 5 % 17)] for row in range(40)]
     config, stops = SampleConfig(max_new_tokens=25, seed=3), set(range(0, 40, 9))
     shapes = []
-    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    model.embedding.register_forward_pre_hook(lambda *call: shapes.append(tuple(call[1][0].shape)))
     together = generate(model, prompts, config, stops)
     prefills = [shape for shape in shapes if shape[1] > 1]
     assert max(rows for rows, _ in prefills) == PREFILL_ROWS
@@ -163,7 +163,7 @@ def test_many_prompts_are_read_a_few_at_a_time_and_dropped_without_copies(monkey
 
 def test_each_token_costs_one_step_of_one_token():
     model, shapes = tiny_model(block_size=40), []
-    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    model.embedding.register_forward_pre_hook(lambda *call: shapes.append(tuple(call[1][0].shape)))
     generate(model, [[1, 2, 3], [4]], SampleConfig(max_new_tokens=5))
     assert shapes == [(2, 3)] + [(2, 1)] * 4  # none after the last token
 
@@ -437,16 +437,13 @@ def quickly_compiled(monkeypatch, request):
     With the cache of CPUs, whose length grows in one program, and with the static one of GPUs.
     """
     torch._dynamo.reset()
-    is_static, new_cache = request.param == "static", GPT.new_cache
+    is_static = request.param == "static"
     step = torch.compile(
         generation.decode_step, backend="aot_eager", fullgraph=True, dynamic=not is_static
     )
     monkeypatch.setattr(compiling, "compile_step", lambda *_: step)
-    monkeypatch.setattr(
-        GPT,
-        "new_cache",
-        lambda self, B, length, static=False: new_cache(self, B, length, is_static),
-    )
+    cache_of = compiling.StaticCache if is_static else compiling.cache_to_compile
+    monkeypatch.setattr(compiling, "cache_to_compile", cache_of)
 
 
 @pytest.mark.parametrize(

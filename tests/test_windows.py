@@ -189,3 +189,15 @@ def test_the_validation_rows_of_all_processes_are_the_batch(rows, size):
         assert torch.equal(numbers, mine // 3)
         parts.append(mine[(targets != IGNORE).any(dim=1)])
     assert torch.equal(torch.cat(parts), idx)
+
+
+def test_documents_apart_are_numbered_and_sharded_with_their_rows(tmp_path):
+    tokens = write_tokens(tmp_path / "x.bin", [[5, 0, 6, 7, 0, 8, 9, 10, 0]], 11, 0)
+    plain, apart = (Documents(tokens, 6, 7, seed=1, apart=way) for way in (False, True))
+    idx, targets, documents = apart.batch(2)
+    assert all(map(torch.equal, plain.batch(2), (idx, targets)))
+    assert torch.equal(documents, (idx == 0).cumsum(dim=1))
+    assert len(documents[0].unique()) > 1
+    parts = [shard(apart.batch(2), rank, 3) for rank in range(3)]
+    for whole, pieces in zip((idx, targets, documents), zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces), whole)

@@ -45,8 +45,8 @@ FAULTS = [
     # Attention
     fault(
         "bfloat16 on a CPU forgets the mask",
-        r"self\.mix\(q\.float\(\), k\.float\(\), v\.float\(\), mask\)",
-        "self.mix(q.float(), k.float(), v.float(), None)",
+        r"return attend\(q\.float\(\), k\.float\(\), v\.float\(\), mask, is_causal, dropout\)",
+        "return attend(q.float(), k.float(), v.float(), None, True, dropout)",
         "attention",
     ),
     fault(
@@ -62,9 +62,15 @@ FAULTS = [
         "attention",
     ),
     fault(
-        "groups of heads get each other's keys",
-        r"x\.repeat_interleave\((self\.n_head // self\.n_kv_head), dim=1\)",
-        r"x.repeat(1, \1, 1, 1)",
+        "several tokens without a mask see what comes after them",
+        r"is_causal = mask is None and q\.size\(2\) > 1",
+        "is_causal = False",
+        "attention",
+    ),
+    fault(
+        "documents of a row see each other",
+        r"\(same & causal_mask\((.*)\)\)\[:, None\]",
+        r"(same | causal_mask(\1))[:, None]",
         "attention",
     ),
     fault(
@@ -215,7 +221,7 @@ FAULTS = [
     ),
     fault(
         "an update of Muon ignores the shape",
-        r"0\.2 \* max\(parameters\[0\]\.shape\) \*\* 0\.5",
+        r"0\.2 \* max\(parameters\[0\]\.shape\[-2:\]\) \*\* 0\.5",
         "0.2",
         "muon",
     ),

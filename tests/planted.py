@@ -69,12 +69,6 @@ FAULTS = [
     ),
     fault(
         "documents of a row see each other",
-        r"\(same & causal_mask\((.*)\)\)\[:, None\]",
-        r"(same | causal_mask(\1))[:, None]",
-        "attention",
-    ),
-    fault(
-        "documents of a row see each other",
         r"\(same & causal_mask\((.*?)\)\)\[:, None\]",
         r"causal_mask(\1).expand_as(same)[:, None]",
         "attention",

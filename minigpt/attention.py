@@ -145,7 +145,8 @@ class Attention(nn.Module):
         # Without a mask a single new token sees all there is, and several see no later one.
         is_causal = mask is None and q.size(2) > 1
         dropout = self.dropout if self.training else 0.0
-        mixed = kernels.attend(q, k, v, mask, is_causal, dropout)  # (B, H, T, D)
+        is_grouped = self.n_kv_head < self.n_head
+        mixed = kernels.attend(q, k, v, mask, is_causal, dropout, is_grouped)  # (B, H, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
     def split_heads(self, x: Tensor) -> Tensor:

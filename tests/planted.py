@@ -45,8 +45,8 @@ FAULTS = [
     # Attention
     fault(
         "bfloat16 on a CPU forgets the mask",
-        r"return attend\(q\.float\(\), k\.float\(\), v\.float\(\), mask, is_causal, dropout\)",
-        "return attend(q.float(), k.float(), v.float(), None, True, dropout)",
+        r"(return attend\(q\.float\(\), k\.float\(\), v\.float\(\)), mask, is_causal,",
+        r"\1, None, True,",
         "attention",
     ),
     fault(

@@ -24,9 +24,10 @@ B, T, C, H, G, D = 3, 7, 20, 6, 2, 10  # all different, so that no mix-up of axe
 pytestmark = pytest.mark.usefixtures("seed_zero")
 
 
-def plainly(q, k, v, mask, is_causal, dropout):
+def plainly(q, k, v, mask, is_causal, dropout, is_grouped=False):
     """Attend by the taught form, with the arguments of the fast one."""
     assert not dropout
+    assert is_grouped == (q.size(1) > k.size(1))
     mask = causal_mask(q.size(2)) if is_causal else mask
     shared = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
     return attend(q, *shared, mask)

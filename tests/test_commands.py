@@ -255,8 +255,8 @@ def test_swapped_merges_are_refused(capsys, copied):
     merges[0], merges[1] = merges[1], merges[0]
     path.write_text(json.dumps(content), "utf-8")
     line = refused(capsys, "generate", "--checkpoint", copied)
-    assert "tokenizer" in line
-    assert "copy the run's tokenizer.json again" in line
+    assert "another tokenizer" in line
+    assert "restore the run's own tokenizer.json" in line
 
 
 def test_generate_falls_back_to_an_older_checkpoint_and_says_so(capsys, copied):

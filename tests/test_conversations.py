@@ -39,7 +39,7 @@ def test_long_ones_are_counted():
 
 
 def test_prompts_lose_their_middle():
-    prompts, count = fit_prompts([[1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]], room=4)
+    prompts, count = fit_prompts([[1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]], 4, keep=())
     assert prompts == [[1, 2, 3], [1, 2, 3, 4], [1, 2, 7, 8]]
     assert count == 1
 

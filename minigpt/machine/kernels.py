@@ -18,10 +18,12 @@ def attend(
     mask: Tensor | None = None,
     is_causal: bool = False,
     dropout: float = 0.0,
+    is_grouped: bool = False,
 ) -> Tensor:
     """Do what `attention.attend` does in one fused kernel, which never stores the T x S weights.
 
-    q is (B, H, T, D), k and v are (B, G, S, D): groups of query heads share keys and values. mask
+    q is (B, H, T, D), k and v are (B, G, S, D); is_grouped: G < H, so that groups of query heads
+    share keys and values (a compiler wants to be told, not to compare sizes). mask
     is boolean and broadcasts to (B, 1, T, S); is_causal stands for the causal mask; dropout is the
     share of weights that are dropped. Returns (B, H, T, D).
 
@@ -31,7 +33,7 @@ def attend(
     """
     if q.is_cpu and torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
-            return attend(q.float(), k.float(), v.float(), mask, is_causal, dropout)
+            return attend(q.float(), k.float(), v.float(), mask, is_causal, dropout, is_grouped)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -39,5 +41,5 @@ def attend(
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=is_causal,
-        enable_gqa=q.size(1) != k.size(1),
+        enable_gqa=is_grouped,
     )

@@ -100,7 +100,7 @@ def test_impossible_settings_are_refused(name, value):
 def learned_by(words: list[str]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return AdamW's and Muon's rates in pre-training and training, as the command has them."""
     words = ["--out", "r", "--data", "my.csv", *words]
-    config = with_given_rates(parse(FinetuneCommand, "finetune", words).config, words)
+    config = with_given_rates(parse(FinetuneCommand, "finetune", words).settings, words)
     first, last = config.pretraining(), config.training
     return (
         (first.learning_rate, first.muon_learning_rate),

@@ -243,7 +243,10 @@ class GPT(nn.Module):
         return None, loss
 
     def hidden(
-        self, idx: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+        self,
+        idx: Tensor,
+        cache: KVCache | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream (B, T, C) after the last block, for ids as in `forward`."""
         T = idx.size(1)

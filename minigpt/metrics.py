@@ -207,6 +207,30 @@ def ngrams(units: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 # --- texts against one right text ---
 
 
+def sentence_accuracy(prediction: str, target: str) -> float:
+    """Return the share of a target's sentences that stand word for word in the prediction.
+
+    Sentences are compared in order (longest common subsequence), so that one left out or put in
+    costs one and not all after it. Sentences too many count: the share is of the longer text.
+
+    >>> sentence_accuracy("It rains. Tom ran.", "It rains. Tom ran. He fell.")
+    0.6666666666666666
+    """
+    found, wanted = split_sentences(prediction), split_sentences(target)
+    longest = max(len(found), len(wanted))
+    return common_length(found, wanted) / longest if longest else 1.0
+
+
+SENTENCE_END = re.compile(
+    r"(?<=[.!?])\s+|(?<=[.!?]\")\s+(?![a-z])|(?<=[。！？])(?!”)\s*|(?<=[。！？]”)\s*"
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return a text's sentences, English or Chinese, each without the space around it."""
+    return [part.strip() for part in SENTENCE_END.split(text.strip()) if part.strip()]
+
+
 def exact_match(prediction: str, target: str, language: Language = "en") -> float:
     """Return 1.0 where two answers have the same words in the same order, else 0.0.
 

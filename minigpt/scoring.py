@@ -64,6 +64,7 @@ def is_accepted(prediction: str, item: Item) -> bool:
 GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from 0 to 1
     "exact": same_text,  # a text
     "accuracy": same_text,  # a label
+    "sentences": lambda text, item: metrics.sentence_accuracy(text, item.answer),
     "exact_match": lambda text, item: metrics.exact_match(text, item.answer, item.language),
     "token_f1": lambda text, item: metrics.token_f1(text, item.answer, item.language),
     "rouge_l": lambda text, item: metrics.rouge_l(text, item.answer, item.language),

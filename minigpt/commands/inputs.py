@@ -57,7 +57,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
     if config.tokenizer not in ("bpe", "char"):
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
-        texts = open_corpus(config.data, config.field, config.errors).texts()
+        texts = open_corpus(config.data, config.field, config.errors, config.world).texts()
         texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts, SPECIAL)
@@ -72,7 +72,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
 def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) -> Data:
     """Write or, after a crash, find the token files of training and validation."""
     there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
-    corpus = open_corpus(config.data, config.field, config.errors)
+    corpus = open_corpus(config.data, config.field, config.errors, config.world)
     if held_out := corpus.held_out():
         return generated_data(out, config, tokenizer, there, corpus, held_out)
     if config.dialogue_share:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from minigpt.data.corpus import read_documents, read_pieces
 from minigpt.data.decoding import Errors
 
-# Names that --data accepts, and the modules behind them: each has an `open_corpus()`.
+# Names that --data accepts, and the modules behind them: each has an `open_corpus(world)`.
 GENERATED = {"storyworld": "minigpt.storyworld.corpus"}
 TOKENIZER_CHARACTERS = 20_000_000  # of the user's text; more does not change the merges much
 
@@ -86,8 +86,13 @@ class OwnText:
         """Return None: to learn from conversations of your own, use `finetune`."""
 
 
-def open_corpus(data: str, field: str = "text", errors: Errors = "strict") -> Corpus:
-    """Return the generated corpus of that name, or the text of the files behind `data`."""
+def open_corpus(
+    data: str, field: str = "text", errors: Errors = "strict", world: str = "full"
+) -> Corpus:
+    """Return the generated corpus of that name, or the text of the files behind `data`.
+
+    `world` is the size of a generated corpus; files have none.
+    """
     if data in GENERATED:
-        return importlib.import_module(GENERATED[data]).open_corpus()
+        return importlib.import_module(GENERATED[data]).open_corpus(world)
     return OwnText(data, field, errors)

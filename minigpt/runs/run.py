@@ -28,6 +28,8 @@ class RunConfig:
 
     data: str = "storyworld"
     """Text: a file, folder, pattern, archive or data set's name; or storyworld."""
+    world: Literal["little", "full"] = "full"
+    """Size of storyworld: little is what a small model masters in minutes (no other data)."""
     tokenizer: str = "bpe"
     """bpe or char (trained on the data), or the path of a tokenizer.json."""
     word_cohesion: Annotated[float, at_least(0), below(1)] = 0.0
@@ -74,6 +76,7 @@ def quickstart() -> RunConfig:
     What was tried stands in docs/experiments.md.
     """
     return RunConfig(
+        world="little",
         word_cohesion=0.3,
         dialogue_share=0.8,
         tuning_fraction=0.4,

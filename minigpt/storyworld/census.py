@@ -7,14 +7,14 @@ from fractions import Fraction
 from functools import cache
 
 from minigpt.storyworld import lexicon
-from minigpt.storyworld.casting import DEPENDS_ON
+from minigpt.storyworld.casting import Pairs, depends_on
 from minigpt.storyworld.plot import Event, Plot
 from minigpt.storyworld.tables import Step, Table, World
 
 Casting = tuple[tuple[str, str], ...]
 
 
-def small_world(held_out: bool = False) -> World:
+def small_world(pairs: Pairs = "train") -> World:
     """Return a world of some thousand stories: the same process with fewer words and forms."""
     words = dict.fromkeys(lexicon.LISTS, 1) | {"hero": 2, "eaten": 2}
     rare = {
@@ -51,7 +51,7 @@ def small_world(held_out: bool = False) -> World:
         "keep",
         "appointment",
     }
-    return World(held_out, first_words=words, first_forms=1, without=rare)
+    return World(pairs=pairs, first_words=words, first_forms=1, without=rare)
 
 
 def enumerate_stories(world: World) -> Iterator[tuple[list[Step], Fraction]]:
@@ -114,7 +114,7 @@ def word_entropy(world: World, role: str, plot: Plot) -> float:
 @cache
 def mean_word_entropy(world: World, role: str, sky: str, alike: bool) -> float:
     plot = Plot(sky=sky, alike=alike)
-    before = [other for other in ORDER if other in all_needed(role)]
+    before = [other for other in ORDER if other in all_needed(role, world)]
 
     def mean(cast: dict[str, str], todo: list[str]) -> float:
         if not todo:
@@ -130,7 +130,7 @@ def mean_word_entropy(world: World, role: str, sky: str, alike: bool) -> float:
 ORDER = ("hero", "coat", "start", "colour", "toy", "far", "friend", "second", "count")
 
 
-def all_needed(role: str) -> set[str]:
+def all_needed(role: str, world: World) -> set[str]:
     """Return the roles that the options for a role depend on, directly or through others."""
-    direct = set(DEPENDS_ON.get(role, ()))
-    return direct.union(*map(all_needed, direct))
+    direct = {other for other in depends_on(role, world.pairs) if other in world.lists}
+    return direct.union(*(all_needed(other, world) for other in direct))

@@ -5,10 +5,12 @@ It is opened by `data.corpora.open_corpus`, and only where it is named.
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from minigpt.data.corpora import Conversations, Exam, HeldOut, Messages
 from minigpt.storyworld.lessons import BEGINNINGS, SHARES, dialogue
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED, documents
+from minigpt.storyworld.tables import World, WorldName
 
 VALIDATION_STORIES = 1000
 FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
@@ -27,44 +29,50 @@ LONG = SHARES | {
 class StoryCorpus:
     """Stories and conversations about them; the stories that validate are independent draws."""
 
+    def __init__(self, world: World):
+        self.world = world
+
     @property
     def exam(self) -> Exam:
         """The exam of a model of this world; see `examine`."""
         from minigpt.storyworld.exam import examine  # it needs a model, and so torch
 
-        return examine
+        return partial(examine, world=self.world)
 
     def texts(self) -> Iterator[str]:
         """Yield the first training stories, and the messages of the first conversations."""
-        for text, _ in documents(TOKENIZER_STORIES, seed=FIRST_TRAINING_SEED):
+        for text, _ in documents(TOKENIZER_STORIES, FIRST_TRAINING_SEED, self.world):
             yield text
         for seed in range(FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + TOKENIZER_DIALOGUES):
-            for message in dialogue(seed):
+            for message in dialogue(seed, self.world):
                 yield message["content"]
 
     def documents(self) -> Iterator[str]:
         """Yield training stories without end."""
         for seed in itertools.count(FIRST_TRAINING_SEED, 1000):
-            for text, _ in documents(1000, seed=seed):
+            for text, _ in documents(1000, seed, self.world):
                 yield text
 
     def held_out(self) -> HeldOut:
         """Return the stories that validate, and the sum of their surprises in nats."""
-        held = list(documents(VALIDATION_STORIES, seed=0))
+        held = list(documents(VALIDATION_STORIES, 0, self.world))
         return HeldOut([text for text, _ in held], sum(nats for _, nats in held))
 
     def conversations(self, count: int) -> Conversations:
         """Return conversations about beginnings of stories, and about whole stories."""
         first, end = FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count
         middle = first + round(count * SHORT_DIALOGUES)
-        return Conversations(talk(range(first, middle), SHORT), talk(range(middle, end), LONG))
+        return Conversations(
+            talk(range(first, middle), self.world, SHORT),
+            talk(range(middle, end), self.world, LONG),
+        )
 
 
-def talk(seeds: range, shares: Mapping[str, Mapping]) -> Iterator[Messages]:
+def talk(seeds: range, world: World, shares: Mapping[str, Mapping]) -> Iterator[Messages]:
     """Yield one conversation for each seed, of kinds drawn by their shares."""
-    return (dialogue(seed, shares=shares) for seed in seeds)
+    return (dialogue(seed, world, shares) for seed in seeds)
 
 
-def open_corpus() -> StoryCorpus:
-    """Return the corpus; see `data.corpora`."""
-    return StoryCorpus()
+def open_corpus(world: WorldName) -> StoryCorpus:
+    """Return the corpus of a world; see `data.corpora`."""
+    return StoryCorpus(World.named(world))

@@ -10,13 +10,16 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+
 from minigpt.chat import SPECIAL, longest_answer
 from minigpt.evaluate import Progress, answers
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram
-from minigpt.scoring import Item, contamination, score_task
+from minigpt.scoring import Item, contamination, score_task, scorer
 from minigpt.storyworld.lessons import Lesson, lessons, obeys
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED
+from minigpt.storyworld.tables import World
 from minigpt.storyworld.told import story_scores, story_task
 from minigpt.tokenizer import Tokenizer
 
@@ -41,16 +44,29 @@ def of_task(task: str) -> Callable[[Lesson], bool]:
     return lambda lesson: lesson.task == task
 
 
+def is_translation(language: str) -> Callable[[Lesson], bool]:
+    """Return what tells whether a lesson is the translation of a whole story into a language."""
+    return lambda lesson: (
+        lesson.task.startswith("translation")
+        and lesson.language == language
+        and lesson.kind == "whole"
+    )
+
+
 class Task(NamedTuple):
-    """A row of the report card: which lessons belong to it, and how answers are graded."""
+    """A row of the report card: which lessons belong to it, and how answers are graded.
+
+    `also`: other metrics of the same answers, written beside the first.
+    """
 
     metric: str
     holds: Callable[[Lesson], bool]
+    also: tuple[str, ...] = ()
 
 
 TASKS = {
-    "translation_en_zh": Task("exact", of_task("translation_en_zh")),
-    "translation_zh_en": Task("exact", of_task("translation_zh_en")),
+    "translation_en_zh": Task("sentences", is_translation("zh"), ("exact", "bleu")),
+    "translation_zh_en": Task("sentences", is_translation("en"), ("exact", "bleu")),
     "summary": Task("exact", of_task("summary")),
     "title": Task("exact", of_task("title")),
     "sentiment": Task("accuracy", of_task("sentiment")),
@@ -68,7 +84,7 @@ TASKS = {
 
 
 def draw_items(
-    per_task: int, first_seed: int, tasks: Collection[str] = ()
+    per_task: int, first_seed: int, tasks: Collection[str] = (), world: World | None = None
 ) -> dict[str, list[Item]]:
     """Return `per_task` items of each task (all unless some are named), half in each language.
 
@@ -78,23 +94,25 @@ def draw_items(
     seeds = count(first_seed)
     while any(len(items) < per_task for items in made.values()):
         seed = next(seeds)
-        taught = lessons(seed, LANGUAGES[seed % 2])
+        taught = lessons(seed, LANGUAGES[seed % 2], world)
         for name, items in made.items():
             fitting = [lesson for lesson in taught if TASKS[name].holds(lesson)]
             if fitting and len(items) < per_task:
                 random = Random(f"{name} {seed}").random
-                items.append(item_of(pick_evenly(fitting, random), name))
+                items.append(item_of(pick_evenly(fitting, random), name, world))
     return made
 
 
-def taught_items(n_stories: int, first_seed: int) -> dict[str, list[Item]]:
+def taught_items(
+    n_stories: int, first_seed: int, world: World | None = None
+) -> dict[str, list[Item]]:
     """Return everything that some training stories teach, by task: the baselines learn from it."""
     made: dict[str, list[Item]] = {name: [] for name in TASKS}
     for seed in range(first_seed, first_seed + n_stories):
-        for lesson in lessons(seed, LANGUAGES[seed % 2]):
+        for lesson in lessons(seed, LANGUAGES[seed % 2], world):
             for name, task in TASKS.items():
                 if task.holds(lesson):
-                    made[name].append(item_of(lesson, name))
+                    made[name].append(item_of(lesson, name, world))
     return made
 
 
@@ -106,9 +124,10 @@ def pick_evenly(fitting: Sequence[Lesson], random: Callable[[], float]) -> Lesso
     return of_kind[int(random() * len(of_kind))]
 
 
-def item_of(lesson: Lesson, name: str) -> Item:
+def item_of(lesson: Lesson, name: str, world: World | None = None) -> Item:
     """Return a lesson as an item to be asked and graded."""
-    accepts = (lambda text: obeys(lesson, text)) if TASKS[name].metric == "accepted" else None
+    graded = TASKS[name].metric == "accepted"
+    accepts = (lambda text: obeys(lesson, text, world)) if graded else None
     return Item(
         name,
         ({"role": "user", "content": lesson.prompt},),
@@ -166,8 +185,11 @@ def task_scores(
     scores, shown = {}, []
     for name, of_task in items.items():
         texts = found[name]
-        score = score_task(name, TASKS[name].metric, texts, of_task, train_items[name])
-        scores[name] = score.as_dict()
+        task = TASKS[name]
+        score = score_task(name, task.metric, texts, of_task, train_items[name])
+        every = np.arange(len(of_task))
+        also = {metric: scorer(metric, texts, of_task)(every) for metric in task.also}
+        scores[name] = score.as_dict() | ({"also": also} if also else {})
         shown += [
             Answer(name, item.prompt, text, item.answer)
             for text, item in list(zip(texts, of_task, strict=True))[:SHOWN]
@@ -189,6 +211,7 @@ def examine(
     first_seed: int = 0,
     first_training_seed: int = FIRST_TRAINING_SEED,
     on_progress: Callable[[str, int, int], None] | None = None,
+    world: World | None = None,
 ) -> dict:
     """Return what a storyworld model can do: {"stories", "tasks", "answers", "contamination"}.
 
@@ -196,17 +219,23 @@ def examine(
     of contamination. `ngram`: the model whose stories are the baseline. `first_seed`: the first
     story to ask about; it and the next ones must be held out. `on_progress` gets what is done, how
     many of it are, and of how many. A model whose tokenizer has no chat tokens is asked nothing and
-    only tells stories.
+    only tells stories. `world` is the one that it was trained on (None: the full one).
     """
     follow = partial(partial, on_progress) if on_progress else (lambda stage: None)
     stories = story_scores(
-        model, tokenizer, n_stories, temperature, seen, on_progress=follow("telling stories")
+        model,
+        tokenizer,
+        n_stories,
+        temperature,
+        seen,
+        on_progress=follow("telling stories"),
+        world=world,
     )
-    told = {"consistent_stories": story_task(stories, ngram, tokenizer)}
+    told = {"consistent_stories": story_task(stories, ngram, tokenizer, world=world)}
     if not per_task or not set(SPECIAL) <= set(tokenizer.special_tokens):
         return {"tasks": told, "stories": stories}
-    items = draw_items(per_task, first_seed)
-    taught = taught_items(TAUGHT_STORIES, first_training_seed)
+    items = draw_items(per_task, first_seed, world=world)
+    taught = taught_items(TAUGHT_STORIES, first_training_seed, world)
     tasks, shown = task_scores(model, tokenizer, items, taught, follow("answering"))
     report = {"tasks": tasks | told, "stories": stories}
     report["answers"] = [answer._asdict() for answer in shown]

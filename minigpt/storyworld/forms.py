@@ -9,13 +9,13 @@ it: `{who.her}`, `{where.at}`; `spelling.py` lists all. A capital slot starts wi
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import NamedTuple
 
 from minigpt.storyworld.plot import OTHER, OWNER, Event, Plot
 
-# kind of event: weight, English, Chinese
-FORMS = {
+Told = Mapping[str, list[tuple[int, str, str]]]  # kind of event: weight, English, Chinese
+
+FORMS: Told = {
     "opening": [
         (
             3,
@@ -1035,24 +1035,16 @@ class Form(NamedTuple):
     zh: str
 
 
-def forms(event: Event, plot: Plot) -> list[tuple[int, Form]]:
-    """Return the ways to tell `event` in `plot` as (integer weight, form)."""
-    return told(event.kind, event.who, event.what, event.where, event.there, plot.focus)
+def forms(event: Event, plot: Plot, told: Told = FORMS) -> list[tuple[int, Form]]:
+    """Return the ways to tell `event` in `plot` as (integer weight, form), their slots resolved."""
+    roles = own_roles(event.who, event.what, event.where) | {"there": event.there}
+    return [
+        (weight, Form(resolve(en, roles, plot.focus), resolve(zh, roles, plot.focus)))
+        for weight, en, zh in told[event.kind]
+    ]
 
 
 SLOT = re.compile(r"\{(?P<role>\w+)(?P<case>\.\w+)?\}")
-
-
-@cache
-def told(
-    kind: str, who: str, what: str, where: str, there: str, focus: str
-) -> list[tuple[int, Form]]:
-    """Return the forms of a kind of event, their slots turned into roles of the whole story."""
-    roles = own_roles(who, what, where) | {"there": there}
-    return [
-        (weight, Form(resolve(en, roles, focus), resolve(zh, roles, focus)))
-        for weight, en, zh in FORMS[kind]
-    ]
 
 
 def own_roles(who: str = "", what: str = "", where: str = "") -> dict[str, str]:

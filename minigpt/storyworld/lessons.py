@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from minigpt.storyworld import labels, lexicon, measure, tasks
 from minigpt.storyworld.plot import CHILDREN, GOOD_MOODS, THINGS, mood
-from minigpt.storyworld.read import Reader, split_sentences
-from minigpt.storyworld.stories import Split, Story
-from minigpt.storyworld.tables import WORLDS, Step
+from minigpt.storyworld.stories import Story
+from minigpt.storyworld.tables import Step, World
 from minigpt.storyworld.tell import LANGUAGES, Language, join, render, sample
+from minigpt.storyworld.verify import verify
 from minigpt.storyworld.wording import ASKED, WANTED
 
 SHARES = {  # what a dialogue consists of, by weight
@@ -76,14 +76,14 @@ class Lesson(NamedTuple):
     wanted: tuple[str, ...] = ()  # what the constraint on a story names
 
 
-def lessons(seed: int, language: Language, split: Split = "train") -> list[Lesson]:
+def lessons(seed: int, language: Language, world: World | None = None) -> list[Lesson]:
     """Return everything that the story of a seed teaches; story and instructions in `language`.
 
     Only translations are answered in the other language. There is one question of each kind,
     chosen so that all answers that its kind has in the story are equally likely.
     """
     random = Random(seed).random
-    told, side = Story(sample(WORLDS[split], random)), LANGUAGES.index(language)
+    told, side = Story(sample(world or World.full(), random)), LANGUAGES.index(language)
     return [
         *[translation(told.derivation, side, kind, random) for kind in SHARES["translation"]],
         *[
@@ -227,15 +227,15 @@ def ending_said(told: Story) -> bool:
 # Grading.
 
 
-def obeys(lesson: Lesson, text: str) -> bool:
+def obeys(lesson: Lesson, text: str, world: World | None = None) -> bool:
     """Tell whether a text is a consistent story that keeps to the lesson's constraint.
 
     For all other tasks: whether it is the right answer.
     """
     if lesson.task != "story":
         return text.strip() == lesson.answer
-    steps = read_story(text, lesson.language)
-    return steps is not None and keeps_to(lesson, steps, text)
+    verdict = verify(text, lesson.language, world)
+    return verdict.ok and keeps_to(lesson, verdict.steps, text)
 
 
 def keeps_to(lesson: Lesson, steps: list[Step], text: str) -> bool:
@@ -258,21 +258,11 @@ def contains(text: str, word: str, side: int) -> bool:
     return word in text if side else re.search(rf"\b{re.escape(word)}\b", text) is not None
 
 
-def read_story(text: str, language: Language) -> list[Step] | None:
-    """Return the derivation of a whole story, of training or held out; None for anything else."""
-    sentences = split_sentences(text.strip(), language)
-    for world in WORLDS.values():
-        reader = Reader(world, language)
-        if all(map(reader.read, sentences)) and reader.table is None:
-            return reader.steps
-    return None
-
-
 # Conversations.
 
 
 def dialogue(
-    seed: int, split: Split = "train", shares: Mapping[str, Mapping] = SHARES
+    seed: int, world: World | None = None, shares: Mapping[str, Mapping] = SHARES
 ) -> list[Message]:
     """Return one conversation drawn from what the story of a seed teaches, as chat messages.
 
@@ -281,7 +271,7 @@ def dialogue(
     With BEGINNINGS as shares all is short: the first sentences, and every question about them.
     """
     random = Random(seed).random
-    steps = sample(WORLDS[split], random)
+    steps = sample(world or World.full(), random)
     side, form = int(random() >= 0.5), draw(shares["dialogue"], random)
     if form == "conversation":
         return conversation(steps, side, shares, random)

@@ -11,12 +11,10 @@ from itertools import combinations
 from random import Random
 from typing import NamedTuple
 
-from minigpt.storyworld.forms import forms
 from minigpt.storyworld.lessons import SHARES, Draw, Lesson, draw, keeps_to, some, telling
 from minigpt.storyworld.plot import CHILDREN, GOOD_MOODS, PLACES
 from minigpt.storyworld.spelling import Slots, spell
-from minigpt.storyworld.stories import Split
-from minigpt.storyworld.tables import WORLDS, Step, World
+from minigpt.storyworld.tables import Step, World
 from minigpt.storyworld.tasks import MOODS, pick
 from minigpt.storyworld.tell import LANGUAGES, join, render, sample
 from minigpt.storyworld.verify import verify
@@ -59,7 +57,7 @@ class Spoiled(NamedTuple):
     wrong_at: int
 
 
-def preferences(seed: int, split: Split = "train") -> list[dict[str, str]]:
+def preferences(seed: int, world: World | None = None) -> list[dict[str, str]]:
     """Return pairs made from the story of a seed: prompt, chosen, rejected and reason.
 
     One pair for each reason that the story gives an opportunity for, in one language.
@@ -71,13 +69,13 @@ def preferences(seed: int, split: Split = "train") -> list[dict[str, str]]:
             "rejected": pair.rejected,
             "reason": pair.reason,
         }
-        for pair in pairs(seed, split)
+        for pair in pairs(seed, world)
     ]
 
 
-def pairs(seed: int, split: Split = "train") -> Iterator[Preference]:
+def pairs(seed: int, world: World | None = None) -> Iterator[Preference]:
     """Yield the pairs with the lesson that grades them."""
-    random, world = Random(seed).random, WORLDS[split]
+    random, world = Random(seed).random, world or World.full()
     steps = sample(world, random)
     side = int(random() >= 0.5)
     language = LANGUAGES[side]
@@ -85,7 +83,7 @@ def pairs(seed: int, split: Split = "train") -> Iterator[Preference]:
         lesson = telling(steps, side, draw(SHARES["story"], random), random)
         for right, wrong, index in spoil(steps, side, world, random):
             text = join(wrong, language)
-            verdict = verify(text, language, split)
+            verdict = verify(text, language, world)
             if not verdict.ok and verdict.sentences_read == index:
                 yield Preference(lesson, join(right, language), text, reason, index)
                 break
@@ -163,7 +161,7 @@ def misjudge(steps: list[Step], side: int, world: World, random: Draw) -> Iterat
     good = choice.event.kind.removeprefix("feel ") in GOOD_MOODS
     wrong = pick([felt for felt in MOODS if (felt in GOOD_MOODS) != good], random)
     true_form, _ = choice.forms.draw(random)
-    _, false_form = pick(forms(choice.event._replace(kind=f"feel {wrong}"), plot), random)
+    false_form = pick(world.forms(choice.event._replace(kind=f"feel {wrong}"), plot).items, random)
     start = render(steps[:-1], LANGUAGES[side])
     right, spoiled = ([*start, form[side] % slots] for form in (true_form, false_form))
     yield Spoiled(right, spoiled, len(start))

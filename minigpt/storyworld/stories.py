@@ -4,14 +4,12 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 from random import Random
-from typing import Literal
 
 from minigpt.storyworld import labels, tasks
 from minigpt.storyworld.read import parse
-from minigpt.storyworld.tables import WORLDS, Step
+from minigpt.storyworld.tables import Step, World
 from minigpt.storyworld.tell import Language, join, render, sample
 
-Split = Literal["train", "held_out"]
 FIRST_TRAINING_SEED = 1_000_000  # training is told the stories from this seed on, never others
 
 
@@ -66,20 +64,23 @@ def total(derivation: list[Step]) -> float:
     return sum(step.log_p for step in derivation)
 
 
-def story(seed: int, split: Split = "train") -> Story:
-    """Tell the story of a seed: the same text on every platform, independent of other seeds."""
-    return Story(sample(WORLDS[split], Random(seed).random))
+def story(seed: int, world: World | None = None) -> Story:
+    """Tell the story of a seed: the same text on every platform, independent of other seeds.
+
+    `world` is `World.full()` unless another is given, here and everywhere.
+    """
+    return Story(sample(world or World.full(), Random(seed).random))
 
 
-def log_prob(text: str, language: Language, split: Split = "train") -> float:
+def log_prob(text: str, language: Language, world: World | None = None) -> float:
     """Return the exact log-probability (nats) of a story, from its text alone.
 
     DataError names the first sentence that is not of this world.
     """
-    return total(parse(WORLDS[split], text, language))
+    return total(parse(world or World.full(), text, language))
 
 
-def documents(count: int, seed: int = 0, split: Split = "train") -> Iterator[tuple[str, float]]:
+def documents(count: int, seed: int = 0, world: World | None = None) -> Iterator[tuple[str, float]]:
     """Yield training documents as (text, -log p in nats).
 
     Document i is the story of seed + i, in English or Chinese with probability 1/2 each, drawn
@@ -87,6 +88,6 @@ def documents(count: int, seed: int = 0, split: Split = "train") -> Iterator[tup
     """
     for number in range(seed, seed + count):
         random = Random(number).random
-        derivation = sample(WORLDS[split], random)
+        derivation = sample(world or World.full(), random)
         language = "en" if random() < 0.5 else "zh"
         yield join(render(derivation, language), language), math.log(2) - total(derivation)

@@ -9,14 +9,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from minigpt.storyworld.casting import DEPENDS_ON, words
-from minigpt.storyworld.forms import Form, forms
+from minigpt.storyworld import lexicon, little
+from minigpt.storyworld.casting import Lists, Pairs, depends_on, words
+from minigpt.storyworld.forms import FORMS, Form, Told, forms
 from minigpt.storyworld.plot import Event, Plot
-from minigpt.storyworld.world import events
+from minigpt.storyworld.world import SCENES, Scenes, events
 
 
 class Table:
@@ -71,22 +72,29 @@ class Step(NamedTuple):
     log_p: float
 
 
-class World:
-    """The tables of one version of the process.
+WorldName = Literal["little", "full"]
 
-    `held_out`: hero and toy are a pair that training never shows. `first_words` (role -> count),
-    `first_forms` and `without` (kinds of events, left out wherever something else can happen)
-    make a world small enough to be listed whole.
+
+class World:
+    """The tables of one version of the process: its words by role, its scenes, its sentences.
+
+    `World.little()` and `World.full()` are the two that the course uses. `pairs` says which
+    children and things meet (see `casting.words`). `first_words` (role -> count), `first_forms` and
+    `without` (kinds of events, left out wherever something else can happen) make a world small
+    enough to be listed whole.
     """
 
     def __init__(
         self,
-        held_out: bool = False,
+        lists: Lists = lexicon.LISTS,
+        scenes: Scenes = SCENES,
+        told: Told = FORMS,
+        pairs: Pairs = "train",
         first_words: Mapping[str, int] | None = None,
         first_forms: int | None = None,
         without: Collection[str] = (),
     ):
-        self.held_out = held_out
+        self.lists, self.scenes, self.told, self.pairs = lists, scenes, told, pairs
         self.first_words = first_words or {}
         self.first_forms = first_forms
         self.without = frozenset(without)
@@ -94,12 +102,41 @@ class World:
         self.form_tables: dict[tuple, Table] = {}
         self.word_tables: dict[tuple, Table] = {}
 
+    @staticmethod
+    def little() -> "World":
+        """Return the laptop's world: some 170 English words, stories of 6 to 9 short sentences."""
+        return little_world()
+
+    @staticmethod
+    def full(pairs: Pairs = "train") -> "World":
+        """Return the rich world. Training stories have pairs="train", the held-out ones
+        "held_out"; with "all" any story is one of this world that contradicts itself nowhere."""
+        return full_world(pairs)
+
+    @staticmethod
+    def named(name: WorldName) -> "World":
+        """Return the world that a run's `--world` names."""
+        return World.little() if name == "little" else World.full()
+
+    @cached_property
+    def readable(self) -> "World":
+        """The world by which a story is judged: this one, but no pair of words is kept apart.
+
+        What exists only to hold stories out is no inconsistency.
+        """
+        if self.pairs == "all":
+            return self
+        same = self.first_words, self.first_forms, self.without
+        if self is World.full(self.pairs):
+            return World.full("all")
+        return World(self.lists, self.scenes, self.told, "all", *same)
+
     def choices(self, plot: Plot) -> Table | None:
         """Return the table of what may happen next, or None where the story is over."""
         if plot.scene == "end":
             return None
         if plot not in self.choice_tables:
-            options = events(plot)
+            options = events(plot, self.scenes)
             kept = [(weight, event) for weight, event in options if event.kind not in self.without]
             options = [
                 (weight, Choice(event, self.forms(event, plot), self))
@@ -112,17 +149,24 @@ class World:
         """Return the table of ways to tell an event; many plots share one."""
         key = (*event[:5], plot.focus)
         if key not in self.form_tables:
-            self.form_tables[key] = Table(forms(event, plot)[: self.first_forms])
+            self.form_tables[key] = Table(forms(event, plot, self.told)[: self.first_forms])
         return self.form_tables[key]
 
     def words(self, role: str, cast: Mapping[str, str], plot: Plot) -> Table:
         """Return the table of words that may fill a role."""
-        key = (role, plot.sky, plot.alike, *[cast[other] for other in DEPENDS_ON.get(role, ())])
+        named = [cast.get(other) for other in depends_on(role, self.pairs)]
+        key = (role, plot.sky, plot.alike, *named)
         if key not in self.word_tables:
-            options = words(role, cast, plot, self.held_out)[: self.first_words.get(role)]
-            self.word_tables[key] = Table(options)
+            options = words(role, cast, plot, self.lists, self.pairs)
+            self.word_tables[key] = Table(options[: self.first_words.get(role)])
         return self.word_tables[key]
 
 
-TRAIN, HELD_OUT = World(), World(held_out=True)
-WORLDS = {"train": TRAIN, "held_out": HELD_OUT}
+@cache
+def little_world() -> World:
+    return World(little.LISTS, little.SCENES, little.FORMS, "all")
+
+
+@cache
+def full_world(pairs: Pairs) -> World:
+    return World(pairs=pairs)

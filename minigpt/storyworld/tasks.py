@@ -236,6 +236,7 @@ def feeling_questions(facts: Facts) -> Iterator[Question]:
         offers = {
             f"{other_cause} {thing}": reason(child, other_cause, thing, facts)
             for other_cause in CAUSES[felt]
+            if "elder" in facts.cast or "{elder}" not in CAUSES[felt][other_cause][0]
             for thing in THINGS
         }
         yield Question("why", text, offers[f"{cause} {facts.end.lost}"], offers, history)

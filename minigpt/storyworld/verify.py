@@ -3,7 +3,8 @@
 A text is a story of this world if some chain of choices yields it word for word; then every fact
 in it agrees with every other, because the choices depend on the facts. The first sentence that no
 choice yields is where the story stops being one: it names a wrong person, a thing that is
-elsewhere, a feeling without a reason, or simply words that this world does not have.
+elsewhere, a feeling without a reason, or simply words that this world does not have. Pairs of words
+that are kept apart only to hold stories out are no fault.
 """
 
 from itertools import islice
@@ -11,26 +12,28 @@ from typing import NamedTuple
 
 from minigpt.storyworld.read import Reader, split_sentences
 from minigpt.storyworld.spelling import spell
-from minigpt.storyworld.tables import WORLDS
-from minigpt.storyworld.tell import Language
+from minigpt.storyworld.tables import Step, World
+from minigpt.storyworld.tell import LANGUAGES, Language
 
 
 class Verdict(NamedTuple):
-    """What `verify` found. `log_prob` (nats) is None unless the whole text is a story."""
+    """What `verify` found: `steps` is the story's derivation, as far as it could be read."""
 
     ok: bool
     sentences_read: int
-    log_prob: float | None
+    log_prob: float | None  # in nats, of a whole story; None if this world never tells it
     fault: str  # one line: the first sentence that no derivation yields, and what could stand there
+    steps: list[Step]
 
 
-def verify(text: str, language: Language, split: str = "train") -> Verdict:
+def verify(text: str, language: Language, world: World | None = None) -> Verdict:
     """Score any text: is it a consistent story of this world, and if not, from where on?
 
     >>> verify("Once upon a time.", "en").sentences_read
     0
     """
-    reader = Reader(WORLDS[split], language)
+    world = world or World.full()
+    reader = Reader(world.readable, language)
     for sentence in split_sentences(text.strip(), language):
         if not reader.read(sentence):
             wanted = " | ".join(examples(reader)) or "nothing: the story was over"
@@ -38,11 +41,21 @@ def verify(text: str, language: Language, split: str = "train") -> Verdict:
     if reader.table is not None:
         wanted = " | ".join(examples(reader))
         return fault(reader, f"the story stops before its end; possible were: {wanted}")
-    return Verdict(True, len(reader.steps), sum(step.log_p for step in reader.steps), "")
+    return Verdict(True, len(reader.steps), exact_log_prob(reader, text, world), "", reader.steps)
+
+
+def exact_log_prob(reader: Reader, text: str, world: World) -> float | None:
+    """Return the log-probability of a story that was read; None if its own world keeps it out."""
+    if reader.world is not world:
+        reader = Reader(world, LANGUAGES[reader.side])
+        if not all(map(reader.read, split_sentences(text.strip(), LANGUAGES[reader.side]))):
+            return None
+    return sum(step.log_p for step in reader.steps)
 
 
 def fault(reader: Reader, what: str) -> Verdict:
-    return Verdict(False, len(reader.steps), None, f"sentence {len(reader.steps) + 1}: {what}")
+    place = len(reader.steps)
+    return Verdict(False, place, None, f"sentence {place + 1}: {what}", reader.steps)
 
 
 def examples(reader: Reader, count: int = 3) -> list[str]:

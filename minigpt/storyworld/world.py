@@ -6,6 +6,8 @@ story's past that matters stands in the plot, and every probability is an exact 
 fills the roles is in `casting.py`, how it is told in `forms.py`.
 """
 
+from collections.abc import Callable, Mapping
+
 from minigpt.storyworld.plot import (
     CHILDREN,
     GOOD_MOODS,
@@ -25,13 +27,15 @@ from minigpt.storyworld.plot import (
 )
 
 
-def events(plot: Plot) -> Options:
+def events(plot: Plot, scenes: "Scenes | None" = None) -> Options:
     """Return what may happen next as (integer weight, event); nothing at the story's end.
+
+    `scenes` (None: those of the full world) are functions from a plot to its options.
 
     >>> [(weight, event.kind, event.after.sky) for weight, event in events(Plot())]
     [(3, 'opening', 'sun'), (3, 'opening', 'wind'), (2, 'opening', 'rain')]
     """
-    return SCENES[plot.scene](plot) if plot.scene != "end" else []
+    return (scenes or SCENES)[plot.scene](plot) if plot.scene != "end" else []
 
 
 # Act one: who, what, where.
@@ -437,7 +441,9 @@ def last(plot: Plot) -> Options:
     return mix((2, options), (3, tomorrow))
 
 
-SCENES = {
+Scenes = Mapping[str, Callable[[Plot], Options]]
+
+SCENES: Scenes = {
     "opening": opening,
     "treasure": treasure,
     "bond": bond,

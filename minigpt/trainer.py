@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from minigpt.attention import document_mask
-from minigpt.batching.windows import IGNORE, Batch, shard, shard_validation
+from minigpt.batching.windows import IGNORE, Batch, fill_rows, shard, shard_validation
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import (
     autocast,
@@ -155,6 +155,7 @@ class Trainer:
                 "give every batch at least one target to predict",
             )
         self.model.zero_grad(set_to_none=True)
+        batch = fill_rows(batch, size)
         idx, targets, *documents = shard(batch, rank, size)  # (B / size, T) each
         loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
         for micro_step, start in enumerate(range(0, len(idx), rows)):

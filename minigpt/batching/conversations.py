@@ -1,4 +1,4 @@
-"""Hold many encoded conversations as arrays, and put them into rows of a batch.
+"""Hold many documents or encoded conversations as arrays, and put them into rows of a batch.
 
 A conversation that no row can hold is refused, left out, or loses the middle of its prompt.
 
@@ -6,14 +6,15 @@ Shapes: B batch, T time. Targets are the inputs' next tokens; IGNORE marks what 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 import numpy as np
 import torch
 
-from minigpt.batching.windows import IGNORE, Batch, inputs_and_targets
+from minigpt.batching.token_files import TokenFile
+from minigpt.batching.windows import IGNORE, Batch, document_spans, inputs_and_targets
 from minigpt.chat import Encoded
 from minigpt.support.errors import DataError
 
@@ -28,7 +29,29 @@ class Flat:
     trained: np.ndarray  # bool, which ids are trained on
     starts: np.ndarray
     lengths: np.ndarray
-    n_over_long: int  # left out, or cut
+    n_over_long: int = 0  # left out, or cut
+
+    @staticmethod
+    def of_documents(tokens: TokenFile) -> "Flat":
+        """Return the documents of a token file, all trained on: from <|endoftext|> to the next."""
+        starts, lengths = document_spans(tokens)
+        inside = starts + lengths < len(tokens)  # the first one begins with the file's last token
+        ids = np.asarray(tokens.tokens)
+        return Flat(ids, np.ones(len(ids), dtype=bool), starts[inside], lengths[inside] + 1)
+
+    def first(self, count: int) -> "Flat":
+        """Return the first conversations alone, at most `count` of them."""
+        return replace(self, starts=self.starts[:count], lengths=self.lengths[:count])
+
+    def joined(self, other: "Flat") -> "Flat":
+        """Return these conversations and the others'."""
+        return Flat(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.trained, other.trained]),
+            np.concatenate([self.starts, other.starts + len(self.ids)]),
+            np.concatenate([self.lengths, other.lengths]),
+            self.n_over_long + other.n_over_long,
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -28,7 +28,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from minigpt.batching.conversations import OverLong, flatten
+from minigpt.batching.conversations import Flat, OverLong, flatten
 from minigpt.batching.windows import Batch, with_documents
 from minigpt.chat import Encoded
 from minigpt.support.errors import ConfigError, require
@@ -106,20 +106,25 @@ class Bucketed:
 
     def __init__(
         self,
-        conversations: Sequence[Encoded],
+        conversations: Sequence[Encoded] | Flat,
         batch_size: int,
         block_size: int,
         seed: int,
         over_long: OverLong = "refuse",
         separator: int = 0,
         places: Sequence[str] = (),
+        tokens: int | None = None,
     ):
+        """Cut the batches. `tokens`: of a batch, padded (None: batch_size rows of mean width)."""
         check_numbers(batch_size, block_size, seed)
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
-        self.flat = flatten(conversations, block_size, over_long, places)
+        is_flat = isinstance(conversations, Flat)
+        self.flat = (
+            conversations if is_flat else flatten(conversations, block_size, over_long, places)
+        )
         self.separator = separator
         widths = [self.width(length) for length in np.sort(self.flat.lengths)]
-        self.cuts = cut_batches(widths, math.ceil(batch_size * np.mean(widths)))
+        self.cuts = cut_batches(widths, tokens or math.ceil(batch_size * np.mean(widths)))
         self.n_batches = len(self.cuts) + 1
         self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 

@@ -119,6 +119,18 @@ def shard(batch: Batch, rank: int, world_size: int) -> Batch:
     return tuple(part[mine] for part in batch)
 
 
+def fill_rows(batch: Batch, world_size: int) -> Batch:
+    """Return a batch whose rows part evenly: some may be added that have no targets."""
+    idx, targets, *documents = batch
+    missing = -len(idx) % world_size
+    if missing == 0:
+        return batch
+    added = torch.full_like(targets[:1], IGNORE).expand(missing, -1)
+    rest = (torch.cat([part, part[:1].expand(missing, -1)]) for part in (idx, *documents))
+    idx, *documents = rest
+    return idx, torch.cat([targets, added]), *documents
+
+
 def shard_validation(batch: Batch, rank: int, world_size: int) -> Batch:
     """Return the rows of one of `world_size` processes, of a batch that may not part evenly.
 

@@ -21,8 +21,8 @@ from minigpt.scoring import text_hash
 from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
-DIALOGUE_TOKENS = 200  # of a run for each conversation, which is read once or twice
-MOST_DIALOGUES = 30_000  # a longer run has conversations again
+DIALOGUE_TOKENS = 100  # of a run for each conversation
+MOST_DIALOGUES = 200_000  # a longer run has conversations again
 MOST_STORY_TOKENS = 20_000_000  # a longer run sees stories again
 
 
@@ -44,7 +44,6 @@ class Dialogues:
     """Conversations about stories: encoded, their answers marked, and hashes of all their texts."""
 
     encoded: Sequence[Encoded]
-    beginnings: Sequence[Encoded]  # short ones
     hashes: Collection[bytes]
     sha256: str  # of all ids
 
@@ -157,7 +156,8 @@ def generated_data(
 def make_dialogues(config: RunConfig, tokenizer: Tokenizer, corpus: Corpus) -> Dialogues:
     """Talk about the corpus: as many conversations as the run has room for."""
     training = config.training
-    rows = config.dialogue_share * training.max_steps * training.batch_size
+    share = config.dialogue_share * config.tuning_fraction
+    rows = share * training.max_steps * training.batch_size
     wanted = int(rows * config.model.block_size / DIALOGUE_TOKENS)
     count = min(max(wanted, 100), MOST_DIALOGUES)
     talks = corpus.conversations(count)
@@ -175,9 +175,8 @@ def make_dialogues(config: RunConfig, tokenizer: Tokenizer, corpus: Corpus) -> D
                     yield ids, answers
                 bar.update(len(some))
 
-        short = list(encoded(talks.short))
-        whole = list(encoded(talks.whole))
-    return Dialogues(whole, short, hashes, sha256.hexdigest())
+        talked = list(encoded(talks))
+    return Dialogues(talked, hashes, sha256.hexdigest())
 
 
 def no_conversations(config: RunConfig) -> ConfigError:

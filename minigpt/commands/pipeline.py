@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from minigpt.batching.conversations import Flat, flatten
 from minigpt.batching.mixture import read_then_answer
 from minigpt.batching.packing import RowSource
 from minigpt.batching.windows import Documents, Windows
@@ -197,16 +198,14 @@ def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSourc
     sizes = training.batch_size, config.model.block_size
     if data.floor_nats is None:
         return Windows(data.train, *sizes, training.seed)
-    stories = Documents(data.train, *sizes, training.seed, apart=data.dialogues is not None)
     if data.dialogues is None:
-        return stories
-    tuning = round(config.tuning_fraction * training.max_steps)
+        return Documents(data.train, *sizes, training.seed)
     return read_then_answer(
-        stories,
-        data.dialogues.encoded,
-        data.dialogues.beginnings,
-        config.dialogue_share,
-        training.max_steps - tuning,
+        Flat.of_documents(data.train),
+        flatten(data.dialogues.encoded, config.model.block_size, "drop"),
+        1 - config.dialogue_share,
+        round((1 - config.tuning_fraction) * training.max_steps),
+        sizes,
         tokenizer.eot_id,
         training.seed,
     )

@@ -28,13 +28,6 @@ class HeldOut(NamedTuple):
     floor_nats: float | None  # summed over all of them; None: unknown
 
 
-class Conversations(NamedTuple):
-    """Conversations about a corpus: short ones, and whole ones."""
-
-    short: Iterator[Messages]
-    whole: Iterator[Messages]
-
-
 class Corpus(Protocol):
     """What a run learns from, and what is known of it."""
 
@@ -53,7 +46,7 @@ class Corpus(Protocol):
     def held_out(self) -> HeldOut | None:
         """Return documents that only validate; None: part of `documents` must be held out."""
 
-    def conversations(self, count: int) -> Conversations | None:
+    def conversations(self, count: int) -> Iterator[Messages] | None:
         """Return conversations to train on, `count` in all; None: there are none."""
 
 

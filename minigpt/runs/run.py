@@ -41,9 +41,9 @@ class RunConfig:
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """Share of the text that is kept for validation."""
     dialogue_share: Annotated[float, at_least(0), below(1)] = 0.0
-    """Share of the rows that are conversations about stories (storyworld only)."""
+    """Above 0, the model learns to talk about stories, too: their share of what it reads then."""
     tuning_fraction: Annotated[float, at_least(0), below(1)] = 0.5
-    """Share of the steps, the last ones, that learn from conversations the answers alone."""
+    """Share of the steps, the last ones, that learn from conversations (with dialogue_share)."""
     model: GPTConfig = dataclasses.field(default_factory=lambda: GPTConfig(vocab_size=1024))
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 

@@ -4,11 +4,11 @@ It is opened by `data.corpora.open_corpus`, and only where it is named.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
-from minigpt.data.corpora import Conversations, Exam, HeldOut, Messages
-from minigpt.storyworld.lessons import BEGINNINGS, SHARES, dialogue
+from minigpt.data.corpora import Exam, HeldOut, Messages
+from minigpt.storyworld.lessons import SHARES, dialogue
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED, documents
 from minigpt.storyworld.tables import World, WorldName
 
@@ -16,13 +16,11 @@ VALIDATION_STORIES = 1000
 FIRST_DIALOGUE_SEED = 2_000_000  # conversations are about other stories than those told
 TOKENIZER_STORIES = 3000
 TOKENIZER_DIALOGUES = 1000
-SHORT_DIALOGUES = 0.5  # the share of them that is about beginnings of stories
-# Answers are learned token by token, so a few long translations drown all short answers, and in
-# the minutes of quickstart none of them is right anyway (docs/experiments.md, section 5).
-SHORT = BEGINNINGS | {"dialogue": {"beginning": 1}}
-LONG = SHARES | {
-    "dialogue": {"conversation": 90, "translation": 5, "story": 5},
-    "turns": dict.fromkeys(range(9, 13), 1),  # nearly all that there is to ask about a story
+# What instruction tuning consists of, by conversations; found by trial (docs/experiments.md).
+TAUGHT = SHARES | {
+    "dialogue": {"conversation": 30, "translation": 55, "story": 15},
+    "translation": {"excerpt": 45, "passage": 25, "whole": 30},
+    "turns": dict.fromkeys(range(3, 8), 1),
 }
 
 
@@ -58,19 +56,10 @@ class StoryCorpus:
         held = list(documents(VALIDATION_STORIES, 0, self.world))
         return HeldOut([text for text, _ in held], sum(nats for _, nats in held))
 
-    def conversations(self, count: int) -> Conversations:
-        """Return conversations about beginnings of stories, and about whole stories."""
-        first, end = FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count
-        middle = first + round(count * SHORT_DIALOGUES)
-        return Conversations(
-            talk(range(first, middle), self.world, SHORT),
-            talk(range(middle, end), self.world, LONG),
-        )
-
-
-def talk(seeds: range, world: World, shares: Mapping[str, Mapping]) -> Iterator[Messages]:
-    """Yield one conversation for each seed, of kinds drawn by their shares."""
-    return (dialogue(seed, world, shares) for seed in seeds)
+    def conversations(self, count: int) -> Iterator[Messages]:
+        """Yield conversations: about stories, translations, and stories to order."""
+        for seed in range(FIRST_DIALOGUE_SEED, FIRST_DIALOGUE_SEED + count):
+            yield dialogue(seed, self.world, TAUGHT)
 
 
 def open_corpus(world: WorldName) -> StoryCorpus:

@@ -149,6 +149,18 @@ class Attention(nn.Module):
         mixed = kernels.attend(q, k, v, mask, is_causal, dropout, is_grouped)  # (B, H, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
+    @torch.no_grad()
+    def begin_as_copying(self) -> None:
+        """Set first weights with which each head adds to x a part of what it looks at.
+
+        The values are x in some orthonormal directions, and the output writes each direction back
+        as it was read.
+        """
+        nn.init.orthogonal_(self.value.weight)  # (G * D, C)
+        groups = self.value.weight.unflatten(0, (self.n_kv_head, self.head_dim))
+        heads = groups.repeat_interleave(self.n_head // self.n_kv_head, dim=0)  # (H, D, C)
+        self.output.weight.copy_(heads.flatten(0, 1).T)
+
     def split_heads(self, x: Tensor) -> Tensor:
         """Cut the last dimension into heads: (B, T, H * D) -> (B, H, T, D)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -70,8 +70,9 @@ class GPTConfig:
     """Normalize queries and keys in each head: attention cannot grow too sharp in training."""
     biases: bool = False
     """Add a learned constant after each matrix of the blocks and in each LayerNorm."""
-    init: Literal["identity", "gpt2"] = "identity"
-    """First weights: blocks that add nothing yet, or GPT-2's small random numbers."""
+    init: Literal["identity", "copying", "gpt2"] = "identity"
+    """First weights: blocks that add nothing yet, the same but attention copies what it looks at,
+    or GPT-2's small random numbers."""
 
     def __post_init__(self):
         check_fields(self)
@@ -198,13 +199,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw the first weights by `config.init`; with either choice the loss begins near ln V.
+        """Draw the first weights by `config.init`; with each choice the loss begins near ln V.
 
-        identity: every block starts as "add nothing". gpt2: what writes to the residual stream is
-        the smaller, the more layers write, so that the stream's size does not depend on their
+        identity: every block starts as "add nothing". copying: so does every MLP, but attention
+        adds what it looks at, which a story's names need. gpt2: what writes to the residual stream
+        is the smaller, the more layers write, so that the stream's size does not depend on their
         number. Source: Radford et al. 2019, section 2.3.
         """
-        c, identity = self.config, self.config.init == "identity"
+        c, identity = self.config, self.config.init != "gpt2"
         for name, p in (*self.blocks.named_parameters(), *self.head.named_parameters()):
             if name.endswith("bias"):
                 p.zero_()
@@ -218,6 +220,9 @@ class GPT(nn.Module):
         self.head.weight.normal_(std=head_std)
         for table in self.positions.parameters():
             table.normal_(std=table_std)
+        if c.init == "copying":
+            for attention in (m for m in self.blocks.modules() if isinstance(m, Attention)):
+                attention.begin_as_copying()
 
     def forward(
         self,

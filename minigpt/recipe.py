@@ -63,6 +63,9 @@ class TrainConfig:
     """Share of all steps, the last ones, in which the learning rate falls (1: from warm-up on)."""
     final_learning_rate_fraction: Annotated[float, at_least(0), at_most(1)] = 0.0
     """Where the fall ends, as a share of the highest learning rate."""
+    second_phase: Annotated[float, at_least(0), below(1)] = 0.0
+    """Share of all steps, the last ones, in which the learning rate rises and falls once more, to
+    as high as this share: for a run that reads first and then learns to answer."""
     weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled decay of matrices and embeddings, times the learning rate, in each step."""
     beta1: Annotated[float, at_least(0), below(1)] = 0.9
@@ -134,14 +137,22 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Return the share of the highest learning rate that step `step` (from 0) trains with."""
+    first = round(config.max_steps * (1 - config.second_phase))  # steps of the first phase
+    if step < first:
+        return rise_and_fall(step, first, config)
+    return config.second_phase * rise_and_fall(step - first, config.max_steps - first, config)
+
+
+def rise_and_fall(step: int, steps: int, config: TrainConfig) -> float:
+    """Return the factor of one of `steps` steps in which the learning rate rises and falls once."""
     warmup_steps = config.warmup_steps
     if warmup_steps is None:
-        warmup_steps = min(20, config.max_steps // 10)
+        warmup_steps = min(20, steps // 10)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    begin = max(warmup_steps, config.max_steps * (1 - config.cooldown_fraction))
+    begin = max(warmup_steps, steps * (1 - config.cooldown_fraction))
     if config.schedule == "constant" or step < begin:
         return 1.0
-    done = min((step - begin) / (config.max_steps - begin), 1.0)  # from 0 to just below 1
+    done = min((step - begin) / (steps - begin), 1.0)  # from 0 to just below 1
     left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return config.final_learning_rate_fraction + (1 - config.final_learning_rate_fraction) * left

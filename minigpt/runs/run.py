@@ -72,22 +72,25 @@ def laptop() -> RunConfig:
 def quickstart() -> RunConfig:
     """The main job: stories and conversations in two languages, in minutes on two CPU cores.
 
-    Few layers and heads, and tokens that are words; the context holds a story and its translation.
+    Few layers, tokens that are words, and a context that holds a story and its translation.
     What was tried stands in docs/experiments.md.
     """
     return RunConfig(
         world="little",
-        word_cohesion=0.3,
-        dialogue_share=0.8,
-        tuning_fraction=0.4,
-        model=GPTConfig(vocab_size=4096, block_size=400, n_layer=3, n_head=2, n_embd=128),
+        word_cohesion=0.6,
+        dialogue_share=0.85,
+        tuning_fraction=0.6,
+        model=GPTConfig(
+            vocab_size=1400, block_size=320, n_layer=3, n_head=4, n_embd=128, init="copying"
+        ),
         training=TrainConfig(
-            max_steps=1800,
-            batch_size=8,
+            max_steps=4000,
+            batch_size=4,
             learning_rate=4e-2,
             muon_learning_rate=0.02,
             muon_momentum=0.85,
             beta2=0.99,
+            second_phase=0.6,
             eval_interval=250,
             save_interval=100,
         ),

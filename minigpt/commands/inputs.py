@@ -164,30 +164,19 @@ def make_dialogues(config: RunConfig, tokenizer: Tokenizer, corpus: Corpus) -> D
     if talks is None:
         raise no_conversations(config)
     hashes, sha256 = set(), hashlib.sha256()
-    line_ends = {token for token, data in enumerate(tokenizer.token_bytes) if b"\n" in data}
     with tqdm(total=count, desc="talking about stories", leave=False) as bar:
 
         def encoded(conversations: Iterator[Messages]) -> Iterator[Encoded]:
             while some := list(itertools.islice(conversations, 500)):
                 texts = (m["content"] for messages in some for m in messages)
                 hashes.update(text_hash(line) for text in texts for line in text.splitlines())
-                for ids, trained in encode_chats(some, tokenizer):
+                for ids, answers in encode_chats(some, tokenizer):
                     sha256.update(np.asarray(ids, dtype="<u4").tobytes())
-                    yield ids, with_story(ids, trained, line_ends)
+                    yield ids, answers
                 bar.update(len(some))
 
         talked = list(encoded(talks))
     return Dialogues(talked, hashes, sha256.hexdigest())
-
-
-def with_story(ids: list[int], trained: list[bool], line_ends: set[int]) -> list[bool]:
-    """Return what a conversation trains on: its answers, and the story in its first message.
-
-    The story is what stands before the first line end; a message without one has no story.
-    """
-    answer = trained.index(True)
-    end = next((place for place in range(answer) if ids[place] in line_ends), 1)
-    return [False] + [True] * (end - 1) + trained[end:]
 
 
 def no_conversations(config: RunConfig) -> ConfigError:

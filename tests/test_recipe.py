@@ -132,3 +132,13 @@ def test_the_settings_of_the_optimizers_reach_them():
     assert [group["betas"] for group in adamw.param_groups] == [(0.7, 0.8)] * 2
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
     assert {group["initial_lr"] for group in adamw.param_groups} == {0.007}
+
+
+def test_a_second_phase_rises_and_falls_once_more_to_its_share():
+    config = TrainConfig(max_steps=100, warmup_steps=5, second_phase=0.6)
+    factors = [learning_rate_factor(step, config) for step in range(100)]
+    alone = [learning_rate_factor(s, TrainConfig(max_steps=40, warmup_steps=5)) for s in range(40)]
+    assert factors[:40] == alone, "the first phase is a whole run of 40 steps"
+    again = [learning_rate_factor(s, TrainConfig(max_steps=60, warmup_steps=5)) for s in range(60)]
+    assert factors[40:] == [0.6 * factor for factor in again]
+    assert factors[39] < 0.03 < factors[44] == 0.6 > factors[99] > 0

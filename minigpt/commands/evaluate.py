@@ -74,8 +74,8 @@ def main(words: list[str]) -> int:
         print(report_text(report))
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    is_own = run.folder and not command.text and not command.data
-    print(write_report(out, report, read_metrics(run.folder) if is_own else []))
+    asks_own = not (command.text or command.data)
+    print(write_report(out, report, read_metrics(run.folder) if run.folder and asks_own else []))
     print(f"written to {out}; open {out / 'report.html'}")
     return 0
 

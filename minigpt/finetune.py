@@ -295,7 +295,7 @@ class Phase:
         steps = steps_of(self.source.n_batches, epochs, train_on)
         self.config = RunConfig(
             config.data,
-            str(config.checkpoint or "bpe"),
+            tokenizer=str(config.checkpoint or "bpe"),
             model=model.config,
             training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
         )

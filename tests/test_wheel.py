@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.storyworld.tables import World
 from minigpt.storyworld.told import find_fault
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def test_a_wheel_trains_elsewhere(tmp_path: Path):
     assert (site / "minigpt" / "py.typed").is_file()
     assert (site / "minigpt" / "models" / "little" / "README.md").is_file()
     told = python("-m", "minigpt", "chat", "--message", "Tell me a story.", **env)
-    assert find_fault(told).fault is None, told
+    assert find_fault(told, World.little()).fault is None, told
     words = ["train", "tiny", "--out", "run", "--max-steps", 20]
     words += ["--block-size", 600, "--batch-size", 2]
     python("-m", "minigpt", *words, **env)

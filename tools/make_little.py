@@ -83,9 +83,7 @@ def check_order(checkpoints: dict[str, Checkpoint], config: RunConfig, steps: in
         raise CheckpointError(what, str(tuned.path), "evaluate the run again")
     if base.state["facts"] != tuned.state["facts"]:
         raise CheckpointError("another run", str(base.path), "give a checkpoint of the same run")
-    answers_from = config.training.max_steps - round(
-        config.tuning_fraction * config.training.max_steps
-    )
+    answers_from = round((1 - config.tuning_fraction) * config.training.max_steps)
     if config.dialogue_share and base.step > answers_from:
         what = f"step {base.step} has begun to learn answers (from {answers_from} on)"
         raise CheckpointError(what, str(base.path), "give an older checkpoint")

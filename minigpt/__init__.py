@@ -15,9 +15,11 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(path: "str | Path", device: str = "auto") -> "Model":
+def load(path: "str | Path" = "little", device: str = "auto") -> "Model":
     """Open a run directory, or one checkpoint directory in it, to write and chat with its model.
 
+    "little" comes with the package, and so does "little-base", which has not learned to answer; a
+    directory of that name comes first.
     `device` is auto, cpu, cuda or mps. Raises CheckpointError or DataError, each one line with a
     remedy, where there is no sound run.
     """

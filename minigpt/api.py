@@ -22,9 +22,11 @@ from minigpt.streaming import StopStrings, TextStream
 from minigpt.support.errors import ConfigError
 
 
-def load(path: str | Path, device: str = "auto") -> "Model":
+def load(path: str | Path = "little", device: str = "auto") -> "Model":
     """Open a run directory, or one checkpoint directory in it, for writing and chatting.
 
+    "little" and "little-base" are models that come with the package, after and before it learned
+    to answer; a directory of that name comes first.
     Raises CheckpointError or DataError, each with a remedy, where there is no sound run.
     """
     return Model(open_run(Path(path), device))

@@ -67,7 +67,7 @@ class FinetuneConfig:
     """Examples: .jsonl, .json, .csv, .tsv, bAbI text, a folder, an archive, a pattern in quotes, or
     the name of a public data set."""
     checkpoint: Path | None = None
-    """A run directory with the model to start from (None: from nothing)."""
+    """A run with the model to start from, or little or little-base (None: start from nothing)."""
     held_out: str | None = None
     """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
@@ -295,7 +295,7 @@ class Phase:
         steps = steps_of(self.source.n_batches, epochs, train_on)
         self.config = RunConfig(
             config.data,
-            str(config.checkpoint or "bpe"),
+            tokenizer=str(config.checkpoint or "bpe"),
             model=model.config,
             training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
         )

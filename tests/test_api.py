@@ -36,7 +36,7 @@ def run_dir(tmp_path_factory) -> Path:
     tokenizer.save(path / "tokenizer.json")
     model_config = GPTConfig(tokenizer.vocab_size, block_size=48, n_layer=1, n_head=1, n_embd=8)
     training = TrainConfig(max_steps=2, batch_size=2, device="cpu", dtype="float32")
-    save_config(path, RunConfig("my.txt", "bpe", model=model_config, training=training))
+    save_config(path, RunConfig("my.txt", model=model_config, training=training))
     torch.manual_seed(0)
     ids = torch.tensor([tokenizer.encode(TEXT)[:20]] * 2)
 

@@ -253,7 +253,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]
     command = evaluate.parse(evaluate.EvaluateCommand, "evaluate", [str(word) for word in words])
     with pytest.warns(UserWarning, match="longer than the context"):
-        report = evaluate.own_card(command, open_run(copied), copied)
+        report = evaluate.own_card(command, open_run(copied))
     assert set(report["tasks"]) == {"title", "topic", "consistent_stories"}
     assert report["stories"]["n"] == 2
     assert report["floor"] == pytest.approx(10 / len(data.validation))

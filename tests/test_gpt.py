@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from minigpt.counts import count_parameters, flops_per_token
 from minigpt.generate import prefill
 from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.recipe import TrainConfig, make_optimizers
-from minigpt.runs.run import build
+from minigpt.runs.run import build, open_run
 from minigpt.support.errors import ConfigError
 from minigpt.train import train
 
@@ -166,6 +167,18 @@ def test_logits_loss_and_gradients_equal_transformers(form, options):
     for name, parameter in model.named_parameters():
         gradient = same_tensor(name, gradients, form)
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_the_model_that_comes_with_the_package_is_a_qwen3():
+    run = open_run(Path("little"), device="cpu")
+    theirs = reference(run.model, "qwen3")
+    idx = torch.tensor([run.tokenizer.encode("Once upon a time 从前有一只狐狸。" * 9)])
+    idx = torch.cat((idx, torch.randint(run.tokenizer.vocab_size, idx.shape)), dim=1)
+    idx = idx[:, : run.config.model.block_size]
+    with torch.no_grad():
+        found, expected = run.model(idx)[0], theirs(input_ids=idx).logits
+    assert expected.std() > 0.1  # a model of zeros would be equal, too
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 # Behavior

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from minigpt.storyworld.tables import World
+from minigpt.storyworld.told import find_fault
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -28,6 +31,9 @@ def test_a_wheel_trains_elsewhere(tmp_path: Path):
     found = python("-c", "import minigpt; print(minigpt.__file__)", **env)
     assert Path(found.strip()).is_relative_to(site)
     assert (site / "minigpt" / "py.typed").is_file()
+    assert (site / "minigpt" / "models" / "little" / "README.md").is_file()
+    told = python("-m", "minigpt", "chat", "--message", "Tell me a story.", **env)
+    assert find_fault(told, World.little()).fault is None, told
     words = ["train", "tiny", "--out", "run", "--max-steps", 20]
     words += ["--block-size", 600, "--batch-size", 2]
     python("-m", "minigpt", *words, **env)

@@ -65,6 +65,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "recipe": (10,),
     "runs.upgrades": (),
     "runs.checkpoint": (10,),
+    "runs.shipped": (),
     "runs.resume": (10,),
     "runs.planning": (12,),
     "runs.run": (),

@@ -81,7 +81,18 @@ def stored_settings(words: list[str], preset: str | None = None) -> Path | None:
             "leave one of them out",
         )
     place = flag_value(words, "out") if resumes else config
+    if resumes and place:
+        refuse_shipped(Path(place))
     return Path(place) if place else None
+
+
+def refuse_shipped(out: Path) -> None:
+    """Refuse to resume a model that comes with the package: it has weights alone."""
+    from minigpt.runs.shipped import is_shipped  # a command without a model needs no torch
+
+    if is_shipped(out):
+        what = f"{out} comes with the package and cannot be resumed"
+        raise ConfigError(what, "--out", f"learn on from it: finetune --checkpoint {out} --out DIR")
 
 
 # ---- the flags that --help shows

@@ -1,4 +1,4 @@
-"""Talk with a trained model: `chat --checkpoint RUN [--message TEXT ...]`."""
+"""Talk with a trained model: `chat [--checkpoint RUN] [--message TEXT ...]`."""
 
 import dataclasses
 import sys
@@ -19,11 +19,13 @@ HELP = "/reset forgets the conversation, /quit ends (as does Ctrl-D); Ctrl-C sto
 class ChatCommand:
     """Talk with a trained model in the terminal; it answers word by word.
 
+    Without --checkpoint this is little, the model that comes with the package: it tells stories,
+    translates them between English and Chinese, and answers questions about them.
     With --message nothing is asked: each message is sent, and the answers alone are printed.
     """
 
-    checkpoint: Path
-    """A run directory, or one checkpoint directory in it."""
+    checkpoint: Path = Path("little")
+    """A run directory, one checkpoint directory in it, or little or little-base."""
     message: tuple[str, ...] = ()
     """Messages to send one after the other, instead of asking for them."""
     system: str = ""

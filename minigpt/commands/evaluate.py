@@ -1,7 +1,9 @@
 """Evaluate a trained model: `evaluate --checkpoint RUN [--text FILE] [--data FILE]`."""
 
+import contextlib
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from minigpt.counts import count_parameters
 from minigpt.data.corpus import Errors, read_documents
 from minigpt.evaluate import as_items, score_examples, text_score
 from minigpt.finetune import answer_limit
-from minigpt.runs.report import write_report
+from minigpt.runs.report import report_text, write_report
 from minigpt.runs.run import Run, open_run, read_metrics
 from minigpt.scoring import METRICS
 from minigpt.support.errors import ConfigError, require
@@ -29,9 +31,9 @@ class EvaluateCommand:
     """Evaluate a trained model on its own task, on any text, or on examples of your own."""
 
     checkpoint: Path
-    """A run directory, or one checkpoint directory in it."""
+    """A run directory, one checkpoint directory in it, or little or little-base."""
     out: Path | None = None
-    """Directory of the report (by default "evaluation" in the run)."""
+    """Directory of the report (by default "evaluation" in the run; little: only printed)."""
     text: Path | None = None
     """A file or folder of plain text: perplexity and bits per byte."""
     field: str = "text"
@@ -63,17 +65,17 @@ def main(words: list[str]) -> int:
     run = open_run(command.checkpoint, command.device)
     for note in run.notes:
         print(note, file=sys.stderr)
-    run_dir = command.checkpoint
-    if (run_dir / "manifest.json").is_file():
-        run_dir = run_dir.resolve().parents[1]
-    out = command.out or run_dir / "evaluation"
-    if out.exists() and not out.is_dir():
+    out = command.out or (run.folder / "evaluation" if run.folder else None)
+    if out and out.exists() and not out.is_dir():
         raise ConfigError("--out is a file", str(out), "name a directory")
     with plain_warnings():
-        report = evaluated(command, run, run_dir)
+        report = evaluated(command, run)
+    if not out:
+        print(report_text(report))
+        return 0
     out.mkdir(parents=True, exist_ok=True)
-    records = [] if command.text or command.data else read_metrics(run_dir)
-    print(write_report(out, report, records))
+    asks_own = not (command.text or command.data)
+    print(write_report(out, report, read_metrics(run.folder) if run.folder and asks_own else []))
     print(f"written to {out}; open {out / 'report.html'}")
     return 0
 
@@ -90,7 +92,7 @@ def check(command: EvaluateCommand) -> None:
         raise ConfigError("--learn-from without --data", "--learn-from", "add --data")
 
 
-def evaluated(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
+def evaluated(command: EvaluateCommand, run: Run) -> dict:
     """Return what the command asks for, as a report; without --text and --data the run's own."""
     asked = " and ".join(str(word) for word in (command.text, command.data) if word)
     report = {
@@ -103,10 +105,11 @@ def evaluated(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
         score = text_score(run.model, run.tokenizer, documents, command.stride)
         report["text"] = score._asdict()
     if command.data:
-        limit = command.max_answer_tokens or answer_limit(run_dir)
+        usual = answer_limit(run.folder) if run.folder else None
+        limit = command.max_answer_tokens or usual
         tasks = example_scores(command, command.data, run, limit)
         report |= {"tasks": tasks, "about_tasks": ABOUT_EXAMPLES}
-    return report if asked else report | own_card(command, run, run_dir)
+    return report if asked else report | own_card(command, run)
 
 
 ABOUT_EXAMPLES = (
@@ -144,15 +147,29 @@ def example_scores(
     return tasks
 
 
-def own_card(command: EvaluateCommand, run: Run, run_dir: Path) -> dict:
-    """Return the scores of a run on its own validation text and, of storyworld, on its tasks."""
-    if not (run_dir / "val.bin").is_file():
-        raise ConfigError(
-            "the run has no validation text of its own (val.bin)",
-            str(run_dir),
-            "give --data FILE with examples, or --text FILE",
-        )
+def own_card(command: EvaluateCommand, run: Run) -> dict:
+    """Return the scores of a run on its own validation text and, of storyworld, on its tasks.
+
+    A model of the package comes without its texts: they are told again, as it has read them.
+    """
     training = dataclasses.replace(run.config.training, device=command.device)
     config = dataclasses.replace(run.config, training=training)
-    data = make_data(run_dir, config, run.tokenizer, resume=True)
-    return model_card(run.model, run.tokenizer, data, config, command.per_task, command.stories)
+    with text_folder(run) as folder:
+        data = make_data(folder, config, run.tokenizer, resume=True)
+        return model_card(run.model, run.tokenizer, data, config, command.per_task, command.stories)
+
+
+@contextlib.contextmanager
+def text_folder(run: Run) -> Iterator[Path]:
+    """Give the folder where the token files of a run are, or may be made for a while."""
+    if run.folder is None:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # mapped on Windows
+            yield Path(folder)
+    elif (run.folder / "val.bin").is_file():
+        yield run.folder
+    else:
+        raise ConfigError(
+            "the run has no validation text of its own (val.bin)",
+            str(run.folder),
+            "give --data FILE with examples, or --text FILE",
+        )

@@ -15,7 +15,7 @@ class GenerateCommand:
     """Generate text with a trained model: continue a prompt, and print the text as it is made."""
 
     checkpoint: Path
-    """A run directory, or one checkpoint directory in it."""
+    """A run directory, one checkpoint directory in it, or little or little-base."""
     prompt: str = ""
     """How the text begins; empty: the model begins by itself."""
     count: int = 1

@@ -195,14 +195,17 @@ def refuse_non_finite(tensors: dict[str, Tensor], step: int) -> None:
             )
 
 
-def safetensors_pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
+def safetensors_pieces(
+    tensors: dict[str, Tensor], about: dict[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
     """Yield a safetensors file piece by piece, without a second copy of the tensors in memory.
 
     The file is the header's length (8 bytes), the header (JSON) and the tensors' raw bytes; wide
-    types come first so that every tensor is aligned.
+    types come first so that every tensor is aligned. about: facts that go into the header.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header, offset = {}, 0
+    header: dict[str, dict] = {"__metadata__": about} if about else {}
+    offset = 0
     for name, tensor in ordered:
         header[name] = {
             "dtype": DTYPE_NAMES[tensor.dtype],

@@ -15,6 +15,7 @@ from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.runs.resume import check_unchanged
+from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
 from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
 from minigpt.support.files import atomic_write
@@ -226,16 +227,25 @@ class Run:
     step: int
     notes: tuple[str, ...] = ()
     """What a reader should know, such as damaged checkpoints that were passed over."""
+    folder: Path | None = None
+    """Where the run lies; None for a model of the package, beside which nothing is written."""
 
 
 def open_run(path: Path, device: str = "auto") -> Run:
-    """Open a run directory (its newest good checkpoint) or one checkpoint directory inside it."""
+    """Open a run directory (its newest good checkpoint) or one checkpoint directory inside it.
+
+    Or, by its name, a model that comes with the package (`shipped.NAMES`).
+    """
     path = Path(path)
-    notes: list[str] = []
-    if (path / "manifest.json").is_file():
+    notes = notes_on_name(path)
+    if is_shipped(path):
+        run_dir, checkpoint = load_shipped(str(path))
+    elif (path / "manifest.json").is_file():
         run_dir, checkpoint = path.resolve().parents[1], load_checkpoint(path)
     else:
         run_dir, checkpoint = path, None
+        if not (run_dir / "config.json").is_file():
+            raise CheckpointError("no config.json", str(path), REMEDY)
     config = load_config(run_dir)
     checkpoint = checkpoint or latest_checkpoint(run_dir, on_skip=notes.append)
     if checkpoint is None:
@@ -245,7 +255,8 @@ def open_run(path: Path, device: str = "auto") -> Run:
     model = GPT(config.model)
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()
-    return Run(model, tokenizer, config, checkpoint.step, tuple(notes))
+    folder = None if is_shipped(path) else run_dir
+    return Run(model, tokenizer, config, checkpoint.step, tuple(notes), folder)
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, run_dir: Path) -> None:

@@ -94,7 +94,8 @@ class World:
         first_forms: int | None = None,
         without: Collection[str] = (),
     ):
-        self.lists, self.scenes, self.told, self.pairs = lists, scenes, told, pairs
+        self.lists, self.scenes, self.told = lists, scenes, told
+        self.pairs: Pairs = pairs
         self.first_words = first_words or {}
         self.first_forms = first_forms
         self.without = frozenset(without)

@@ -13,7 +13,7 @@ compositionality" (negative sampling, frequent words).
 Shapes: N tokens, P pairs, B pairs of a batch, K noise words for each, V vocab_size, C n_embd.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -92,9 +92,33 @@ class SkipGram(nn.Module):
     def forward(self, centers: Tensor, contexts: Tensor, noise: Tensor) -> Tensor:
         """Return the loss of telling true pairs (B,), (B,) from noise (B, K), mean over pairs."""
         v = self.centers(centers)  # (B, C)
-        right = (v * self.contexts(contexts)).sum(dim=-1)  # (B,)
-        wrong = (self.contexts(noise) @ v.unsqueeze(-1)).squeeze(-1)  # (B, K)
-        return -(F.logsigmoid(right) + F.logsigmoid(-wrong).sum(dim=-1)).mean()
+        others = self.contexts(torch.cat((contexts[:, None], noise), dim=1))  # (B, 1 + K, C)
+        scores = (others * v[:, None]).sum(dim=-1)  # (B, 1 + K)
+        return -(F.logsigmoid(scores[:, 0]) + F.logsigmoid(-scores[:, 1:]).sum(dim=-1)).mean()
+
+
+def skip_gram_batches(
+    tokens: np.ndarray,
+    eot_id: int,
+    window: int,
+    threshold: float,
+    batch_size: int,
+    rng: np.random.Generator,
+) -> Iterator[Tensor]:
+    """Yield batches of pairs (B, 2) without end; every pass over the text thins it anew.
+
+    Raises DataError for a text without pairs.
+    """
+    while True:
+        thinned = thin_frequent(tokens, eot_id, threshold, rng)
+        pairs = torch.from_numpy(rng.permutation(skip_gram_pairs(thinned, eot_id, window)))
+        if len(pairs) == 0:
+            raise DataError(
+                "no two words next to each other",
+                "skip-gram training",
+                "give longer documents, or a higher threshold",
+            )
+        yield from pairs.split(batch_size)
 
 
 def train_skip_gram(
@@ -104,7 +128,7 @@ def train_skip_gram(
     n_embd: int = 48,
     window: int = 3,
     n_noise: int = 5,
-    epochs: int = 3,
+    max_steps: int = 1200,
     batch_size: int = 2048,
     learning_rate: float = 0.01,
     threshold: float = 1e-3,
@@ -112,33 +136,23 @@ def train_skip_gram(
 ) -> tuple[SkipGram, list[float]]:
     """Train a skip-gram model; return it and the loss of every step.
 
-    The learning rate falls in a straight line to 0. Every epoch thins the text anew. Raises
-    DataError for a text without pairs.
+    The learning rate falls in a straight line to 0. Raises DataError for a text without pairs.
     """
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     noise = torch.from_numpy(noise_distribution(tokens, vocab_size, eot_id))
     model = SkipGram(vocab_size, n_embd, generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    batches = skip_gram_batches(tokens, eot_id, window, threshold, batch_size, rng)
     losses: list[float] = []
-    for epoch in range(epochs):
-        thinned = thin_frequent(tokens, eot_id, threshold, rng)
-        pairs = torch.from_numpy(rng.permutation(skip_gram_pairs(thinned, eot_id, window)))
-        if len(pairs) == 0:
-            raise DataError(
-                "no two words next to each other",
-                "skip-gram training",
-                "give longer documents, or a higher threshold",
-            )
-        for start in range(0, len(pairs), batch_size):
-            centers, contexts = pairs[start : start + batch_size].T
-            wrong = torch.multinomial(noise, len(centers) * n_noise, True, generator=generator)
-            loss = model(centers, contexts, wrong.view(-1, n_noise))
-            done = (epoch + start / len(pairs)) / epochs
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - done)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+    for step in range(max_steps):
+        centers, contexts = next(batches).T
+        wrong = torch.multinomial(noise, len(centers) * n_noise, True, generator=generator)
+        loss = model(centers, contexts, wrong.view(-1, n_noise))
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / max_steps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
     return model, losses
 
 
@@ -209,6 +223,6 @@ def principal_plane(vectors: np.ndarray) -> np.ndarray:
     """
     if len(vectors) < 2:
         raise ConfigError(f"{len(vectors)} vectors", "picture of vectors", "give at least 2")
-    centerd = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centerd, full_matrices=False)
-    return centerd @ axes[:2].T
+    centered = vectors - vectors.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    return centered @ axes[:2].T

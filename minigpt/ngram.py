@@ -7,7 +7,7 @@ other, and what happened more than n - 1 tokens ago.
 
 Tokens are one array (N,) of documents, <|endoftext|> after each. A document is read from its start:
 its first token follows <|endoftext|>, and nothing is seen of the document before. So losses compare
-with those of a GPT on the same documents (`batches.EvalDocuments`).
+with those of a GPT on the same documents (`batching.EvalDocuments`).
 
 Sources: Ney, Essen and Kneser 1994, "On structuring probabilistic dependences in stochastic
 language modeling" (absolute discounting); Kneser and Ney 1995, "Improved backing-off for m-gram
@@ -207,7 +207,7 @@ class NGram:
     def loss(self, tokens: np.ndarray) -> float:
         """Return the mean of -log p over all tokens of whole documents, in nats.
 
-        The targets are those of `batches.EvalDocuments`: every token, <|endoftext|> included, but
+        The targets are those of `batching.EvalDocuments`: every token, <|endoftext|> included, but
         for empty documents.
         """
         return float(-np.log(self.probabilities(tokens)).mean())

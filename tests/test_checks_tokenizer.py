@@ -13,6 +13,7 @@ from minigpt.checks.tokenizer import (
     MERGES,
     learn,
     longest_first,
+    longest_last,
     seen_characters,
 )
 
@@ -52,6 +53,10 @@ def shortest_first(data, tokens):
     return [bytes([byte]) for byte in data]
 
 
+def the_better_of_both(data, tokens):
+    return min(longest_first(data, tokens), longest_last(data, tokens), key=len)
+
+
 def backwards(data, tokens):
     return answer_of("tokenizer.fewest")(data, tokens)[::-1]
 
@@ -60,6 +65,7 @@ def backwards(data, tokens):
     ("answer", "words"),
     [
         (lambda data, tokens: longest_first(data, tokens), "longest piece now"),
+        (the_better_of_both, "Neither longest first nor longest last"),
         (shortest_first, "best way to each place"),
         (lambda data, tokens: len(longest_first(data, tokens)), "expected a list"),
         (lambda data, tokens: [data], "not in the vocabulary"),
@@ -77,6 +83,7 @@ def test_wrong_fewest(answer, words):
     [
         (lambda t: seen_characters(t, lambda c: unicodedata.combining(c) != 0), "combining class"),
         (lambda t: seen_characters(t, lambda c: unicodedata.category(c) == "Mn"), "Mn, Mc and Me"),
+        (lambda t: seen_characters(t, lambda c: unicodedata.category(c) in ("Mn", "Mc")), "Me"),
         (lambda t: seen_characters(t, joiner=""), "follows a joiner"),
         (list, "the character before it"),
         (lambda t: seen_characters(unicodedata.normalize("NFC", t)), "not the text"),
@@ -154,3 +161,18 @@ def test_wrong_languages(measured, change, words):
 )
 def test_wrong_scissors(answer, words):
     fails("tokenizer.cut", answer, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fewest", "screen", "repair"])
+def test_200_right_answers_pass(name, monkeypatch):
+    answer = answer_of(f"tokenizer.{name}")
+    for student in range(200):
+        monkeypatch.setenv("MINIGPT_STUDENT", f"student {student}")
+        assert judge(f"tokenizer.{name}", answer) == ("passed", "passed"), student
+
+
+def test_fewest_refuses_the_better_of_both_on_every_draw(monkeypatch):
+    for student in range(50):
+        monkeypatch.setenv("MINIGPT_STUDENT", f"student {student}")
+        assert judge("tokenizer.fewest", the_better_of_both)[0] == "failed", student

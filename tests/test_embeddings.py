@@ -16,6 +16,7 @@ from minigpt.embeddings import (
     neighbor_score,
     noise_distribution,
     principal_plane,
+    skip_gram_batches,
     skip_gram_pairs,
     thin_frequent,
     train_skip_gram,
@@ -110,7 +111,7 @@ def two_worlds(count: int = 400) -> np.ndarray:
 def test_words_with_the_same_company_become_neighbors():
     tokens = two_worlds()
     model, losses = train_skip_gram(
-        tokens, 7, EOT, n_embd=6, epochs=8, batch_size=256, threshold=1.0
+        tokens, 7, EOT, n_embd=6, max_steps=300, batch_size=256, threshold=1.0
     )
     assert losses[0] == pytest.approx(6 * math.log(2), abs=0.01)
     assert np.mean(losses[-20:]) < 0.9 * losses[0]
@@ -118,10 +119,24 @@ def test_words_with_the_same_company_become_neighbors():
     assert neighbor_score(words, ["abc", "xyz"], k=2) == 1.0
 
 
+def test_every_pass_over_the_text_thins_and_shuffles_anew():
+    tokens, rng = two_worlds(20), np.random.default_rng(0)
+    whole = skip_gram_pairs(tokens, EOT, window=1)
+    batches = skip_gram_batches(tokens, EOT, 1, threshold=1.0, batch_size=150, rng=rng)
+    first, second = (torch.cat([next(batches), next(batches)]) for _ in range(2))
+    assert len(first) == len(whole) == 200
+    assert sorted(map(tuple, first.tolist())) == sorted(map(tuple, whole.tolist()))
+    assert not torch.equal(first, second)
+    thinned = skip_gram_batches(tokens, EOT, 1, threshold=0.01, batch_size=150, rng=rng)
+    sizes = [len(next(thinned)) for _ in range(6)]
+    assert max(sizes) < 100
+    assert len(set(sizes)) > 1
+
+
 def test_the_seed_decides():
     tokens = two_worlds(60)
     first, again, other = (
-        train_skip_gram(tokens, 7, EOT, n_embd=4, epochs=1, seed=seed)[0].centers.weight
+        train_skip_gram(tokens, 7, EOT, n_embd=4, max_steps=2, seed=seed)[0].centers.weight
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)

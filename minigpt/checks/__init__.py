@@ -122,7 +122,7 @@ def judge(name: str, answer: Any) -> tuple[str, str]:
     if taken := _from_package(answer):
         return "failed", f"this is minigpt's own {taken}; the exercise asks for one of yours"
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]):  # gradients stay on: an answer may descend
             entry.check(answer, student_generator(name))
     except Wrong as wrong:
         return "failed", str(wrong)[:LONGEST_MESSAGE]

@@ -80,6 +80,12 @@ def longest_first(data: bytes, tokens: list[bytes]) -> list[bytes]:
     return found
 
 
+def longest_last(data: bytes, tokens: list[bytes]) -> list[bytes]:
+    """Take the longest token that fits at the end, again and again: not always the fewest."""
+    turned = longest_first(data[::-1], [token[::-1] for token in tokens])
+    return [token[::-1] for token in reversed(turned)]
+
+
 @exercise("tokenizer.fewest", "the best way to the first byte, the first two, the first three ...")
 def fewest(answer: Callable, generator: Generator) -> None:
     """Expect a list of tokens that spells the data, as short as possible."""
@@ -88,6 +94,9 @@ def fewest(answer: Callable, generator: Generator) -> None:
         (b"abcd", [b"a", b"b", b"c", b"d", b"bcd", b"abc", b"ab"]),
         (b"", [b"a"]),
         (b"aaaaaaa", [b"a", b"aaa", b"aaaaa"]),
+        # Longest first needs five, from the left and from the right; four are enough.
+        (b"ananabcbcb", [b"a", b"n", b"an", b"ana", b"b", b"c", b"cb", b"bcb"]),
+        ("中é".encode(), [bytes([byte]) for byte in set("中é".encode())] + ["中".encode()]),
     ]
     for _ in range(12):
         letters = [bytes([97 + n]) for n in range(3)]
@@ -109,7 +118,10 @@ def fewest(answer: Callable, generator: Generator) -> None:
         require(spelled == data, f"the pieces spell {spelled!r}: {hint} ({case})")
         least = fewest_pieces(data, tokens)
         hint = "Every piece may be chosen; keep the best way to each place."
-        if list(got) == longest_first(data, tokens):
+        greedy = longest_first(data, tokens), longest_last(data, tokens)
+        if len(got) == len(greedy[0]) == len(greedy[1]):
+            hint = "Neither longest first nor longest last is best everywhere."
+        elif list(got) in greedy:
             hint = "The longest piece now can cost more later."
         require(len(got) == least, f"{len(got)} pieces; {least} are enough ({case}). {hint}")
 
@@ -143,13 +155,15 @@ SCREENS = [
     "x\u0301\u0323y",
     "a\u200db",
     "कि की कु",
+    "1\u20e32\u20e3",  # keycaps: the frame is a mark that encloses, Me
+    "a\u20dd\u0301b",
 ]
 
 
 @exercise("tokenizer.screen", "go through the text; does this character belong to the last piece?")
 def screen(answer: Callable, generator: Generator) -> None:
     """Expect the list of what a reader sees as one character each."""
-    pool = "abé中e\u0301\u0323का\u093fन\u200d👩👧\ufe0f ว\u0e31"
+    pool = "abé中e\u0301\u0323का\u093fन\u200d👩👧\ufe0f ว\u0e31\u20dd"
     texts = SCREENS + [
         "".join(pool[n] for n in integers(generator, 0, len(pool) - 1, 14)) for _ in range(30)
     ]
@@ -161,6 +175,9 @@ def screen(answer: Callable, generator: Generator) -> None:
         require("".join(got) == text, f"side by side the pieces are not the text ({case})")
         right = seen_characters(text)
         slips = {
+            "Marks that enclose are marks too: Me, beside Mn and Mc.": (
+                seen_characters(text, lambda c: unicodedata.category(c) in ("Mn", "Mc"))
+            ),
             "Not every mark has a combining class; look at the category: M is for mark.": (
                 seen_characters(text, lambda c: unicodedata.combining(c) != 0)
             ),

@@ -94,7 +94,7 @@ def rows_per_band(threshold: float, n_hashes: int = HASHES) -> int:
 
 
 def exact_repeats(texts: Iterable[str]) -> list[bool]:
-    """Return for each text whether the very same stood before it: a, b, a -> no, no, yes."""
+    """Return for each text whether the very same came before it: a, b, a -> no, no, yes."""
     seen: set[bytes] = set()
     repeats = []
     for text in texts:

@@ -75,7 +75,7 @@ def text_lines(text: str) -> list[str]:
 
 
 class Overlap:
-    """Measure how much of the validation text also stands, line by line, in training.
+    """Measure how much of the validation text is also, line by line, in training.
 
     Show every text of validation first, then every text of training; `share` is the share of
     validation characters in lines that training has too. Only hashes of validation are kept.

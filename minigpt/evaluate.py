@@ -30,7 +30,7 @@ from minigpt.tokenizer import UNKNOWN, Tokenizer
 
 TOKENS_AT_A_TIME = 8192  # of one forward pass: bounds the memory that logits take
 WINDOWS_AT_A_TIME = 256  # read from a text before they are sorted into batches
-HIGHEST_ORDER = 6  # of the n-gram models that a loss is compared with
+HIGHEST_ORDER = 12  # of the n-gram models that a loss is compared with: longer ones gain nothing
 MOST_COUNTED = 20_000_000  # training tokens of these models, for which 2 GB suffice
 
 Progress = Callable[[int, int], None]  # gets how many are done, and of how many

@@ -320,6 +320,22 @@ def test_identity_makes_blocks_that_add_nothing_in_every_form():
             torch.testing.assert_close(model(idx)[0], model.head(model.norm(x)))
 
 
+def test_copying_lets_attention_add_a_part_of_what_it_looks_at_and_the_mlps_nothing():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**{**TINY, "init": "copying"}))
+    for block in model.blocks:
+        attention, x = block.attention, torch.randn(2, 1, model.config.n_embd)
+        n_groups = attention.n_head // attention.n_kv_head
+        read = attention.value.weight  # (G * D, C): orthonormal directions
+        torch.testing.assert_close(read @ read.T, torch.eye(len(read)))
+        # One token looks at itself alone: what it gets back lies in those directions.
+        torch.testing.assert_close(attention(x), n_groups * (x @ read.T @ read))
+        assert not block.mlp(x).any()
+    idx = torch.randint(37, (4, 11))
+    _, loss = model(idx, torch.randint(37, (4, 11)))
+    assert abs(loss.item() - math.log(37)) < 0.3
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -420,7 +436,7 @@ def test_switches_are_true_or_false(name, value):
         ("norm", "rms, layer"),
         ("mlp", "swiglu, gelu, relu2"),
         ("positions", "rotary, learned, none"),
-        ("init", "identity, gpt2"),
+        ("init", "identity, copying, gpt2"),
     ],
 )
 @pytest.mark.parametrize("value", ["", "batch", None, 1, True, ["rms"]])

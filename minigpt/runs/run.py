@@ -79,7 +79,7 @@ def quickstart() -> RunConfig:
     return RunConfig(
         world="little",
         word_cohesion=0.6,
-        dialogue_share=0.85,
+        dialogue_share=0.72,
         tuning_fraction=0.6,
         model=GPTConfig(
             vocab_size=1400, block_size=320, n_layer=3, n_head=4, n_embd=128, init="copying"

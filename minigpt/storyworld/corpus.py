@@ -18,9 +18,9 @@ TOKENIZER_STORIES = 3000
 TOKENIZER_DIALOGUES = 1000
 # What instruction tuning consists of, by conversations; found by trial (docs/experiments.md).
 TAUGHT = SHARES | {
-    "dialogue": {"conversation": 30, "translation": 55, "story": 15},
-    "translation": {"excerpt": 45, "passage": 25, "whole": 30},
-    "turns": dict.fromkeys(range(3, 8), 1),
+    "dialogue": {"conversation": 27, "translation": 57, "story": 16},
+    "translation": {"excerpt": 50, "passage": 20, "whole": 30},
+    "turns": dict.fromkeys(range(6, 12), 1),  # nearly all that there is to ask about a story
 }
 
 

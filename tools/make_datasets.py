@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigpt.storyworld import Story, dialogue, lessons, measure, preferences, story
 from minigpt.storyworld.census import entropy, enumerate_stories, small_world
-from minigpt.storyworld.tables import TRAIN
+from minigpt.storyworld.tables import World
 from minigpt.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +137,7 @@ def datasheet(files: dict[str, str], tinystories: str) -> str:
             pair["reason"] for seed in MEASURED[:500] for pair in preferences(seed)
         ),
         shipped=(len(LESSONS), len(DIALOGUES), len(PREFERENCES)),
-        entropy=entropy(TRAIN),
+        entropy=entropy(World.full()),
         mean=mean,
         error=error,
         small=len(small),

@@ -13,26 +13,24 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from storyworld_states import LANGUAGES, check_distinct
 
-from minigpt import metrics
 from minigpt.storyworld import Story, documents, lexicon, log_prob, measure, story, verify
 from minigpt.storyworld.casting import kept_apart
-from minigpt.storyworld.census import castings, entropy, enumerate_stories, small_world
+from minigpt.storyworld.census import entropy, enumerate_stories, small_world
 from minigpt.storyworld.forms import FORMS, SLOT
 from minigpt.storyworld.plot import Plot, mix
-from minigpt.storyworld.read import parse, split_sentences
-from minigpt.storyworld.spelling import article, spell
+from minigpt.storyworld.read import parse
+from minigpt.storyworld.spelling import article
 from minigpt.storyworld.stories import total
 from minigpt.storyworld.tables import Table, World
 from minigpt.storyworld.tell import join, render, sample
 from minigpt.support.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-LANGUAGES = ("en", "zh")
 
 
 HELD_OUT = World.full("held_out")
-WORLDS = {"full": World.full(), "held_out": HELD_OUT, "little": World.little()}
 
 
 def stories(count: int, start: int = 0, world: World | None = None) -> list[Story]:
@@ -109,31 +107,6 @@ def test_one_choice_of_form_fixes_both_languages():
         steps = parse(World.full(), told.chinese, "zh")
         assert join(render(steps, "en"), "en") == told.english
         assert len(told.sentences) == len(told.derivation)
-
-
-def every_rendering(world: World, plot: Plot, cast: dict[str, str], language: str) -> list[str]:
-    """Render all that can come next, with every word for every new role."""
-    side, known = LANGUAGES.index(language), {}
-    for role, word in cast.items():
-        known |= spell(role, word, cast)[side]
-    sentences, table = [], world.choices(plot)
-    for choice in table.items if table else []:
-        for named, _ in castings(world, choice.event, cast):
-            slots, grown = dict(known), dict(cast)
-            for role, word in named:
-                grown[role] = word
-                slots |= spell(role, word, grown)[side]
-            sentences += [form[side] % slots for form in choice.forms.items]
-    return sentences
-
-
-def check_distinct(world: World, plot: Plot, cast: dict[str, str], language: str) -> None:
-    """Assert that all sentences which may come next differ, and that each is one sentence."""
-    sentences = every_rendering(world, plot, cast, language)
-    twice = [text for text, count in Counter(sentences).items() if count > 1]
-    assert not twice, (plot, twice)
-    for text in sentences[:40]:
-        assert split_sentences(text, language) == metrics.split_sentences(text) == [text]
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(250, marks=pytest.mark.slow)])

@@ -365,12 +365,6 @@ FAULTS = [
         "return examine",
         "corpora",
     ),
-    fault(
-        "a run's data ignore its world",
-        r"config\.errors, config\.world\)(\n    if held_out)",
-        r"config.errors)\1",
-        "commands",
-    ),
     # Data
     fault(
         "a piece that ends at the boundary does not end its document",

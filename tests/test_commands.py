@@ -384,6 +384,7 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
     assert all(fields <= set(task) for task in report["tasks"].values())
 
 
+@pytest.mark.slow
 def test_a_run_is_graded_by_its_own_world(capsys, tmp_path, monkeypatch):
     from minigpt.storyworld import corpus, exam
 

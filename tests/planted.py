@@ -296,6 +296,24 @@ FAULTS = [
         "metrics",
     ),
     fault(
+        "a sentence left out costs all after it",
+        r"common_length\(found, wanted\) / longest",
+        "sum(map(str.__eq__, found, wanted)) / longest",
+        "metrics",
+    ),
+    fault(
+        "sentences too many cost nothing",
+        r"longest = max\(len\(found\), len\(wanted\)\)",
+        "longest = len(wanted)",
+        "metrics",
+    ),
+    fault(
+        "what stands in quotes ends its sentence",
+        r"(\(\?<=\[\.!\?\]\\\"\)\\s\+)\(\?!\[a-z\]\)",
+        r"\1",
+        "metrics",
+    ),
+    fault(
         "an interval's samples are not drawn anew",
         r"rng\.integers\(n_items, size=n_items\)",
         "rng.permutation(n_items)",
@@ -312,6 +330,40 @@ FAULTS = [
         r"n_bytes \+= len\(text\.encode\(\"utf-8\"\)\)",
         "n_bytes += len(text)",
         "evaluate",
+    ),
+    # Storyworld
+    fault(
+        "pairs kept apart are a contradiction",
+        r"(world = world or World\.full\(\)\n    reader = Reader\(world)\.readable,",
+        r"\1,",
+        "fair_grade",
+        "storyworld",
+    ),
+    fault(
+        "a story that its world never tells has a probability",
+        r"if reader\.world is not world:",
+        "if False:",
+        "fair_grade",
+        "storyworld",
+    ),
+    fault(
+        "stories to order are graded by the full world",
+        r"verify\(text, lesson\.language, world\)",
+        "verify(text, lesson.language)",
+        "little_world",
+        "exam",
+    ),
+    fault(
+        "an elder who never came is a reason",
+        r" +if \"elder\" in facts\.cast or .*\n",
+        "",
+        "little_world",
+    ),
+    fault(
+        "a little run has the full world's exam",
+        r"return partial\(examine, world=self\.world\)",
+        "return examine",
+        "corpora",
     ),
     # Data
     fault(

@@ -20,6 +20,7 @@ import torch
 from helpers import refused, run
 
 from minigpt import storyworld
+from minigpt.batching.token_files import open_tokens
 from minigpt.commands import COMMANDS, main, pipeline
 from minigpt.commands.generate import GenerateCommand
 from minigpt.commands.inputs import make_data, make_tokenizer
@@ -381,6 +382,37 @@ def test_conversations_are_learned_and_examined(capsys, tmp_path, monkeypatch):
     )
     fields = {"metric", "score", "baseline", "low", "high", "n"}
     assert all(fields <= set(task) for task in report["tasks"].values())
+
+
+@pytest.mark.slow
+def test_a_run_is_graded_by_its_own_world(capsys, tmp_path, monkeypatch):
+    from minigpt.storyworld import corpus, exam
+
+    for name in ("VALIDATION_STORIES", "TOKENIZER_STORIES", "TOKENIZER_DIALOGUES"):
+        monkeypatch.setattr(corpus, name, 20)
+    worlds, examine = [], exam.examine
+
+    def short_exam(model, tokenizer, *args, world, **more):
+        worlds.append(world)
+        return examine(model, tokenizer, per_task=0, n_stories=1, world=world)
+
+    monkeypatch.setattr(exam, "examine", short_exam)
+    out = tmp_path / "run"
+    words = ["train", "tiny", "--out", out, "--world", "little", "--vocab-size", 500]
+    words += ["--n-layer", 1, "--n-embd", 8, "--batch-size", 2, "--max-steps", 2]
+    assert run(capsys, *words)[0] == 0
+    assert json.loads((out / "config.json").read_text("utf-8"))["world"] == "little"
+    little = storyworld.World.little()
+    nats = sum(nats for _, nats in storyworld.documents(20, 0, little))
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    n_targets = len(open_tokens(out / "val.bin"))
+    assert report["floor"] == pytest.approx(nats / n_targets, rel=0.05)
+    assert run(capsys, "evaluate", "--checkpoint", out)[0] == 0
+    assert run(capsys, "train", "--out", out, "--resume", "--max-steps", 3)[0] == 0
+    assert worlds == [little] * 3
+    assert load_config(out).world == "little"
+    line = refused(capsys, "train", "--out", out, "--resume", "--world", "full")
+    assert "world 'little' -> 'full'" in line
 
 
 @pytest.mark.slow

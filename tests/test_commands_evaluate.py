@@ -236,7 +236,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
     monkeypatch.setattr(exam, "TAUGHT_STORIES", 4)
     monkeypatch.setattr(exam, "TASKS", {name: exam.TASKS[name] for name in ("title", "topic")})
     monkeypatch.setattr(exam, "longest_answer", lambda texts, tokenizer: 20)
-    monkeypatch.setattr(told, "story_room", lambda tokenizer: 20)
+    monkeypatch.setattr(told, "story_room", lambda tokenizer, world: 20)
     copied = shutil.copytree(trained, tmp_path / "run")
     tokenizer = open_run(copied).tokenizer
     held = list(storyworld.documents(4))

@@ -3,15 +3,17 @@
 import itertools
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from minigpt.data import corpora
 from minigpt.data.corpora import GENERATED, Conversations, HeldOut, open_corpus
 from minigpt.storyworld import dialogue, documents
-from minigpt.storyworld.corpus import SHORT
+from minigpt.storyworld.corpus import LONG, SHORT
 from minigpt.storyworld.exam import examine
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED
+from minigpt.storyworld.tables import World
 
 PLAIN = """
 import sys
@@ -57,7 +59,9 @@ def test_storyworld_trains_and_validates_on_different_stories():
     first = list(itertools.islice(corpus.documents(), 3))
     assert first == [text for text, _ in documents(3, seed=FIRST_TRAINING_SEED)]
     assert list(itertools.islice(corpus.texts(), 3)) == first
-    assert corpus.exam is examine
+    assert isinstance(corpus.exam, partial)
+    assert corpus.exam.func is examine
+    assert corpus.exam.keywords == {"world": World.full()}
     # Contamination is measured against the stories that training is told.
     assert examine.__defaults__ is not None
     assert FIRST_TRAINING_SEED in examine.__defaults__
@@ -70,6 +74,24 @@ def test_storyworld_talks_about_other_stories_than_it_tells():
     assert (len(short), len(whole)) == (3, 3)
     assert short[0] == dialogue(2_000_000, shares=SHORT)
     assert all(messages[-1]["role"] == "assistant" for messages in (*short, *whole))
+
+
+def test_the_corpus_of_the_little_world_is_little_throughout():
+    corpus, world = open_corpus("storyworld", world="little"), World.little()
+    assert isinstance(corpus.exam, partial)
+    assert corpus.exam.keywords == {"world": world}
+    held_out = corpus.held_out()
+    assert held_out is not None
+    assert held_out.texts == [text for text, _ in documents(1000, 0, world)]
+    told = list(itertools.islice(corpus.documents(), 1002))  # more than the first thousand
+    assert told == [text for text, _ in documents(1002, FIRST_TRAINING_SEED, world)]
+    talks = corpus.conversations(4)
+    assert talks is not None
+    assert next(iter(talks.short)) == dialogue(2_000_000, world, SHORT)
+    assert next(iter(talks.whole)) == dialogue(2_000_002, world, LONG)
+    texts = list(corpus.texts())
+    assert texts[:1002] == told
+    assert texts[3000:3002] == [m["content"] for m in dialogue(2_000_000, world)[:2]]
 
 
 def test_every_generated_corpus_can_be_opened():

@@ -6,13 +6,16 @@ from minigpt import metrics, storyworld
 from minigpt.chat import SPECIAL
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.scoring import text_hash
-from minigpt.storyworld import exam, told
+from minigpt.storyworld import World, exam, told, verify
 from minigpt.storyworld.exam import TASKS, draw_items, examine, task_scores, taught_items
+from minigpt.storyworld.read import parse
+from minigpt.storyworld.tell import join, render
 from minigpt.tokenizer import BPETokenizer
 
 TEXTS = [text for text, _ in storyworld.documents(80, seed=5000)]
 EN = storyworld.story(3).english
 ZH = storyworld.story(3).chinese
+WORLDS = [World.full(), World.little()]
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +128,65 @@ def test_tasks_hold_what_their_names_say(taught):
     assert 0 < len(taught["sentiment_inferred"]) < len(taught["sentiment"])
 
 
-# --- faults ---
+@pytest.mark.parametrize("world", WORLDS, ids=["full", "little"])
+def test_items_are_of_the_world_that_is_examined(world):
+    items = draw_items(2, first_seed=0, world=world)
+    other = WORLDS[world is WORLDS[0]]
+    for name, of_task in items.items():
+        assert len(of_task) == 2, name
+        for item in of_task:
+            text = item.source or item.answer
+            language = metrics.language_of(text)
+            assert verify(text, language, world).ok, name
+            assert not verify(text, language, other).ok, name
+            if item.accepts is not None:
+                assert item.accepts(item.answer)
+    taught = taught_items(3, 2_000_000, world)
+    assert all(verify(i.answer, i.language, world).ok for i in taught["story"])
+    assert all(i.accepts(i.answer) for i in taught["story"] if i.accepts)
 
 
-# --- told stories ---
+@pytest.mark.parametrize("world", WORLDS, ids=["full", "little"])
+def test_translations_are_of_whole_stories_and_graded_by_sentence(monkeypatch, tokenizer, world):
+    names = ("translation_en_zh", "translation_zh_en")
+    items = draw_items(8, 0, names, world)
+    taught = {name: items[name] for name in names}
+    right = {}
+    for name, (source, target) in zip(names, (("en", "zh"), ("zh", "en")), strict=True):
+        for item in items[name]:
+            assert item.group == "whole"
+            steps = parse(world, item.source, source)
+            assert item.answer == join(render(steps, target), target)
+            right[item.prompt] = item.answer
+    answering(monkeypatch, right.get)
+    scores, _ = task_scores(None, tokenizer, items, taught)
+    for name in names:
+        assert scores[name]["metric"] == "sentences"
+        assert scores[name]["score"] == 1
+        assert scores[name]["also"] == {"exact": 1, "bleu": pytest.approx(1)}
+
+    first = metrics.split_sentences(items[names[0]][0].answer)
+    spoiled = right | {items[names[0]][0].prompt: "".join(first[1:])}
+    answering(monkeypatch, spoiled.get)
+    scores, _ = task_scores(None, tokenizer, items, taught)
+    assert scores[names[0]]["score"] == pytest.approx(1 - 1 / len(first) / 8)
+    assert scores[names[0]]["also"]["exact"] == pytest.approx(7 / 8)
+    assert 0.5 < scores[names[0]]["also"]["bleu"] < 1
+    assert scores[names[1]]["score"] == 1
 
 
 # --- all of it ---
+
+
+def test_told_stories_are_graded_by_the_world_that_is_examined(monkeypatch, tokenizer, model):
+    texts = [text for text, _ in storyworld.documents(6, 900, World.little())]
+    telling(monkeypatch, tokenizer, texts)
+    asked = {"per_task": 0, "n_stories": 6}
+    little = examine(model, tokenizer, **asked, world=World.little())
+    assert little["tasks"]["consistent_stories"]["score"] == 1
+    assert little["stories"]["mean_log_q_minus_log_p"] is not None
+    full = examine(model, tokenizer, **asked)
+    assert full["tasks"]["consistent_stories"]["score"] == 0
 
 
 def test_the_whole_card(monkeypatch, tokenizer, model):

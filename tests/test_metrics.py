@@ -15,7 +15,8 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn import metrics as sklearn_metrics
 
-from minigpt import metrics
+from minigpt import metrics, storyworld
+from minigpt.storyworld import World
 from minigpt.support.errors import ConfigError, DataError
 
 # Units that meet every rule of the tokenizations: marks, numbers, spaces, entities, both languages.
@@ -345,6 +346,63 @@ def test_answers_equal_a_plain_reading_of_squad(data_dir):
 def test_answers_by_hand(prediction, target, language, exact, f1):
     assert metrics.exact_match(prediction, target, language) == exact
     assert metrics.token_f1(prediction, target, language) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "share"),
+    [
+        ("It rains. Tom ran. He fell.", "It rains. Tom ran. He fell.", 1),
+        ("  It rains.  Tom ran.\nHe fell. ", "It rains. Tom ran. He fell.", 1),
+        ("It rains. He fell.", "It rains. Tom ran. He fell.", 2 / 3),  # one left out costs one
+        ("Tom ran. He fell.", "It rains. Tom ran. He fell.", 2 / 3),
+        ("It rains. Oh! Tom ran. He fell.", "It rains. Tom ran. He fell.", 3 / 4),  # one put in
+        ("He fell. Tom ran. It rains.", "It rains. Tom ran. He fell.", 1 / 3),  # out of order
+        ("It rains. It rains. It rains.", "It rains.", 1 / 3),
+        ("It rains. Tom ran. He fell", "It rains. Tom ran. He fell.", 2 / 3),  # word for word
+        ("it rains.", "It rains.", 0),
+        ("", "It rains.", 0),
+        ("It rains.", "", 0),
+        ("", "", 1),
+        ('"Oh no!" said Tom. He fell.', '"Oh no!" said Tom. It rains.', 1 / 2),
+        ("下雨了。汤姆跑了。", "下雨了。汤姆跑了。他摔倒了。", 2 / 3),
+        ("“糟了。”汤姆跑了。", "“糟了。”他摔倒了。", 1 / 2),
+        ("It rains.", "下雨了。", 0),
+    ],
+)
+def test_sentences_right_by_hand(prediction, target, share):
+    assert metrics.sentence_accuracy(prediction, target) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("", []),
+        (" \n", []),
+        ("no end", ["no end"]),
+        ("It rains. no end", ["It rains.", "no end"]),
+        ('"Stop! Wait," said Tom.', ['"Stop!', 'Wait," said Tom.']),  # quoted ends count
+        ('"Where is it?" asked Tom. "Here."', ['"Where is it?" asked Tom.', '"Here."']),
+        ('"It is here." He ran.', ['"It is here."', "He ran."]),
+        ("“在哪儿？”汤姆问。他跑了！", ["“在哪儿？”", "汤姆问。", "他跑了！"]),
+        ("“在那儿。”他跑了。", ["“在那儿。”", "他跑了。"]),
+        ("“给你，”他说。他跑了？", ["“给你，”他说。", "他跑了？"]),
+    ],
+)
+def test_sentences_of_a_text(text, sentences):
+    assert metrics.split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("world", [World.full("all"), World.little()], ids=["full", "little"])
+def test_sentences_are_those_that_a_story_was_told_in(world):
+    for told in (storyworld.story(seed, world) for seed in range(300)):
+        for side, text in enumerate((told.english, told.chinese)):
+            sentences = [pair[side] for pair in told.sentences]
+            assert metrics.split_sentences(text) == sentences
+            assert metrics.sentence_accuracy(text, text) == 1
+            without = (" ", "")[side].join(sentences[1:])
+            expected = (len(sentences) - 1) / len(sentences)
+            assert metrics.sentence_accuracy(without, text) == pytest.approx(expected)
+            assert metrics.sentence_accuracy(text, without) == pytest.approx(expected)
 
 
 # --- intervals ---

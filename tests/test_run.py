@@ -50,6 +50,7 @@ def test_a_presets_settings_come_back_as_they_were_stored(preset, tmp_path):
         ("validation_fraction", 1.0),
         ("dialogue_share", 1.0),
         ("errors", "ignore"),
+        ("world", "small"),
         ("word_cohesion", -0.1),
         ("field", 3),
     ],
@@ -75,6 +76,18 @@ def test_an_edited_config_is_refused_by_what_is_wrong_in_it(change, named, tmp_p
     (tmp_path / "config.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(CheckpointError, match=named):
         load_config(tmp_path)
+
+
+def test_config_keeps_the_world_and_without_one_it_is_full(tmp_path):
+    save_config(tmp_path, dataclasses.replace(tiny(), world="little"))
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text("utf-8"))
+    assert content["world"] == load_config(tmp_path).world == "little"
+    del content["world"]
+    path.write_text(json.dumps(content), "utf-8")
+    assert load_config(tmp_path) == tiny()
+    assert tiny().world == "full"
+    assert quickstart().world == "little"
 
 
 def test_an_opened_run_has_the_weights_and_settings_that_were_stored(run_dir):

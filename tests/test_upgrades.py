@@ -38,6 +38,11 @@ def test_a_run_of_format_1_writes_text(old_run, capsys):
     assert open_run(old_run).step == 4
 
 
+def test_a_run_from_before_there_were_two_worlds_is_of_the_full_one(old_run):
+    assert "world" not in json.loads((old_run / "config.json").read_text("utf-8"))
+    assert load_config(old_run).world == "full"
+
+
 def test_a_run_of_format_1_goes_on_in_format_2(old_run):
     before = read_metrics(old_run)
     assert main(["train", "--out", str(old_run), "--resume"]) == 0

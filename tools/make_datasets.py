@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigpt.storyworld import Story, dialogue, lessons, measure, preferences, story
 from minigpt.storyworld.census import entropy, enumerate_stories, small_world
-from minigpt.storyworld.tables import TRAIN
+from minigpt.storyworld.tables import World
 from minigpt.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,12 +116,11 @@ def datasheet(files: dict[str, str], tinystories: str) -> str:
     blind = [measure.baselines(stories, side=side) for side in (0, 1)]
     known = [story(seed) for seed in STORIES]
     same_stories, same_sentences = measure.overlap(stories, known)
-    nats = [-told.log_prob for told in stories]
-    mean = sum(nats) / len(nats)
-    error = (sum((x - mean) ** 2 for x in nats) / len(nats) / (len(nats) - 1)) ** 0.5
+    mean, error = mean_nats(stories)
     small = list(enumerate_stories(small_world()))
     english, chinese = corpus("en", 1_424_708), corpus("zh", 1_424_708)
     return TEMPLATE.format(
+        **little_figures(),
         files="\n".join(map(file_row, files, files.values())),
         stories=len(STORIES),
         measured=len(MEASURED),
@@ -130,14 +129,14 @@ def datasheet(files: dict[str, str], tinystories: str) -> str:
         sentences="{}, {:.1f}, {}".format(*rich.sentences),
         topics=listed(rich.topics),
         sentiments=listed(rich.sentiments),
-        blind="\n".join(blind_row(kind, blind[0][kind], blind[1][kind]) for kind in blind[0]),
+        blind=blind_rows(*blind),
         labels="\n".join(label_rows()),
         dialogues="\n".join(dialogue_rows()),
         pairs=listed_counts(
             pair["reason"] for seed in MEASURED[:500] for pair in preferences(seed)
         ),
         shipped=(len(LESSONS), len(DIALOGUES), len(PREFERENCES)),
-        entropy=entropy(TRAIN),
+        entropy=entropy(World.full()),
         mean=mean,
         error=error,
         small=len(small),
@@ -151,9 +150,38 @@ def datasheet(files: dict[str, str], tinystories: str) -> str:
     )
 
 
+def little_figures() -> dict[str, object]:
+    """Return what the datasheet says of the little world."""
+    world = World.little()
+    stories = [story(seed, world) for seed in MEASURED]
+    rich = measure.richness(stories)
+    mean, error = mean_nats(stories)
+    return {
+        "little": rich,
+        "little_sentences": "{}, {:.1f}, {}".format(*rich.sentences),
+        "little_topics": listed(rich.topics),
+        "little_sentiments": listed(rich.sentiments),
+        "little_entropy": entropy(world),
+        "little_nats": f"{mean:.2f} ± {error:.2f}",
+        "little_blind": blind_rows(*(measure.baselines(stories, side=side) for side in (0, 1))),
+    }
+
+
+def mean_nats(stories: list[Story]) -> tuple[float, float]:
+    """Return the mean of -log p of some stories in nats, and its standard error."""
+    nats = [-told.log_prob for told in stories]
+    mean = sum(nats) / len(nats)
+    return mean, (sum((x - mean) ** 2 for x in nats) / len(nats) / (len(nats) - 1)) ** 0.5
+
+
 def file_row(name: str, text: str) -> str:
     data = text.encode("utf-8")
     return f"| `{name}` | {len(data):,} | `{hashlib.sha256(data).hexdigest()}` |"
+
+
+def blind_rows(english: dict[str, measure.Baseline], chinese: dict[str, measure.Baseline]) -> str:
+    """Return a table row for each kind of question."""
+    return "\n".join(blind_row(kind, english[kind], chinese[kind]) for kind in english)
 
 
 def blind_row(kind: str, english: measure.Baseline, chinese: measure.Baseline) -> str:
@@ -211,6 +239,9 @@ This file and the files beside it are written by `python tools/make_datasets.py`
 below is measured by that command, and a test regenerates all of it byte for byte. The package
 `minigpt` never reads these files: it tells its stories afresh from seeds.
 
+Storyworld comes in two sizes. The files here are of the full world, `World.full()`, and so are all
+figures except those under "The little world".
+
 | file | bytes | SHA-256 |
 |---|---|---|
 {files}
@@ -244,8 +275,10 @@ story on every platform. Nothing is decided before the sentence that reveals it,
 all sentences that could come differ from each other, in each language: so the text alone gives
 back every choice, and its exact probability.
 
-A second held-out set, `documents(..., split="held_out")`, gives the hero a thing that training
-stories never bring together with that child (one pair of child and thing in eight).
+A second held-out set, `documents(count, seed, World.full("held_out"))`, gives the hero a thing that
+training stories never bring together with that child (one pair of child and thing in eight). Such
+pairs exist only to hold stories out: `verify` finds no fault in them, but it gives no probability
+to a story that its world never tells.
 
 ## Measured
 
@@ -301,6 +334,27 @@ Compressed by xz (preset 9, extreme), as a share of the bytes before, each on ab
 | storyworld, English | {english:.3f} |
 | storyworld, Chinese | {chinese:.3f} |
 | TinyStories (first part of tinystories_10k.txt) | {tinystories} |
+
+## The little world
+
+`World.little()` tells shorter stories of the same kind, for a model of less than a million
+parameters: every role has words of its own, and no pair of words is kept apart. On as many stories,
+of the same seeds:
+
+| figure | value |
+|---|---|
+| English word types / Chinese characters | {little.word_types} / {little.characters} |
+| sentence forms that occurred | {little.forms} |
+| sentences in a story: least, mean, most | {little_sentences} |
+| English words and marks in a story, mean | {little.tokens:.0f} |
+| topics | {little_topics} |
+| endings | {little_sentiments} |
+| entropy of the process, exact | {little_entropy:.3f} nats a story |
+| the same, estimated as the mean of -log p | {little_nats} (standard error) |
+
+| question | n | majority | last mention | first mention | last, Chinese | first, Chinese |
+|---|---|---|---|---|---|---|
+{little_blind}
 
 ## License
 

@@ -105,13 +105,16 @@ class World:
 
     @staticmethod
     def little() -> "World":
-        """Return the laptop's world: some 170 English words, stories of 6 to 9 short sentences."""
+        """Return the laptop's world: some 190 English words, stories of 6 to 9 short sentences."""
         return little_world()
 
     @staticmethod
     def full(pairs: Pairs = "train") -> "World":
-        """Return the rich world. Training stories have pairs="train", the held-out ones
-        "held_out"; with "all" any story is one of this world that contradicts itself nowhere."""
+        """Return the rich world; `pairs` says which words meet in a story.
+
+        Training stories are those of "train". Those of "held_out" bring a child and a thing
+        together that training keeps apart. With "all" nothing is kept apart.
+        """
         return full_world(pairs)
 
     @staticmethod

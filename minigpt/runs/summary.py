@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from minigpt.runs.findings import is_right, percent, task_name
 
 WIDTH = 96  # columns; a Chinese character takes two
-STORY_LINES = 4
+STORY_LINES = 3
 OVERVIEWS = {"sentiment", "question"}  # tasks that sum up others
 SAME_KIND = {"translation_zh_en"}  # one translation is enough here
 
@@ -31,23 +31,30 @@ def told(samples: Iterable[str]) -> Iterator[str]:
 
 
 def answered(report: dict) -> Iterator[str]:
-    """Yield the first answer to each kind of task: what was asked, the answer, the right one."""
+    """Yield the first answer to each kind of task, below the story that the first one is about."""
     shown: set[str] = set()
     for answer in report.get("answers", ()):
         task = answer["task"]
         if task in OVERVIEWS | SAME_KIND | shown:
             continue
-        if not shown:
-            yield "\nIT ANSWERS (about stories that it never saw)"
-        shown.add(task)
         source, _, question = answer["prompt"].strip().rpartition("\n")
-        asked = f"{source} {question}" if "translation" in task else question
-        right = is_right(answer, report)
-        mark = {True: "right: ", False: "wrong: ", None: ""}[right]
-        yield from fold(f"{task_name(task)}: {asked}", "  - ", 2)
-        yield from fold(f"{mark}{answer['answer'] or '(nothing)'}", "    ", 2)
-        if right is False:
-            yield from fold(f"it should be: {answer['right']}", "    ", 2)
+        if not shown:
+            yield "\nIT ANSWERS (about stories that it never saw, such as this one)"
+            yield from fold(source, "  ", 4)
+        shown.add(task)
+        yield from exchange(question, answer, is_right(answer, report))
+
+
+def exchange(question: str, answer: dict, right: bool | None) -> Iterator[str]:
+    """Yield a question, its answer, and the right answer where this is another."""
+    said = f"{question} -> {answer['answer'].strip() or '(nothing)'}"
+    if right is not False:
+        yield from fold(said + (" (right)" if right else ""), "  - ", 3)
+    elif columns(answer["right"]) <= WIDTH // 2:
+        yield from fold(f"{said} (wrong, it is: {answer['right']})", "  - ", 3)
+    else:
+        yield from fold(said, "  - ", 3)
+        yield from fold(f"(wrong, it is: {answer['right']})", "    ", 3)
 
 
 def scored(tasks: dict[str, dict]) -> Iterator[str]:
@@ -72,7 +79,9 @@ def closing(report: dict) -> Iterator[str]:
             line += f"; best possible {report['floor']:.3f}"
         yield line
     if "seconds" in report:
-        parts = (f"{name} {say_seconds(value)}" for name, value in report["seconds"].items())
+        names = {"tokenizer": "vocabulary"}
+        times = report["seconds"].items()
+        parts = (f"{names.get(name, name)} {say_seconds(value)}" for name, value in times)
         yield f"Time: {', '.join(parts)}"
 
 
@@ -109,11 +118,16 @@ def fold(text: str, begin: str, most: int) -> list[str]:
         line += piece
     lines.append(line.rstrip())
     if len(lines) > most:
-        last = lines[most - 1]
-        while columns(last) > WIDTH - 4:
-            last = last[:-1]
-        lines = [*lines[: most - 1], f"{last} ..."]
+        lines = [*lines[: most - 1], f"{cut(lines[most - 1])} ..."]
     return lines
+
+
+def cut(line: str) -> str:
+    """Return the beginning of a line that leaves room for `...`."""
+    indent, kept = " " * (len(line) - len(line.lstrip())), list(pieces(line))
+    while columns(indent + "".join(kept)) > WIDTH - 4:
+        kept.pop()
+    return (indent + "".join(kept)).rstrip()
 
 
 def pieces(text: str) -> Iterator[str]:

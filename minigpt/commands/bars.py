@@ -4,6 +4,7 @@ On a terminal they move, one at a time, and leave nothing behind. Elsewhere, suc
 a line tells now and then how far the work is, and short work says nothing.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ class Bar(tqdm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.moves = sys.stderr.isatty()
-        if not self.moves:
+        if self.moves:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            options |= {"dynamic_ncols": True} if width else {"ncols": 80}  # some do not tell it
+        else:
             slow = {"mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE}
             options |= slow | {"delay": SECONDS_A_LINE, "ncols": 0}
-        super().__init__(*args, **{"leave": False, "dynamic_ncols": self.moves} | options)
+        super().__init__(*args, **{"leave": False} | options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar where it stands, or print it as a line."""

@@ -17,26 +17,27 @@ def full() -> dict:
     tasks = {name: TASK | {"metric": "accuracy"} for name in [*NAMES, "consistent_stories"]}
     tasks["story"] = TASK | {"metric": "accepted"}
     answers = [
-        {"task": name, "prompt": f"{STORY}\nWhat is {name}?", "answer": answer, "right": ZH}
+        {"task": name, "prompt": f"{STORY}\nWhat is {name}?", "answer": answer, "right": right}
         for name in NAMES
-        for answer in (ZH, STORY)
+        for answer in (STORY, ZH)
+        for right in ([ZH] if name in ("translation_en_zh", "story") else ["by the lake"])
     ]
     return REPORT | {"tasks": tasks, "answers": answers, "samples": [STORY, ZH, STORY]}
 
 
 def test_it_fits_two_screens_however_long_the_texts_are():
-    lines = summary(full()).splitlines()
-    assert len(lines) <= 60
+    lines = summary(full()).splitlines()  # every answer is nonsense as long as a story
+    assert len(lines) <= 53, "with seven lines of what to do next: 60"
     assert max(map(columns, lines)) <= 100
 
 
-def test_each_kind_of_task_has_one_example_and_every_task_a_score():
+def test_each_kind_of_task_has_one_example_and_a_score():
     text = summary(full())
     for name in NAMES:
         wanted = name not in ("translation_zh_en", "sentiment", "question")
         assert text.count(f"What is {name}?") == wanted
-    assert text.count("90.0 to 96.0 %") == len(NAMES) + 1
-    assert text.count("41.0 % (last mention)") == len(NAMES) + 1
+    assert text.count("90.0 to 96.0 %") == len(NAMES) + 1 - 2
+    assert text.count("41.0 % (last mention)") == len(NAMES) + 1 - 2
 
 
 @pytest.mark.parametrize(

@@ -49,16 +49,17 @@ def exchange(question: str, answer: dict, right: bool | None) -> Iterator[str]:
     """Yield a question, its answer, and the right answer where this is another."""
     said = f"{question} -> {answer['answer'].strip() or '(nothing)'}"
     if right is not False:
-        yield from fold(said + (" (right)" if right else ""), "  - ", 3)
+        yield from fold(said + (" (right)" if right else ""), "  - ", 2)
     elif columns(answer["right"]) <= WIDTH // 2:
-        yield from fold(f"{said} (wrong, it is: {answer['right']})", "  - ", 3)
+        yield from fold(f"{said} (wrong, it is: {answer['right']})", "  - ", 2)
     else:
-        yield from fold(said, "  - ", 3)
-        yield from fold(f"(wrong, it is: {answer['right']})", "    ", 3)
+        yield from fold(said, "  - ", 2)
+        yield from fold(f"(wrong, it is: {answer['right']})", "    ", 2)
 
 
 def scored(tasks: dict[str, dict]) -> Iterator[str]:
     """Yield a table of scores, each with its interval and its best baseline."""
+    tasks = {name: task for name, task in tasks.items() if name not in OVERVIEWS}
     if not tasks:
         return
     yield f"\n{'SCORES':<26}{'score':>9}   {'95 % interval':<17}{'best without understanding'}"
@@ -72,7 +73,7 @@ def closing(report: dict) -> Iterator[str]:
     """Yield how well the model predicts, and how long all took."""
     yield ""
     if report.get("val_loss") is not None:
-        line = f"Loss on text that it never saw: {report['val_loss']:.3f} nats a token"
+        line = f"Loss on unseen text: {report['val_loss']:.3f} nats a token"
         if report.get("ngram_loss") is not None:
             line += f"; counting (best n-gram) {report['ngram_loss']:.3f}"
         if report.get("floor") is not None:

@@ -57,9 +57,17 @@ def test_answers_are_marked(answer, metric, said):
 
 
 def test_a_plain_text_run_has_losses_and_samples_alone():
-    text = summary({"data": "my.txt", "val_loss": 1.25, "samples": ["Line 7"], "seconds": {}})
+    text = summary(
+        {
+            "data": "my.txt",
+            "val_loss": 1.25,
+            "bits_per_byte": 0.5,
+            "samples": ["Line 7"],
+            "seconds": {},
+        }
+    )
     assert "IT WRITES\n  - Line 7" in text
-    assert "1.250 nats a token" in text
+    assert "Unseen text: 1.250 nats a token, 0.500 bits per byte\n" in text + "\n"
     assert "SCORES" not in text
     assert "IT ANSWERS" not in text
     assert summary({"data": "x"}).strip() == ""

@@ -73,11 +73,13 @@ def closing(report: dict) -> Iterator[str]:
     """Yield how well the model predicts, and how long all took."""
     yield ""
     if report.get("val_loss") is not None:
-        line = f"Loss on unseen text: {report['val_loss']:.3f} nats a token"
-        if report.get("ngram_loss") is not None:
-            line += f"; counting (best n-gram) {report['ngram_loss']:.3f}"
-        if report.get("floor") is not None:
-            line += f"; best possible {report['floor']:.3f}"
+        line = f"Unseen text: {report['val_loss']:.3f} nats a token"
+        for name, text in {
+            "bits_per_byte": ", {:.3f} bits per byte",
+            "ngram_loss": "; best n-gram {:.3f}",
+            "floor": "; best possible {:.3f}",
+        }.items():
+            line += text.format(report[name]) if report.get(name) is not None else ""
         yield line
     if "seconds" in report:
         names = {"tokenizer": "vocabulary"}

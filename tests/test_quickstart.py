@@ -54,6 +54,32 @@ def interrupted(out: Path, stage: str, again: bool = False) -> tuple[float, str]
     return answered - sent, "".join(said)
 
 
+def test_a_run_goes_on_from_wherever_it_was_stopped(tmp_path, capsys, monkeypatch):
+    text, out = tmp_path / "my.txt", tmp_path / "run"
+    text.write_text("".join(f"Line {n} of my own text.\n" for n in range(400)), "utf-8")
+    words = ["train", "--data", text, "--max-steps", 12, "--vocab-size", 280, "--batch-size", 4]
+    words += ["--block-size", 32, "--n-layer", 1, "--n-head", 2, "--n-embd", 16]
+    for name in ("make_tokenizer", "make_data", "train", "make_report", "write_report"):
+        work = getattr(pipeline, name)
+
+        def interrupted_work(*args, work=work, **options):
+            signal.raise_signal(signal.SIGINT)
+            return work(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, name, interrupted_work)
+            code, _, err = run(capsys, *words, "--out", out)
+        assert code == 130, name
+        assert "go on with --resume" in err
+        assert not (out / "report.json").exists()
+        words = ["train", "--resume"]
+    assert checkpoint_paths(out)[-1].name == "step-00000012"
+    code, printed, _ = run(capsys, *words, "--out", out)
+    assert code == 0
+    assert "bits per byte" in printed
+    assert (out / "report.html").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
 def test_ctrl_c_is_answered_in_every_stage_and_the_run_goes_on(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """How long a run will take: measured, close to what it takes, and without a trace in the run."""
 
+import inspect
 import time
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from small_training import Source, make_config, make_model, rows, same, weights
 
 from minigpt.commands import timing
+from minigpt.commands.card import model_card
 from minigpt.commands.timing import estimate
 from minigpt.train import train
 
@@ -77,3 +79,14 @@ def test_a_short_run_is_not_measured():
     config = make_config(max_steps=timing.LEAST_STEPS - 1)
     assert estimate(make_model(), source, Batches(), config) is None
     assert source.steps == []
+
+
+def test_the_report_is_as_large_as_the_estimate_says():
+    from minigpt.storyworld.exam import TASKS
+
+    usual = inspect.signature(model_card).parameters
+    assert (usual["per_task"].default, usual["n_stories"].default) == (
+        timing.PER_TASK,
+        timing.STORIES,
+    )
+    assert len(TASKS) == timing.LONG_TASKS + timing.SHORT_TASKS

@@ -95,11 +95,11 @@ TEXTS_COUNTED = 145_000  # as much Python as the baselines, the n-gram's stories
 def report_seconds(model: GPT, data: Data, validation: Validation, a_validation: float) -> float:
     """Return how long the report takes: it reads texts as validation does, and writes others.
 
-    Texts that have ended leave their batch, so what counts is their mean length.
+    A batch of texts is written until the longest of them ends.
     """
     if data.exam is None or not isinstance(validation, EvalDocuments):
         return a_validation
-    length = int(validation.lengths.mean())
+    length, mean = int(validation.lengths.max()), int(validation.lengths.mean())
     a_token = token_seconds(model, length // 2)
     if data.dialogues is None:
         return a_validation + math.ceil(STORIES / 10 / ROWS) * length * a_token
@@ -107,7 +107,7 @@ def report_seconds(model: GPT, data: Data, validation: Validation, a_validation:
     batches += math.ceil(PER_TASK / ROWS) * (LONG_TASKS + SHORT_TASKS * SHORT_ANSWER)
     prompts = (LONG_TASKS + SHORT_TASKS) * PER_TASK / len(validation.lengths)
     reading = (1 + PREFILL * prompts) * a_validation
-    return reading + batches * length * a_token + TEXTS_COUNTED * counting_seconds(length)
+    return reading + batches * length * a_token + TEXTS_COUNTED * counting_seconds(mean)
 
 
 def counting_seconds(length: int, texts: int = 200) -> float:

@@ -15,40 +15,57 @@ from minigpt.train import train
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+class Clock:
+    """A clock that only work moves on, however busy the machine is."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Batches:
     """Validation batches, each of which takes a while."""
 
-    def __init__(self, seconds: float = 0.0, count: int = 9):
-        self.seconds, self.count = seconds, count
+    def __init__(self, clock: Clock | None = None, count: int = 9):
+        self.clock, self.count = clock or Clock(), count
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self):
         for step in range(self.count):
-            time.sleep(self.seconds)
+            self.clock.now += 2.0
             yield Source().batch(1000 + step)
 
 
 class Slow(Source):
     """Batches of which the later ones take longer, as longer rows do."""
 
+    def __init__(self, clock: Clock):
+        super().__init__()
+        self.clock = clock
+
     def batch(self, step):
-        time.sleep(0.01 if step < 100 else 0.03)
+        self.clock.now += 1.0 if step < 100 else 3.0
         return super().batch(step)
 
 
-def test_an_estimate_is_within_half_again_of_the_time_that_training_takes(tmp_path):
+def test_an_estimate_is_within_half_again_of_the_time_that_training_takes(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
     config = make_config(max_steps=200, eval_interval=50, save_interval=200)
-    validation = Batches(0.02)
-    found = estimate(make_model(), Slow(), validation, config)
-    start = time.perf_counter()
-    train(make_model(), Slow(), config, tmp_path, validation=validation)
-    took = time.perf_counter() - start
-    assert took / 1.5 < found.training < 1.5 * took
+    work = Slow(clock), Batches(clock)
+    found = estimate(make_model(), *work, config)
+    late = estimate(make_model(), *work, config, first_step=100)
+    clock.now = 0.0
+    train(make_model(), work[0], config, tmp_path, validation=work[1])
+    assert clock.now == 100 * 1 + 100 * 3 + 4 * 9 * 2
+    assert clock.now / 1.5 < found.training < 1.5 * clock.now
     assert found.report is None
-    late = estimate(make_model(), Slow(), validation, config, first_step=100)
-    assert 0.4 * took < late.training < took
+    rest = 100 * 3 + 2 * 9 * 2
+    assert rest / 1.5 < late.training < 1.5 * rest
 
 
 def test_measuring_leaves_training_as_it_was(tmp_path):

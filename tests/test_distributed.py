@@ -237,7 +237,7 @@ def test_torchrun_trains_from_text_to_report(tmp_path):
     done = torchrun(*words, "--max-steps", "6")
     assert done.returncode == 0, done.stderr
     assert "in each of 2 processes" in done.stderr
-    assert done.stdout.count("# Report") == 1
+    assert done.stdout.count("Report: ") == 1
     report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
     assert report["steps"] == 6
     assert report["tokens"] == 6 * 8 * 32

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from minigpt.support.signals import stop_on_signals, uninterrupted
+from minigpt.support.signals import end_on_signals, stop_on_signals, uninterrupted
 
 
 def test_signals_raise_a_flag_and_the_second_ends_the_program():
@@ -18,6 +18,31 @@ def test_signals_raise_a_flag_and_the_second_ends_the_program():
             signal.raise_signal(signal.SIGINT)
         assert caught.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "code"),
+    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "request to end", 143)],
+)
+def test_a_signal_is_acknowledged_before_it_ends_the_program(capfd, number, name, code):
+    with pytest.raises(SystemExit) as caught, end_on_signals("stopping; go on"):
+        signal.raise_signal(number)
+    assert caught.value.code == code
+    assert capfd.readouterr().err == f"\n{name}: stopping; go on\n"
+
+
+def test_training_that_asks_itself_takes_over_and_acknowledges_once(capfd):
+    with end_on_signals("at once"):
+        with stop_on_signals("after this step") as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop()
+            assert capfd.readouterr().err == "\nCtrl-C: after this step\n"
+            with pytest.raises(SystemExit):
+                signal.raise_signal(signal.SIGINT)
+            assert capfd.readouterr().err == ""
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGINT)
+        assert capfd.readouterr().err == "\nCtrl-C: at once\n"
 
 
 def test_signals_are_left_alone_in_other_threads():

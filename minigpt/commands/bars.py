@@ -1,9 +1,39 @@
-"""Progress bars that several commands show."""
+"""Progress bars that several commands show.
 
+On a terminal they move, one at a time, and leave nothing behind. Elsewhere, such as in a log file,
+a line tells now and then how far the work is, and short work says nothing.
+"""
+
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
+
+SECONDS_A_LINE = 30.0  # between two lines of a bar that no terminal shows
+
+
+class Bar(tqdm):
+    """A bar on stderr: see tqdm."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.moves = sys.stderr.isatty()
+        if self.moves:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            options |= {"dynamic_ncols": True} if width else {"ncols": 80}  # some do not tell it
+        else:
+            slow = {"mininterval": SECONDS_A_LINE, "maxinterval": 2 * SECONDS_A_LINE}
+            options |= slow | {"delay": SECONDS_A_LINE, "ncols": 0}
+        super().__init__(*args, **{"leave": False} | options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar where it stands, or print it as a line."""
+        if self.moves:
+            super().display(msg, pos)
+        elif msg != "":  # so tqdm clears a bar
+            print(str(self) if msg is None else msg, file=sys.stderr, flush=True)
 
 
 class Bars:
@@ -19,7 +49,7 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self.bar is None or self.bar.desc.removesuffix(": ") != stage:
             self.close()
-            self.bar = tqdm(total=total, desc=stage, leave=False)
+            self.bar = Bar(total=total, desc=stage)
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
@@ -35,14 +65,20 @@ class Bars:
 
 @contextmanager
 def training_bar(
-    name: str, max_steps: int, floor: float | None = None, silent: bool = False
+    name: str,
+    max_steps: int,
+    floor: float | None = None,
+    silent: bool = False,
+    first_step: int = 0,
 ) -> Iterator[Callable[[dict], None]]:
     """Show a bar of a training's steps; yields the function that takes rows of metrics.jsonl.
 
-    Beside the bar stand loss, validation loss and, where it is known, the floor.
+    Beside the bar stand loss, validation loss and, where it is known, the floor. The time left
+    follows from all steps since `first_step`, at which a resumed run begins; validations count.
     """
     shown = {} if floor is None else {"floor": f"{floor:.3f}"}
-    with tqdm(total=max_steps, desc=name, unit="step", disable=silent) as bar:
+    steps = {"total": max_steps, "initial": first_step, "unit": "step", "smoothing": 0}
+    with Bar(desc=name, disable=silent, **steps) as bar:
 
         def show(row: dict) -> None:
             shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})

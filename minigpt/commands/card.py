@@ -1,9 +1,7 @@
 """What a run's report says of its model: shared by the commands that train and that evaluate."""
 
-from tqdm import tqdm
-
 from minigpt.batching.windows import EvalDocuments, EvalWindows
-from minigpt.commands.bars import Bars
+from minigpt.commands.bars import Bar, Bars
 from minigpt.commands.inputs import Data
 from minigpt.counts import count_parameters
 from minigpt.evaluate import best_ngram, gap_closed, loss_scores
@@ -53,7 +51,7 @@ def model_card(
     device = choose_device(config.training.device)
     dtype = choose_dtype(device, config.training.dtype)
     batches = validation_batches(data, config)
-    bar = tqdm(batches, desc="evaluating", unit=" batches", leave=False)
+    bar = Bar(batches, desc="evaluating", unit=" batches", leave=False)
     val_loss = evaluate_loss(model, bar, device, dtype)
     report = loss_scores(val_loss, batches.n_targets, data.n_bytes, data.floor_nats, data.n_stories)
     ngram, ngram_loss = best_ngram(

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.commands.arguments import parse
-from minigpt.commands.bars import Bars
+from minigpt.commands.bars import Bar, Bars
 from minigpt.commands.card import model_card
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
@@ -121,7 +119,7 @@ ABOUT_EXAMPLES = (
 
 def texts(path: Path, field: str, errors: Errors) -> Iterator[str]:
     """Yield the documents of --text with a progress bar."""
-    with tqdm(desc="evaluating", unit=" documents", leave=False) as bar:
+    with Bar(desc="evaluating", unit=" documents", leave=False) as bar:
         for document in read_documents(path, field, errors):
             yield document
             bar.update()

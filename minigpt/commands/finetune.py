@@ -7,12 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from tqdm import tqdm
 
 from minigpt.commands.arguments import parse, stored_settings
-from minigpt.commands.bars import Bars, training_bar
+from minigpt.commands.bars import Bar, Bars, training_bar
 from minigpt.commands.card import training_facts
-from minigpt.commands.pipeline import check_fits, check_out, plain_warnings, stage
+from minigpt.commands.pipeline import (
+    FINISHING,
+    GO_ON,
+    announce,
+    check_fits,
+    check_out,
+    newest_step,
+    plain_warnings,
+    stage,
+)
+from minigpt.commands.timing import estimate
 from minigpt.evaluate import as_items, score_examples
 from minigpt.finetune import (
     PRETRAINING_RATES,
@@ -30,7 +39,7 @@ from minigpt.runs.checkpoint import RunLock
 from minigpt.runs.report import write_report
 from minigpt.runs.run import read_metrics
 from minigpt.support.errors import ConfigError
-from minigpt.support.signals import stop_on_signals
+from minigpt.support.signals import end_on_signals, stop_on_signals
 from minigpt.train import TrainResult
 
 SHOWN, SHOWN_CHARACTERS = 5, 300  # answers in the report, and the end of their prompts
@@ -106,12 +115,12 @@ def run_finetune(out: Path, config: FinetuneConfig, resume: bool) -> int:
     """Read, train, answer, report; return the exit code."""
     seconds: dict[str, float] = {}
     check_out(out, resume)
-    with RunLock(out), stop_on_signals() as stop, plain_warnings():
+    with RunLock(out), end_on_signals(GO_ON), plain_warnings():
         with stage("examples", seconds):
             sides = read_sides(config)
             describe(sides)
         with stage("tokenizer", seconds):
-            with tqdm(desc="learning a vocabulary", unit=" texts", leave=False) as bar:
+            with Bar(desc="learning a vocabulary", unit=" texts", leave=False) as bar:
                 model, tokenizer = start(out, config, sides.train, resume, bar.update)
             config = with_answer_limit(config, tokenizer, sides.train)
             to_learn = phases(out, config, model, tokenizer, sides)
@@ -120,7 +129,7 @@ def run_finetune(out: Path, config: FinetuneConfig, resume: bool) -> int:
         save_settings(out, config)
         results = []
         for phase in to_learn:
-            with stage(phase.name, seconds):
+            with stage(phase.name, seconds), stop_on_signals(FINISHING) as stop:
                 results.append(learn(phase, resume, stop))
             if results[-1].stopped:
                 print(f"stopped at step {results[-1].step}; go on with --resume", file=sys.stderr)
@@ -147,7 +156,11 @@ def learn(phase: Phase, resume: bool, stop: Callable[[], bool]) -> TrainResult:
     """Train one phase with a progress bar that shows the loss, and that of what was held out."""
     print(phase.describe(), file=sys.stderr)
     check_fits(phase.config)
-    with training_bar(phase.name, phase.config.training.max_steps) as show:
+    training = phase.config.training
+    first_step = newest_step(phase.run_dir) if resume else 0
+    if not training.compile:
+        announce(estimate(phase.model, phase.source, phase.validation, training, first_step))
+    with training_bar(phase.name, training.max_steps, first_step=first_step) as show:
         return phase.run(resume, show, stop)
 
 

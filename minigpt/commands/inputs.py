@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minigpt.batching.prepare import document_ids, prepare
 from minigpt.batching.token_files import TokenFile, open_tokens, write_tokens
 from minigpt.chat import SPECIAL, Encoded, encode_chats
+from minigpt.commands.bars import Bar
 from minigpt.data.corpora import Corpus, Exam, HeldOut, Messages, open_corpus
 from minigpt.data.decoding import ReadCounts
 from minigpt.runs.run import RunConfig
@@ -57,7 +57,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
         texts = open_corpus(config.data, config.field, config.errors, config.world).texts()
-        texts = tqdm(texts, desc="learning a vocabulary", unit=" texts", leave=False)
+        texts = Bar(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts, SPECIAL)
         else:
@@ -87,7 +87,7 @@ def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) 
 
 def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
     """Encode the user's own text and say what was found in it."""
-    with tqdm(desc="encoding", unit=" characters", unit_scale=True, leave=False) as bar:
+    with Bar(desc="encoding", unit=" characters", unit_scale=True, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -164,7 +164,7 @@ def make_dialogues(config: RunConfig, tokenizer: Tokenizer, corpus: Corpus) -> D
     if talks is None:
         raise no_conversations(config)
     hashes, sha256 = set(), hashlib.sha256()
-    with tqdm(total=count, desc="talking about stories", leave=False) as bar:
+    with Bar(total=count, desc="talking about stories", leave=False) as bar:
 
         def encoded(conversations: Iterator[Messages]) -> Iterator[Encoded]:
             while some := list(itertools.islice(conversations, 500)):
@@ -190,7 +190,7 @@ def no_conversations(config: RunConfig) -> ConfigError:
 
 def until(documents: Iterable[list[int]], wanted: int) -> Iterator[list[int]]:
     """Yield documents until they hold `wanted` tokens."""
-    with tqdm(total=wanted, desc="telling stories", unit=" tokens", unit_scale=True) as bar:
+    with Bar(total=wanted, desc="telling stories", unit=" tokens", unit_scale=True) as bar:
         for ids in documents:
             yield ids
             bar.update(len(ids))

@@ -14,22 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minigpt.batching.conversations import Flat, flatten
 from minigpt.batching.mixture import read_then_answer
 from minigpt.batching.packing import RowSource
 from minigpt.batching.windows import Documents, Windows
-from minigpt.commands.bars import training_bar
+from minigpt.commands.bars import Bar, training_bar
 from minigpt.commands.card import model_card, training_facts, validation_batches
 from minigpt.commands.inputs import Data, make_data, make_tokenizer
+from minigpt.commands.timing import Estimate, estimate
 from minigpt.counts import count_parameters
 from minigpt.gpt import GPT
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.machine.distributed import processes_here, rank_zero_first, world
 from minigpt.runs.checkpoint import RunLock, checkpoint_paths
-from minigpt.runs.planning import check_memory, training_seconds
-from minigpt.runs.report import report_text, write_report
+from minigpt.runs.planning import check_memory
+from minigpt.runs.report import write_report
 from minigpt.runs.run import (
     RunConfig,
     check_resumable,
@@ -39,35 +39,47 @@ from minigpt.runs.run import (
     read_metrics,
     save_config,
 )
+from minigpt.runs.summary import say_seconds, summary
 from minigpt.support.errors import ConfigError
 from minigpt.support.files import atomic_write
-from minigpt.support.signals import stop_on_signals
+from minigpt.support.signals import end_on_signals, stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult, train
+
+ABOUT = {
+    "tokenizer": "1/4 vocabulary: which pieces of text become tokens, the units that a model reads",
+    "data": "2/4 data: text to learn from, and other text that is held out for tests, as tokens",
+    "training": "3/4 training: the model guesses the next token, again and again, and is corrected",
+    "report": "4/4 report: what it can do with text that it never saw, beside simple baselines",
+}
+GO_ON = "stopping now; go on with --resume"
+FINISHING = "stopping when this step is done and saved (once more: at once)"
 
 
 def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
     """Train by `config` in the directory `out` and write its report; return the exit code.
 
-    Of several processes the first one does all that is not training.
+    Of several processes the first one does all that is not training. A signal ends each stage with
+    SystemExit, and training with a checkpoint; either way a resumed run finds what is done.
     """
     if not world().is_first:
         return follow(out)
     check_out(out, resume)
     seconds: dict[str, float] = {}
-    with RunLock(out), stop_on_signals() as stop, plain_warnings():
-        with stage("tokenizer", seconds):
+    with RunLock(out), end_on_signals(GO_ON), plain_warnings():
+        if not (out / "config.json").exists():
+            save_config(out, config)  # for --resume, should this be stopped before training
+        with stage("tokenizer", seconds, ABOUT["tokenizer"]):
             tokenizer = make_tokenizer(out, config, resume)
-        model_config = fit_to_tokenizer(config.model, tokenizer)
-        config = dataclasses.replace(config, model=model_config)
+        config = fitted(config, tokenizer)
         if resume:
-            check_resumable(load_config(out), config, out)
+            check_resumable(fitted(load_config(out), tokenizer), config, out)
         check_fits(config)
         save_config(out, config)
-        with stage("data", seconds):
+        with stage("data", seconds, ABOUT["data"]):
             data = make_data(out, config, tokenizer, resume)
         rank_zero_first(lambda: None)  # all is there: the other processes may begin
-        with stage("training", seconds):
+        with stage("training", seconds, ABOUT["training"]), stop_on_signals(FINISHING) as stop:
             torch.manual_seed(config.training.seed)
             model = GPT(config.model)
             result = train_with_bar(model, data, config, out, tokenizer, resume, stop)
@@ -76,19 +88,28 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
             return stop.exit_code
         if world().size > 1:  # the model that was trained may be split over all processes
             model = open_run(out, config.training.device).model
-        with stage("report", seconds):
+        with stage("report", seconds, ABOUT["report"]):
             report = make_report(model, tokenizer, data, config, result)
-    report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    report["seconds"]["total"] = round(sum(seconds.values()), 1)
-    write_report(out, report, read_metrics(out))
-    short = {name: value for name, value in report.items() if name != "answers"}
-    print(f"\n{report_text(short)}\nwritten to {out}; open {out / 'report.html'}")
+        seconds["training"] = result.seconds  # those before a resume included
+        report["seconds"] = rounded(seconds)
+        write_report(out, report, read_metrics(out), out)
+    print(f"{summary(report)}\nReport: {out / 'report.html'} (open it), plot: {out / 'loss.png'}")
     return 0
+
+
+def fitted(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """Return a run's settings with what its tokenizer decides."""
+    return dataclasses.replace(config, model=fit_to_tokenizer(config.model, tokenizer))
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Return the time of each stage and of all, for people."""
+    return {name: round(s, 1) for name, s in (seconds | {"total": sum(seconds.values())}).items()}
 
 
 def follow(out: Path) -> int:
     """Train beside rank 0, which makes and checks all files; return the exit code."""
-    with stop_on_signals() as stop, contextlib.redirect_stderr(io.StringIO()):
+    with stop_on_signals() as stop, contextlib.redirect_stderr(io.StringIO()):  # rank 0 speaks
         rank_zero_first(lambda: None)  # comes back when the files are there
         config = load_config(out)
         tokenizer = make_tokenizer(out, config, resume=True)
@@ -99,19 +120,20 @@ def follow(out: Path) -> int:
 
 
 @contextlib.contextmanager
-def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Time one stage, and announce it."""
-    print(f"{name} ...", file=sys.stderr, flush=True)
+def stage(name: str, seconds: dict[str, float], about: str = "") -> Iterator[None]:
+    """Time one stage, and say what it is for and, in the end, how long it took."""
+    print(about or f"{name} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
+    print(f"    {say_seconds(seconds[name])}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
     """Print warnings of the package as one line each."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: Bar.write(f"note: {message}", file=sys.stderr)
         yield
 
 
@@ -136,29 +158,29 @@ def check_out(out: Path, resume: bool) -> None:
 
 
 def check_fits(config: RunConfig) -> None:
-    """Say what will be trained, in what memory and time; refuse what does not fit."""
+    """Say what will be trained, in what memory; refuse what does not fit."""
     training, processes = config.training, world().size
     device = choose_device(training.device)
     dtype = choose_dtype(device, training.dtype)
     rows = training.micro_batch_size or max(training.batch_size // processes, 1)
     shards = processes if training.shard else 1
     needed = check_memory(config.model, rows, device, dtype, shards, processes_here())
-    tokens = training.max_steps * training.batch_size * config.model.block_size
-    minutes = training_seconds(config.model, tokens, device, dtype, processes) / 60
     print(
-        f"{count_parameters(config.model) / 1e6:.2f} million parameters on {device} in "
-        f"{str(dtype).removeprefix('torch.')}, about {needed / 1e9:.2f} GB"
+        f"    a model of {count_parameters(config.model) / 1e6:.2f} million parameters on {device} "
+        f"in {str(dtype).removeprefix('torch.')}, about {needed / 1e9:.2f} GB"
         + (f" in each of {processes} processes" if processes > 1 else "")
-        + f"; {tokens:,} tokens, very roughly {say_minutes(minutes)}",
+        + f"; {training.max_steps:,} steps of {training.batch_size} x {config.model.block_size} "
+        "tokens",
         file=sys.stderr,
     )
 
 
-def say_minutes(minutes: float) -> str:
-    """Write a duration in the unit that suits it."""
-    if minutes < 90:
-        return f"{max(round(minutes), 1)} min" if minutes >= 1 else "less than a minute"
-    return f"{minutes / 60:.0f} hours" if minutes < 72 * 60 else f"{minutes / 1440:.0f} days"
+def announce(expected: Estimate | None) -> None:
+    """Say how long a run will take, by what was measured."""
+    if expected is not None:
+        after = f", then {say_seconds(expected.report)} for the report" if expected.report else ""
+        line = f"    about {say_seconds(expected.training)}{after}: some steps were measured"
+        print(line, file=sys.stderr, flush=True)
 
 
 # --- training ---
@@ -177,19 +199,28 @@ def train_with_bar(
         "val_sha256": data.validation.sha256,
         "dialogues_sha256": data.dialogues.sha256 if data.dialogues else None,
     }
-    silent = not world().is_first
-    with training_bar("training", training.max_steps, floor(data, config), silent) as show:
+    silent, validation = not world().is_first, validation_batches(data, config)
+    first_step = newest_step(out) if resume else 0
+    if world().size == 1 and not training.compile:  # each would have to be set up twice
+        announce(estimate(model, source, validation, training, first_step, data))
+    steps = training.max_steps, floor(data, config), silent, first_step
+    with training_bar("training", *steps) as show:
         return train(
             model,
             source,
             training,
             out,
-            validation=validation_batches(data, config),
+            validation=validation,
             resume=resume,
             on_log=show,
             should_stop=stop,
             manifest=facts,
         )
+
+
+def newest_step(out: Path) -> int:
+    """Return the step of the newest checkpoint, or 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in checkpoint_paths(out)), default=0)
 
 
 def make_source(data: Data, config: RunConfig, tokenizer: Tokenizer) -> RowSource:

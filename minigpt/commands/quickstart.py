@@ -1,11 +1,19 @@
 """A small story model in minutes, from nothing: `quickstart --out DIR`."""
 
+import sys
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minigpt.commands.arguments import parse
 from minigpt.commands.pipeline import run_pipeline
+from minigpt.runs.report import next_commands
 from minigpt.runs.run import load_config, quickstart
+
+ABOUT = """\
+A small language model from nothing, on this computer, without a network: it reads stories of a
+made-up world in English and Chinese, and learns to tell, translate and answer questions about them.
+Ctrl-C stops at any time; the same command with --resume goes on."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,8 @@ def main(words: list[str]) -> int:
     config = load_config(command.out) if command.resume else quickstart()
     if command.max_steps is not None:
         config = replace(config, training=replace(config.training, max_steps=command.max_steps))
+    print(ABOUT, file=sys.stderr)
     exit_code = run_pipeline(command.out, config, command.resume)
     if exit_code == 0:
-        print(
-            "\nNext:\n"
-            f"  python -m minigpt chat --checkpoint {command.out}\n"
-            f"  python -m minigpt generate --checkpoint {command.out} --count 3\n"
-            "  python -m minigpt train --data my.txt --out runs/my\n"
-            "  jupyter lab chapters"
-        )
+        print(f"\nNext:\n{textwrap.indent(next_commands(command.out), '  ')}")
     return exit_code

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from minigpt.commands.arguments import parse
+from minigpt.commands.bars import Bar
 from minigpt.data.corpora import open_corpus
 from minigpt.support.errors import ConfigError
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
@@ -61,7 +60,7 @@ def train(command: TrainTokenizer) -> int:
     if command.out.is_dir():
         raise ConfigError("--out is a directory", str(command.out), "name the file to write")
     texts = open_corpus(command.data, command.field, command.errors).texts()
-    texts = list(tqdm(texts, desc="reading", unit=" texts"))
+    texts = list(Bar(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
         tokenizer = CharTokenizer.train(texts)
     else:

@@ -1,6 +1,6 @@
-"""Plan a run: how much memory training takes, what would fit, and how long it lasts.
+"""Plan a run: how much memory training takes, and what would fit.
 
-Sizes are counted tensor by tensor; speed is measured on the device at hand. Trains nothing.
+Sizes are counted tensor by tensor. Trains nothing; `commands.timing` tells how long a run lasts.
 """
 
 import dataclasses
@@ -9,13 +9,10 @@ from collections.abc import Callable
 
 import torch
 
-from minigpt.counts import count_parameters, flops_per_token, matrix_parameters
+from minigpt.counts import count_parameters, matrix_parameters
 from minigpt.gpt import GPTConfig
-from minigpt.machine.device import available_memory, matmul_flops
+from minigpt.machine.device import available_memory
 from minigpt.support.errors import ConfigError
-
-# Training reaches about this share of what large matrix products alone do; small models less.
-USUAL_SHARE = {"cpu": 0.3, "cuda": 0.35, "mps": 0.3}
 
 
 def training_memory(
@@ -88,17 +85,3 @@ def half(config: GPTConfig, name: str, value: int) -> int:
     """Return half of a setting, or the same where it cannot be less; heads stay even and whole."""
     unit = 2 * config.n_head if name == "n_embd" else 1
     return value // 2 // unit * unit or value
-
-
-def training_seconds(
-    config: GPTConfig, tokens: int, device: torch.device, dtype: torch.dtype, processes: int = 1
-) -> float:
-    """Estimate, to a factor of two or so, how long training on so many tokens takes.
-
-    processes: how many train together; those on CPUs share what is measured here.
-    """
-    flops = 3 * flops_per_token(config) * tokens  # the backward pass costs twice the forward pass
-    share = USUAL_SHARE.get(device.type, 0.3) * (processes if device.type == "cuda" else 1)
-    return flops / (
-        matmul_flops(device, dtype, None if device.type == "cuda" else 1024, 0.1) * share
-    )

@@ -1,49 +1,27 @@
 """Write a run's report card: report.json for programs, report.md and report.html for people.
 
 The page needs no network and runs no script; every text of a model or a user is escaped. It reads
-well on a phone, in light and in dark. A report is a dictionary; what it lacks is left out.
+well on a phone, in light and in dark. What a report lacks is left out.
 """
 
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from minigpt.metrics import language_of
+from minigpt.runs.findings import Row, is_right, sections, task_name
 from minigpt.support import plots
 from minigpt.support.files import atomic_write
 
-Row = Sequence[str]
 
-TASK_NAMES = {
-    "translation_en_zh": "English to Chinese",
-    "translation_zh_en": "Chinese to English",
-    "sentiment": "mood",
-    "sentiment_inferred": "mood, inferred",
-    "question": "questions, all kinds",
-    "question_one_fact": "questions, one fact",
-    "question_changed": "questions, fact changed",
-    "question_who_has": "questions, who has it",
-    "story": "story as asked for",
-    "consistent_stories": "consistent stories",
-}
-TASK_HEAD = ("task", "score", "95 % interval", "best baseline", "points ahead", "items", "metric")
-ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
-SHOWN = 100  # characters of a prompt, and half of those of an answer
-EXPLAINED = {
-    "tasks": "Each score is the share of right answers, on stories that training never showed. The "
-    "baseline is the best of: the most common answer, the first or last that is mentioned, a bag "
-    "of the words, a copy of the text; measured on the same items.",
-    "stories": "Stories told by the model alone and read by the world's own parser: consistent "
-    "means that every sentence agrees with all before it, up to the end.",
-    "answers": "The first answers to each task; of a story one sees only its end here.",
-}
-
-
-def write_report(out: Path, report: dict, records: Sequence[dict] = ()) -> str:
+def write_report(
+    out: Path, report: dict, records: Sequence[dict] = (), run: Path | None = None
+) -> str:
     """Write report.json, report.md, report.html and, from metrics.jsonl's rows, loss.png.
 
-    Returns the text of report.md.
+    run: the run directory, for the commands that the page names. Returns the text of report.md.
     """
     curve = None
     if records:
@@ -56,7 +34,7 @@ def write_report(out: Path, report: dict, records: Sequence[dict] = ()) -> str:
     plain = json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write(out / "report.json", plain + "\n")
     atomic_write(out / "report.md", text)
-    atomic_write(out / "report.html", report_page(report, curve))
+    atomic_write(out / "report.html", report_page(report, curve, run))
     return text
 
 
@@ -67,144 +45,6 @@ def finite(value):
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# --- what is said ---
-
-
-def fact_rows(report: dict) -> list[Row]:
-    """Return the lines of the first table: (name, value)."""
-    texts = {
-        "data": "{}",
-        "parameters": "{:,}",
-        "steps": "{:,}",
-        "tokens": "{:,}",
-        "tokens_per_second": "{:,}",
-        "val_loss": "{:.4f} nats a token",
-        "bits_per_byte": "{:.4f}",
-        "floor": "{:.4f} nats a token: no model can do better",
-        "excess": "{:.1%} over the floor",
-        "gap_nats_per_story": "{:.2f} nats a story",
-        "ngram_loss": "{:.4f} nats a token",
-        "gap_closed": "{:.1%} of the way from it to the floor",
-        "contamination": "{:.1%} of the items stand in the training text",
-    }
-    names = {
-        "tokens_per_second": "tokens a second",
-        "val_loss": "validation loss",
-        "bits_per_byte": "bits per byte",
-        "gap_nats_per_story": "gap",
-        "gap_closed": "gap closed",
-        "ngram_loss": f"best n-gram (n = {report.get('ngram_order', '?')})",
-    }
-    rows: list[Row] = [
-        (names.get(key, key), text.format(report[key]))
-        for key, text in texts.items()
-        if report.get(key) is not None
-    ]
-    if "examples" in report:
-        text = "{train:,} to learn from, {held_out:,} held out".format(**report["examples"])
-        rows.append(("examples", text))
-    if "seconds" in report:
-        parts = (f"{name} {value}" for name, value in report["seconds"].items())
-        rows.append(("seconds", ", ".join(parts)))
-    return rows
-
-
-def task_rows(tasks: dict[str, dict]) -> list[Row]:
-    """Return a line for each task, under TASK_HEAD."""
-    return [
-        (
-            task_name(name),
-            percent(task["score"]),
-            f"{100 * task['low']:.1f} to {percent(task['high'])}",
-            f"{percent(task['baseline'])} ({task['baseline_name'].replace('_', ' ')})",
-            f"{100 * (task['score'] - task['baseline']):+.1f}",
-            f"{task['n']:,}",
-            task["metric"],
-        )
-        for name, task in tasks.items()
-    ]
-
-
-def task_name(name: str) -> str:
-    return TASK_NAMES.get(name, name.replace("_", " "))
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def story_rows(stories: dict) -> list[Row]:
-    """Return what is said of the stories that the model told."""
-    interval = f"{percent(stories['low'])} to {percent(stories['high'])}"
-    rows: list[Row] = [
-        ("stories", f"{stories['n']:,} at temperature {stories['temperature']:g}"),
-        ("consistent", f"{percent(stories['consistent'])} (95 % interval {interval})"),
-    ]
-    if stories.get("new") is not None:
-        rows.append(("new", f"{percent(stories['new'])} of these are not among the training texts"))
-    if stories.get("mean_log_q_minus_log_p") is not None:
-        text = f"{stories['mean_log_q_minus_log_p']:.2f} nats a story, over the consistent ones"
-        rows.append(("log q - log p", f"{text}; q of the tokens as sampled"))
-    faults = ", ".join(f"{name} {count}" for name, count in stories["faults"].items())
-    rows.append(("first faults", faults or "none"))
-    if stories.get("sentences_before_fault") is not None:
-        text = f"{stories['sentences_before_fault']:.1f} right sentences before the first fault"
-        rows.append(("faulty ones", text))
-    return rows
-
-
-def text_rows(text: dict) -> list[Row]:
-    """Return what is said of a text that the model was tried on."""
-    rows: list[Row] = [
-        ("perplexity", f"{text['perplexity']:.3f} a token"),
-        ("loss", f"{text['loss']:.4f} nats a token"),
-        ("bits per byte", f"{text['bits_per_byte']:.4f}"),
-        (
-            "size",
-            f"{text['n_tokens']:,} tokens, {text['n_bytes']:,} bytes, "
-            f"{text['n_documents']:,} documents",
-        ),
-        ("windows", f"begin {text['stride']} tokens after each other"),
-    ]
-    if text.get("n_unknown"):
-        rows.append(("unknown", f"{text['n_unknown']:,} characters that the tokenizer lacks"))
-    return rows
-
-
-def answer_rows(answers: Sequence[dict]) -> list[Row]:
-    """Return some of the model's answers, under ANSWER_HEAD: the end of a long prompt."""
-    rows = []
-    for shown in answers:
-        prompt = shown["prompt"].strip()
-        prompt = prompt if len(prompt) <= SHOWN else f"... {prompt[-SHOWN:]}"
-        right = "" if shown["answer"] == shown["right"] else shorten(shown["right"])
-        answer = shorten(shown["answer"]) or "(nothing)"
-        rows.append((task_name(shown["task"]), prompt, answer, right))
-    return rows
-
-
-def shorten(text: str) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= 2 * SHOWN else f"{text[: 2 * SHOWN]} ..."
-
-
-def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
-    """Return the tables of a report: (heading, explanation, head of the table, its lines)."""
-    found: list[tuple[str, str, Row, list[Row]]] = [("Report", "", ("", ""), fact_rows(report))]
-    if "text" in report:
-        found.append(("Text", "", ("", ""), text_rows(report["text"])))
-    if "tasks" in report:
-        rows = task_rows(report["tasks"])
-        found.append(("Tasks", report.get("about_tasks", EXPLAINED["tasks"]), TASK_HEAD, rows))
-    if "stories" in report:
-        rows = story_rows(report["stories"])
-        found.append(("Stories", EXPLAINED["stories"], ("", ""), rows))
-    if report.get("answers"):
-        rows = answer_rows(report["answers"])
-        found.append(("It answers", EXPLAINED["answers"], ANSWER_HEAD, rows))
-    return found
 
 
 # --- Markdown ---
@@ -239,55 +79,149 @@ def markdown_cell(text: str) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1d2129; --pale: #5f6773;
-  --line: #d9dde3; }
+  --line: #d9dde3; --good: #00694f; --bad: #a33c00; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171c; --ink: #e4e7eb; --pale: #a2abb8; --line: #363c46; } }
+  :root { --paper: #14171c; --ink: #e4e7eb; --pale: #a2abb8; --line: #363c46; --good: #4cc9a4;
+    --bad: #f0965a; } }
 body { margin: 0 auto; padding: 1rem; max-width: 46rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-p { color: var(--pale); }
+  color: var(--ink); font: 1rem/1.5 system-ui, "Noto Sans CJK SC", "PingFang SC",
+  "Microsoft YaHei", sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
+.about, summary, dt { color: var(--pale); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; overflow-wrap: normal; }
 .figures td { white-space: nowrap; }
-.texts td { min-width: 9rem; }
 th { font-weight: 600; }
-svg { width: 100%; height: auto; max-width: 34rem; display: block; margin: 1rem 0; }
-blockquote { margin: 1rem 0; padding: .1rem 0 .1rem 1rem; border-left: .25rem solid var(--line);
-  white-space: pre-wrap; }
+svg { width: 100%; height: auto; max-width: 38rem; display: block; margin: 1rem 0; }
+blockquote, pre { margin: 1rem 0; padding: .1rem 0 .1rem 1rem;
+  border-left: .25rem solid var(--line); white-space: pre-wrap; }
+dl { display: grid; grid-template-columns: 5.5rem 1fr; gap: .2rem .6rem; margin: .5rem 0 1.5rem; }
+dd { margin: 0; white-space: pre-wrap; }
+@media (max-width: 32rem) { dl { display: block; } dd { margin-bottom: .4rem; } }
+h3 { font-size: 1rem; margin: 1rem 0 0; }
+.right { color: var(--good); } .wrong { color: var(--bad); }
 """
-KINDS = {"Tasks": "figures", "It answers": "texts"}  # of tables
 NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'"
+ABOUT_LOSS = (
+    "The loss says how much the next token surprises the model, in nats: lower is better. It is "
+    "measured on the training text and on text that training never showed (validation). Where they "
+    "are known, lines mark the best possible loss (floor) and that of counting (n-gram)."
+)
+FIGURES = "All figures"
+LONG = 600  # characters; of a longer text the page shows both ends, and the rest unfolds
 
 
-def report_page(report: dict, curve=None) -> str:
+def report_page(report: dict, curve=None, run: Path | None = None) -> str:
     """Return the report as one HTML page; `curve` is the figure of the losses."""
-    body = []
-    for number, (heading, about, head, rows) in enumerate(sections(report)):
-        level = "h1" if number == 0 else "h2"
-        body.append(f"<{level}>{html.escape(heading)}</{level}>")
-        if about:
-            body.append(f"<p>{html.escape(about)}</p>")
-        if heading == "Tasks":
-            named = {task_name(name): task for name, task in report["tasks"].items()}
-            body.append(plots.to_svg(plots.scores(named)))
-        body.append(html_table(head, rows, KINDS.get(heading, "")))
-        if number == 0 and curve is not None:
-            body += ["<h2>Loss</h2>", plots.to_svg(curve)]
-    if report.get("samples"):
-        body.append("<h2>It writes</h2>")
-        body += [
-            f"<blockquote>{html.escape(text.strip())}</blockquote>" for text in report["samples"]
-        ]
-    title = html.escape(f"Report: {report.get('data', '')}")
+    title = f"What a model learned from {report.get('data', 'its text')}"
+    body = [f"<h1>{html.escape(title)}</h1>", paragraph(opening(report))]
+    if curve is not None:
+        body += ["<h2>How it learned</h2>", paragraph(ABOUT_LOSS), plots.to_svg(curve)]
+    body += samples(report.get("samples", ()))
+    tables = {section[0]: html_section(report, *section) for section in sections(report)}
+    first = tables.pop("Report").replace("<h2>Report<", f"<h2>{FIGURES}<")
+    body += [*tables.values(), *going_on(run), first]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{NO_NETWORK}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
+    )
+
+
+def paragraph(text: str) -> str:
+    return f'<p class="about">{html.escape(text)}</p>' if text else ""
+
+
+def opening(report: dict) -> str:
+    """Say in a sentence or two what was trained, and how well it predicts."""
+    if "steps" not in report or "parameters" not in report:
+        return ""
+    tokens = f" and {report['tokens']:,} tokens" if "tokens" in report else ""
+    said = (
+        f"A language model of {report['parameters'] / 1e6:.2f} million parameters, after "
+        f"{report['steps']:,} steps{tokens} of training."
+    )
+    if report.get("gap_closed", 0) > 0:
+        said += (
+            f" It has come {report['gap_closed']:.1%} of the way from the best model that only "
+            "counts down to the lowest loss that any model can reach."
+        )
+    return said
+
+
+def samples(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the texts that the model wrote, under their heading."""
+    if texts:
+        yield "<h2>It writes</h2>"
+        yield paragraph("Written by the model from nothing, as they came; none was chosen.")
+    for text in texts:
+        yield f"<blockquote{language(text)}>{html.escape(text.strip())}</blockquote>"
+
+
+def language(text: str) -> str:
+    """Name the language of a Chinese text, so that browsers choose a font for it."""
+    return ' lang="zh-Hans"' if language_of(text) == "zh" else ""
+
+
+def html_section(report: dict, heading: str, about: str, head: Row, rows: list[Row]) -> str:
+    """Return one table of the report, explained; of tasks a picture too, of answers a list."""
+    parts = [f"<h2>{html.escape(heading)}</h2>", paragraph(about)]
+    if heading == "It answers":
+        return "\n".join([*parts, *(html_answer(answer, report) for answer in report["answers"])])
+    if heading == "Tasks":
+        named = {task_name(name): task for name, task in report["tasks"].items()}
+        parts.append(plots.to_svg(plots.scores(named)))
+    parts.append(html_table(head, rows, "figures" if heading == "Tasks" else ""))
+    return "\n".join(parts)
+
+
+def html_answer(answer: dict, report: dict) -> str:
+    """Return what was asked, what was answered and, if that is wrong, the right answer."""
+    right = is_right(answer, report)
+    verdict = {True: "✓ right", False: "✗ wrong", None: ""}[right]
+    lines = {"asked": answer["prompt"], "answer": answer["answer"].strip() or "(nothing)"}
+    if not right:
+        lines["right" if right is False else "one that fits"] = answer["right"]
+    listed = "".join(
+        f"<dt>{name}</dt><dd{language(text)}>{unfolding(text.strip())}</dd>"
+        for name, text in lines.items()
+    )
+    mark = f' <span class="{"right" if right else "wrong"}">{verdict}</span>' if verdict else ""
+    return f"<h3>{html.escape(task_name(answer['task']))}{mark}</h3>\n<dl>{listed}</dl>"
+
+
+def unfolding(text: str) -> str:
+    """Return a text; the middle of a long one is folded away."""
+    if len(text) <= LONG:
+        return html.escape(text)
+    begin, end = LONG // 2, len(text) - LONG // 2
+    return (
+        f"<details><summary>{html.escape(text[:begin])} ...</summary>"
+        f"{html.escape(text[begin:end])}</details>{html.escape(text[end:])}"
+    )
+
+
+def going_on(run: Path | None) -> Iterator[str]:
+    """Yield the commands to try next."""
+    if run is not None:
+        yield "<h2>How to go on</h2>"
+        yield f"<pre>{html.escape(next_commands(run))}</pre>"
+
+
+def next_commands(run: Path) -> str:
+    """Return the commands to try next with a trained run."""
+    name = f'"{run}"' if " " in str(run) else str(run)
+    return (
+        f"python -m minigpt chat --checkpoint {name}\n"
+        f"python -m minigpt generate --checkpoint {name} --count 3\n"
+        "python -m minigpt train --data my.txt --out runs/my\n"
+        "jupyter lab chapters"
     )
 
 

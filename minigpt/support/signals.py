@@ -1,10 +1,14 @@
-"""Turn Ctrl-C and requests to end into something that training can answer at a good moment.
+"""Answer Ctrl-C and requests to end: at once with a line, then at a good moment.
 
-Signals reach Python's main thread only; in any other thread both functions do nothing.
+Work that can be done again ends at once (`end_on_signals`); training finishes its step first
+(`stop_on_signals`). Signals reach Python's main thread only; in any other thread nothing here does
+anything.
 """
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -24,10 +28,12 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(promise: str = "") -> Iterator[StopFlag]:
     """Let the first SIGINT or SIGTERM raise a flag, and the second end the program at once.
 
-    >>> with stop_on_signals() as stop:
+    promise: what happens next, said as soon as the first one comes.
+
+    >>> with stop_on_signals("stopping after this step") as stop:
     ...     result = train(..., should_stop=stop)
     >>> sys.exit(stop.exit_code)
     """
@@ -37,9 +43,37 @@ def stop_on_signals() -> Iterator[StopFlag]:
         if flag():
             raise SystemExit(128 + number)
         flag.number = number
+        acknowledge(number, promise)
 
     with handled({signal.SIGINT: ask, signal.SIGTERM: ask}):
         yield flag
+
+
+@contextlib.contextmanager
+def end_on_signals(promise: str = "") -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the program at once, with exit code 130 or 143.
+
+    promise: what happens next, said before that. `stop_on_signals` inside it takes over.
+    """
+
+    def end(number: int, frame: object) -> None:
+        acknowledge(number, promise)
+        raise SystemExit(128 + number)
+
+    with handled({signal.SIGINT: end, signal.SIGTERM: end}):
+        yield
+
+
+def acknowledge(number: int, promise: str) -> None:
+    """Say that a signal came and what happens next, below a progress bar that may be there."""
+    if not promise:
+        return
+    name = "Ctrl-C" if number == signal.SIGINT else "request to end"
+    line = f"\n{name}: {promise}\n"
+    try:  # past Python's buffer, which the signal may have interrupted in the middle of a write
+        os.write(sys.stderr.fileno(), line.encode("utf-8"))
+    except (OSError, ValueError):  # a notebook's stream has no file
+        sys.stderr.write(line)
 
 
 @contextlib.contextmanager

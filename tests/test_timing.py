@@ -1,0 +1,109 @@
+"""How long a run will take: measured, close to what it takes, and without a trace in the run."""
+
+import inspect
+import time
+
+import pytest
+import torch
+from small_training import Source, make_config, make_model, rows, same, weights
+
+from minigpt.commands import timing
+from minigpt.commands.card import model_card
+from minigpt.commands.timing import estimate
+from minigpt.train import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Clock:
+    """A clock that only work moves on, however busy the machine is."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Batches:
+    """Validation batches, each of which takes a while."""
+
+    def __init__(self, clock: Clock | None = None, count: int = 9):
+        self.clock, self.count = clock or Clock(), count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        for step in range(self.count):
+            self.clock.now += 2.0
+            yield Source().batch(1000 + step)
+
+
+class Slow(Source):
+    """Batches of which the later ones take longer, as longer rows do."""
+
+    def __init__(self, clock: Clock):
+        super().__init__()
+        self.clock = clock
+
+    def batch(self, step):
+        self.clock.now += 1.0 if step < 100 else 3.0
+        return super().batch(step)
+
+
+def test_an_estimate_is_within_half_again_of_the_time_that_training_takes(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    config = make_config(max_steps=200, eval_interval=50, save_interval=200)
+    work = Slow(clock), Batches(clock)
+    found = estimate(make_model(), *work, config)
+    late = estimate(make_model(), *work, config, first_step=100)
+    clock.now = 0.0
+    train(make_model(), work[0], config, tmp_path, validation=work[1])
+    assert clock.now == 100 * 1 + 100 * 3 + 4 * 9 * 2
+    assert clock.now / 1.5 < found.training < 1.5 * clock.now
+    assert found.report is None
+    rest = 100 * 3 + 2 * 9 * 2
+    assert rest / 1.5 < late.training < 1.5 * rest
+
+
+def test_measuring_leaves_training_as_it_was(tmp_path):
+    config = make_config(max_steps=80, eval_interval=20, save_interval=40)
+    finals, states = [], []
+    for name in ("plain", "measured"):
+        model, source = make_model(dropout=0.2), Source()
+        before = torch.random.get_rng_state()
+        if name == "measured":
+            start = weights(model)
+            assert estimate(model, source, Batches(), config) is not None
+            assert same(start, weights(model))
+            assert model.training
+        assert torch.equal(before, torch.random.get_rng_state())
+        train(model, source, config, tmp_path / name, validation=Batches())
+        finals.append(weights(model))
+        states.append(rows(tmp_path / name, "seconds"))
+    assert len(states[0]) == 84
+    assert states[0] == states[1]
+    assert same(*finals)
+    assert sorted(path.name for path in (tmp_path / "measured").iterdir()) == sorted(
+        path.name for path in (tmp_path / "plain").iterdir()
+    )
+
+
+def test_a_short_run_is_not_measured():
+    source = Source()
+    config = make_config(max_steps=timing.LEAST_STEPS - 1)
+    assert estimate(make_model(), source, Batches(), config) is None
+    assert source.steps == []
+
+
+def test_the_report_is_as_large_as_the_estimate_says():
+    from minigpt.storyworld.exam import TASKS
+
+    usual = inspect.signature(model_card).parameters
+    assert (usual["per_task"].default, usual["n_stories"].default) == (
+        timing.PER_TASK,
+        timing.STORIES,
+    )
+    assert len(TASKS) == timing.LONG_TASKS + timing.SHORT_TASKS

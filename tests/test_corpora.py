@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from minigpt.data import corpora
-from minigpt.data.corpora import GENERATED, Conversations, HeldOut, open_corpus
+from minigpt.data.corpora import GENERATED, HeldOut, open_corpus
 from minigpt.storyworld import dialogue, documents
-from minigpt.storyworld.corpus import LONG, SHORT
+from minigpt.storyworld.corpus import TAUGHT
 from minigpt.storyworld.exam import examine
 from minigpt.storyworld.stories import FIRST_TRAINING_SEED
 from minigpt.storyworld.tables import World
@@ -69,11 +69,10 @@ def test_storyworld_trains_and_validates_on_different_stories():
 
 def test_storyworld_talks_about_other_stories_than_it_tells():
     talks = open_corpus("storyworld").conversations(6)
-    assert isinstance(talks, Conversations)
-    short, whole = list(talks.short), list(talks.whole)
-    assert (len(short), len(whole)) == (3, 3)
-    assert short[0] == dialogue(2_000_000, shares=SHORT)
-    assert all(messages[-1]["role"] == "assistant" for messages in (*short, *whole))
+    assert talks is not None
+    made = list(talks)
+    assert made == [dialogue(seed, shares=TAUGHT) for seed in range(2_000_000, 2_000_006)]
+    assert all(messages[-1]["role"] == "assistant" for messages in made)
 
 
 def test_the_corpus_of_the_little_world_is_little_throughout():
@@ -87,8 +86,7 @@ def test_the_corpus_of_the_little_world_is_little_throughout():
     assert told == [text for text, _ in documents(1002, FIRST_TRAINING_SEED, world)]
     talks = corpus.conversations(4)
     assert talks is not None
-    assert next(iter(talks.short)) == dialogue(2_000_000, world, SHORT)
-    assert next(iter(talks.whole)) == dialogue(2_000_002, world, LONG)
+    assert next(talks) == dialogue(2_000_000, world, TAUGHT)
     texts = list(corpus.texts())
     assert texts[:1002] == told
     assert texts[3000:3002] == [m["content"] for m in dialogue(2_000_000, world)[:2]]

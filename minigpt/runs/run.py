@@ -71,7 +71,7 @@ def laptop() -> RunConfig:
 
 
 def quickstart() -> RunConfig:
-    """The main job: stories and conversations in two languages, in minutes on two CPU cores.
+    """Stories and conversations of the little world, in minutes on two CPU cores.
 
     Few layers, tokens that are words, and a context that holds a story and its translation.
     What was tried stands in docs/experiments.md.

@@ -491,6 +491,70 @@ def test_every_chapter_links_to_the_next_and_the_one_before(path):
     gate(path, "links", missing_links(path))
 
 
+# Words
+
+API = ("requires_grad", "no_grad", "detach", "inference_mode", "state_dict", "Protocol")
+API_NOT_YET: dict[str, set[str]] = {  # chapters that use a name no sentence explains; only shrinks
+    "08_attention": {"state_dict"},
+    "10_training": {"Protocol"},
+    "11_generation": {"inference_mode"},
+}
+
+# Each word stands in the prose of the chapter that is its place.
+TERMS = {
+    "00_start_here": ["large language model", "LLM", "generative AI", "agent", "transformer"],
+    "01_forward_pass": ["regression", "likelihood", "generalization", "hyperparameter", "variance"],
+    "02_backward_pass": ["reverse mode", "requires_grad", "no_grad", "detach", "saturated"],
+    "03_gradient_descent": [
+        *("hyperparameter", "epoch", "convex", "local minimum", "saddle point", "plateau"),
+        *("Hessian", "RMSProp", "AdaGrad", "regularization", "norm", "Muon"),
+    ],
+    "04_neural_networks": [
+        *("classification", "regression", "logistic", "likelihood", "calibrated", "generalization"),
+        *("regularization", "double descent", "universal approximation", "distribution shift"),
+    ],
+}
+
+
+def unexplained(books: dict[str, list[tuple[str, str]]]) -> list[str]:
+    """Name each API name that stands in code before any text has it; cells are (kind, source)."""
+    told, faults = set(), []
+    for stem, book in books.items():
+        for number, (kind, source) in enumerate(book):
+            found = {name for name in API if re.search(rf"\b{name}\b", source)}
+            if kind == "markdown":
+                told |= found
+            else:
+                faults += [f"{stem} cell {number}: {name}" for name in sorted(found - told)]
+                told |= found
+    return faults
+
+
+def test_no_api_name_stands_in_code_before_a_sentence_has_it():
+    books = {
+        path.stem: [(c.cell_type, c.source) for c in nbformat.read(path, as_version=4).cells]
+        for path in CHAPTERS
+    }
+    found = unexplained(books)
+    known = {f"{stem}: {name}" for stem, names in API_NOT_YET.items() for name in names}
+    mended = known - {re.sub(r" cell \d+", "", fault) for fault in found}
+    assert not mended, f"delete in API_NOT_YET: {sorted(mended)}"
+    assert not (new := [f for f in found if re.sub(r" cell \d+", "", f) not in known]), new
+
+
+def test_an_api_name_that_comes_too_early_is_caught():
+    text, code = ("markdown", "`no_grad` forgets."), ("code", "torch.no_grad()")
+    assert unexplained({"02_x": [text, code], "03_y": [code]}) == []
+    assert unexplained({"02_x": [code, text], "03_y": [code]}) == ["02_x cell 0: no_grad"]
+
+
+@pytest.mark.parametrize("stem", TERMS)
+def test_the_fields_words_stand_in_their_chapters(stem):
+    cells_of = nbformat.read(ROOT / "chapters" / f"{stem}.ipynb", as_version=4).cells
+    prose = " ".join(c.source for c in cells_of if c.cell_type == "markdown").lower()
+    assert [term for term in TERMS[stem] if term.lower() not in prose] == []
+
+
 # Answers to questions
 
 LOOK_FURTHER_NOT_YET = {  # sets whose "Look further" questions have no answers yet; only shrinks

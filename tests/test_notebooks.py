@@ -211,9 +211,9 @@ PASTED = 1 / 5  # the largest share of a chapter's code lines that may be pasted
 # Gates that a chapter does not pass yet. The table only shrinks: an entry that is no longer needed
 # fails. Delete it when the chapter is mended.
 NOT_YET: dict[str, set[str]] = {
-    "05_data": {"pasted", "unresolved", "unused", "broken", "links"},
-    "06_tokenizer": {"pasted", "unresolved", "unused", "broken", "links"},
-    "07_counting_and_embeddings": {"pasted", "unresolved", "unused", "broken", "links"},
+    "05_data": {"broken"},  # not run under this test yet
+    "06_tokenizer": {"broken"},  # not run under this test yet
+    "07_counting_and_embeddings": {"broken"},  # not run under this test yet
     "08_attention": {"broken", "links"},
     "09_gpt": {"pasted", "unresolved", "unused", "broken", "links"},
     "10_training": {"pasted", "unresolved", "unused", "broken", "links"},
@@ -558,8 +558,6 @@ def test_the_fields_words_stand_in_their_chapters(stem):
 # Answers to questions
 
 LOOK_FURTHER_NOT_YET = {  # sets whose "Look further" questions have no answers yet; only shrinks
-    "05_data",
-    "06_tokenizer",
     "07_counting_and_embeddings",
     "08_attention",
     "09_gpt",

@@ -1,7 +1,10 @@
 """Wrong answers about backward pass fail, each with a word on what to look at."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from solved import fails, solution
 
 from minigpt.autograd import Tensor
@@ -111,6 +114,24 @@ def test_wrong_concatenate(options, words):
     fails("backward_pass.concatenate", lambda *a: concatenate(*a, **options), words)
 
 
+def test_concatenate_that_knows_only_the_outer_axes_fails():
+    def outer(tensors, axis):
+        first = axis in (0, -tensors[0].data.ndim)
+        data = np.concatenate([t.data for t in tensors], axis)
+
+        def pass_back(gradient):
+            start = 0
+            for tensor in tensors:
+                end = start + tensor.shape[0 if first else -1]
+                tensor.add_gradient(gradient[start:end] if first else gradient[..., start:end])
+                start = end
+
+        return Tensor(data, tuple(tensors), "concatenate", pass_back)
+
+    verdict, message = judge("backward_pass.concatenate", outer)
+    assert verdict != "passed", message
+
+
 def test_wrong_concatenate_forward():
     def reversed_order(tensors, axis):
         return concatenate(tensors[::-1], axis)
@@ -167,7 +188,7 @@ DEPTH = {
     ("change", "words"),
     [
         ({"two": 2.0**30}, "tanh is missing"),
-        ({"one": 0.0687}, "30 steps"),
+        ({"one": 0.0687}, "take 30 steps"),
         ({"half": 0.5}, "FIRST x"),
         ({"two": 0}, "two is 0"),
         ({"why": "a"}, "explanation"),
@@ -193,8 +214,68 @@ def by_engine(function, x):
 
 
 def by_complex_step(function, x):
-    """Right in exact arithmetic, and to rounding: a nudge into the imaginary direction."""
+    """Right to rounding, by Python's own rules: a nudge into the imaginary direction."""
     return complex(function(complex(x, 1e-30))).imag / 1e-30
+
+
+def by_torch(function, x):
+    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        result = function(x)
+        if isinstance(result, torch.Tensor):
+            result.backward()
+    return 0.0 if x.grad is None else x.grad.item()
+
+
+class Dual:
+    """The solution's idea in another form: sums of (value, rate), powers by repeated rules."""
+
+    def __init__(self, value, rate=0.0):
+        self.value, self.rate = value, rate
+
+    def __add__(self, other):
+        other = other if isinstance(other, Dual) else Dual(other)
+        return Dual(self.value + other.value, self.rate + other.rate)
+
+    def __mul__(self, other):
+        other = other if isinstance(other, Dual) else Dual(other)
+        return Dual(self.value * other.value, self.rate * other.value + self.value * other.rate)
+
+    def __pow__(self, n):
+        return Dual(self.value**n, n * self.value ** (n - 1) * self.rate)
+
+    def __rsub__(self, other):
+        return self * -1 + other
+
+    def __sub__(self, other):
+        return self + other * -1
+
+    def __neg__(self):
+        return self * -1
+
+    def __truediv__(self, other):
+        return self * other**-1 if isinstance(other, Dual) else self * (1 / other)
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class DualByLogarithm(Dual):
+    """A wrong idea that positive numbers cannot show: a^n as e^(n ln |a|)."""
+
+    def __pow__(self, n):
+        value = math.exp(n * math.log(abs(self.value) or 1e-300))
+        return DualByLogarithm(value, n * value / (self.value or 1e-300) * self.rate)
+
+
+def forward(kind, scale=1.0):
+    def derivative(function, x):
+        result = function(kind(x, 1.0))
+        return scale * result.rate if isinstance(result, Dual) else 0.0
+
+    return derivative
 
 
 @pytest.mark.parametrize(
@@ -203,11 +284,14 @@ def by_complex_step(function, x):
         (central, "not exact"),
         (lambda f, x: (f(x + 1e-3) - f(x)) / 1e-3, "2 times"),
         (by_engine, "engine of the chapter"),
-        (lambda f, x: by_complex_step(f, x) + 0 * f(x), "2 times"),
-        (lambda f, x: by_complex_step(f, x) * 2, "rule is used last"),
+        (by_complex_step, "a class of your own"),
+        (by_torch, "a class of your own"),
+        (lambda f, x: forward(Dual)(f, x) + 0 * f(x), "2 times"),
+        (forward(Dual, scale=2), "rule is used last"),
+        (forward(DualByLogarithm), "rule is used last"),
         (lambda f, x: f(x), "derivative of"),
     ],
 )
 def test_wrong_forward_mode(answer, words):
-    assert judge("backward_pass.exact", by_complex_step) == ("passed", "passed")
+    assert judge("backward_pass.exact", forward(Dual)) == ("passed", "passed")
     fails("backward_pass.exact", answer, words)

@@ -97,12 +97,28 @@ def test_wrong_cross_validation(options, words):
     fails("forward_pass.folds", lambda *a: folds(*a, **options), words)
 
 
-def scores(xt, yt, xv, yv, degree, own=False, off=0, leak=False, n=None):
-    by = xv if own else xt
-    X = powers((xt - xt.mean()) / xt.std(), degree)[:, : degree + 1 - off]
-    V = powers((xv - by.mean()) / by.std(), degree)[:, : degree + 1 - off]
+def test_folds_by_value_fail():
+    """A wrong idea that inputs without equal x cannot show."""
+
+    def by_value(x, y, degree, count):
+        losses = []
+        for f in range(count):
+            held = np.isin(x, x[f::count])
+            alpha = least_squares(powers(x[~held], degree), y[~held])
+            losses.append(((powers(x[held], degree) @ alpha - y[held]) ** 2).mean())
+        return np.mean(losses)
+
+    fails("forward_pass.folds", by_value, "hold out by position")
+
+
+def scores(xt, yt, xv, yv, degree, own=False, off=0, leak=False, n=None, by=None, penalty=0.1):
+    both = np.r_[xt, xv]
+    by_train, by_valid = by(xt, xv, both) if by else (xt, xv if own else xt)
+    X = powers((xt - by_train.mean()) / by_train.std(), degree)[:, : degree + 1 - off]
+    V = powers((xv - by_valid.mean()) / by_valid.std(), degree)[:, : degree + 1 - off]
     rows, targets = (np.r_[X, V], np.r_[yt, yv]) if leak else (X, yt)
-    alpha = least_squares(rows, targets)
+    squares = rows.T @ rows + penalty * np.eye(rows.shape[1])
+    alpha = np.linalg.lstsq(squares, rows.T @ targets, rcond=None)[0]
     count = len(yt) if n else len(yv)
     return ((X @ alpha - yt) ** 2).mean(), ((V @ alpha - yv) ** 2).sum() / count
 
@@ -114,6 +130,10 @@ def scores(xt, yt, xv, yv, degree, own=False, off=0, leak=False, n=None):
         ({"off": 1}, "n + 1 parameters"),
         ({"leak": True}, "a leak"),
         ({"n": True}, "mean over the validation"),
+        ({"by": lambda train, valid, both: (both, both)}, "leaked into them"),
+        ({"by": lambda train, valid, both: (valid, valid)}, "from the validation set"),
+        ({"by": lambda *sets: (np.array([-1.0, 1]),) * 2}, "not shifted and scaled"),
+        ({"penalty": 0.0}, "penalty is missing"),
         ({"leak": True, "own": True}, "More than one fault"),
     ],
 )
@@ -164,9 +184,9 @@ def waves(hours, period=24.0, turns=(1, 2), trend=True):
     ("answer", "words"),
     [
         (lambda h: powers((h - 84) / 84, 7), "times the floor"),
-        (lambda h: waves(h, trend=False), "slow warming"),
-        (lambda h: waves(h, turns=(1,)), "one plain wave"),
-        (lambda h: waves(h, period=12), "daily wave"),
+        (lambda h: waves(h, trend=False), "times the floor"),
+        (lambda h: waves(h, turns=(1,)), "no sum of your columns"),
+        (lambda h: waves(h, period=12), "times the floor"),
         (lambda h: waves(h, turns=(1, 2, 3, 4)), "10 columns"),
         (lambda h: waves(h)[:50], "120 rows"),
         (lambda h: waves(h)[:, : 5 + (h[0] == 0)], "depends on the hours"),

@@ -71,6 +71,8 @@ def lion_early(p, g, mean, rate, k, m, decay):
         (lambda p, g, v, r, k, m, d: lion(p, g, v, -r, k, m, -d), "uphill"),
         (lambda p, g, v, r, k, m, d: (lion(p, g, v, r, k, m, d)[0], m * v + g), "not a mean"),
         (lambda p, g, v, r, k, m, d: (lion(p, g, v, r, k, m, d)[0], v), "did not change"),
+        (lambda *a: lion(*a, sign=lambda x: np.where(x > 0, 1, -1)), "sign of 0"),
+        (lambda *a: lion(*a, sign=lambda x: np.where(x >= 0, 1, -1)), "sign of 0"),
         (lambda *a: lion(*a)[0], "expected a pair"),
         (lion_early, "before the step"),
         (lion_in_place, "changed in place"),

@@ -7,7 +7,7 @@ import pytest
 from solved import fails, solution
 
 from minigpt.checks import judge
-from minigpt.checks.neural_networks import cost, drop, smooth_loss
+from minigpt.checks.neural_networks import GAIN_SLACK, cost, drop, smooth_loss
 
 pytestmark = pytest.mark.usefixtures("student")
 
@@ -119,6 +119,7 @@ def test_wrong_patience(answer, words):
         ({"inverted": True}, "drops what it should keep"),
         ({"scaled": False}, "mean shrinks"),
         ({"always": True}, "In use nothing is dropped"),
+        ({"shrink": True}, "In use nothing is scaled"),
         ({"inverted": True, "scaled": False}, "More than one fault"),
     ],
 )
@@ -144,7 +145,9 @@ GAIN = {"gain_1": 0.031, "gain_root_2": 1.0, "gain_1_6": 3.4, "layers": 20, "why
         ({"gain_1_6": 11.8}, "mean square"),
         ({"gain_1_6": 110.0}, "a relu after each"),
         ({"gain_root_2": 32.0}, "a relu after each"),
-        ({"gain_root_2": 0.6}, "last layer over"),
+        ({"gain_root_2": 0.71}, "Ten layers"),
+        ({"gain_1": 0.0442}, "Ten layers"),  # nine layers
+        ({"gain_root_2": 0.4}, "last layer over"),
         ({"layers": 10}, "How often"),
         ({"why": "a"}, "explanation"),
         ({"why": "b"}, "explanation"),
@@ -157,8 +160,40 @@ def test_wrong_gain(change, words):
     fails("neural_networks.gain", GAIN | change, words)
 
 
+def one_draw(rng, width=256, layers=10):
+    x = rng.normal(size=(50, width))
+    before = (x**2).mean()
+    for _ in range(layers):
+        x = np.maximum(x @ rng.normal(0, 1 / math.sqrt(width), (width, width)), 0)
+    return math.sqrt((x**2).mean() / before)
+
+
+@pytest.mark.slow
+def test_two_hundred_right_answers_about_the_gain_pass():
+    """The slack follows from the scatter of what the text asks for: the mean of 20 draws.
+
+    A gain multiplies each layer's numbers, so the draws of gain 1 serve for all three gains.
+    """
+    rng = np.random.default_rng(0)
+    draws = np.array([one_draw(rng) for _ in range(150)])
+    scatter = np.std(np.log(draws))
+    assert 0.1 < scatter < 0.25
+    assert GAIN_SLACK > 4.5 * scatter / math.sqrt(20)
+    for _ in range(200):
+        sizes = {
+            name: float(rng.choice(draws, 20).mean() * g**10)
+            for name, g in (("gain_1", 1.0), ("gain_root_2", math.sqrt(2)), ("gain_1_6", 1.6))
+        }
+        assert judge("neural_networks.gain", GAIN | sizes) == ("passed", "passed")
+
+
 def cheapest(p, truths, alarm, miss):
     return min([-1.0, *p.tolist()], key=lambda t: cost(t, p, truths, alarm, miss))
+
+
+def best_of_grid(p, truths, alarm, miss, count):
+    """A wrong idea that probabilities far apart do not show."""
+    return min(np.linspace(0, 1, count).tolist(), key=lambda t: cost(t, p, truths, alarm, miss))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +204,8 @@ def cheapest(p, truths, alarm, miss):
         (lambda p, t, alarm, miss: -cheapest(p, t, alarm, miss), "costs"),
         (lambda p, t, alarm, miss: max(p.tolist(), key=lambda x: cost(x, p, t, alarm, miss)), "co"),
         (lambda p, t, alarm, miss: np.linspace(0, 1, 5)[2], "Try every"),
+        (lambda *a: best_of_grid(*a, 1001), "costs"),
+        (lambda *a: best_of_grid(*a, 101), "costs"),
         (lambda p, t, alarm, miss: math.inf, "finite number"),
         (lambda p, t, alarm, miss: "0.5", "expected a threshold"),
     ],

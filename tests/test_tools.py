@@ -414,6 +414,16 @@ def test_an_answer_outside_a_function_becomes_names_to_fill_in():
     assert (namespace["x"], namespace["y"], namespace["z"]) == (..., [..., ...], {"a": ...})
 
 
+def test_blanks_do_not_name_what_only_the_solution_uses():
+    source = (
+        "### BEGIN SOLUTION\nhelper = 1\nfound = {'a': helper}\n### END SOLUTION\ncheck('x', found)"
+    )
+    assert make_exercises.strip_solution(source).splitlines() == [
+        'found = {"a": ...}  # your code here',
+        "check('x', found)",
+    ]
+
+
 def test_a_long_blank_is_broken_as_the_formatter_breaks_it(tmp_path):
     keys = {f"a_rather_long_key_{i}": i for i in range(5)}
     source = f"### BEGIN SOLUTION\nx = {keys}\n### END SOLUTION\n"

@@ -4,8 +4,9 @@
     python tools/make_exercises.py FILE ...
 
 In a solution, `### BEGIN SOLUTION` and `### END SOLUTION` enclose the answer: in a function the
-exercise gets a line that raises NotImplementedError, elsewhere each name the answer assigns becomes
-`...`. A markdown or code cell tagged `solution-only` does not appear in the exercise at all.
+exercise gets a line that raises NotImplementedError. Elsewhere each name that the answer assigns
+and the rest of the cell reads becomes `...`; other names would tell how it is solved. A markdown or
+code cell tagged `solution-only` does not appear in the exercise at all.
 A cell to be answered gets a tag, `answer:` and the name of its check: the grader takes those cells.
 Run tools/build_notebooks.py on the result.
 """
@@ -33,12 +34,23 @@ def strip_solution(source: str) -> str:
     >>> strip_solution("x = 1\\n### BEGIN SOLUTION\\ny = 2\\n### END SOLUTION")
     'x = 1\\ny = ...  # your code here'
     """
-    stripped = MARKED.sub(_blank, source)
+    asked = _names_read(MARKED.sub("", source))
+    stripped = MARKED.sub(lambda match: _blank(match, asked), source)
     assert not re.search("### (BEGIN|END)", stripped), f"unpaired marker:\n{source}"
     return stripped
 
 
-def _blank(match: re.Match) -> str:
+def _names_read(source: str) -> set[str]:
+    """Return the names that the unmarked part of a cell reads; empty where it does not parse."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:  # a function without its body
+        return set()
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _blank(match: re.Match, asked: set[str]) -> str:
+    """Return the blank of one answer: of the names it assigns, those that the cell asks for."""
     indent = match["indent"]
     if indent:
         return f'{indent}raise NotImplementedError("your code here")'
@@ -50,6 +62,7 @@ def _blank(match: re.Match) -> str:
         if isinstance(target, ast.Name)
     }
     assert blanks, f"an answer outside a function must assign a name:\n{match['answer']}"
+    blanks = {name: value for name, value in blanks.items() if name in asked} or blanks
     return "\n".join(_one_key_a_line(f"{n} = {v}  {YOUR_CODE}") for n, v in blanks.items())
 
 

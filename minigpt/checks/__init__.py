@@ -32,6 +32,7 @@ from minigpt.support.errors import ConfigError
 
 TOPICS = tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "compare"))
 BLANK = "not answered yet"
+PACKAGE = Path(__file__).resolve().parents[1]  # an error in its files is shown at the caller's line
 LONGEST_MESSAGE = 600  # characters: an answer's own text may be part of a message
 
 Check = Callable[[Any, torch.Generator], None]
@@ -174,11 +175,15 @@ def explain(error: BaseException) -> str:
     """Say what the answer raised, and in which of its own lines."""
     if explained := getattr(error, "explained", None):  # it was raised in another process
         return explained
-    here = str(Path(__file__).parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if here not in f.filename]
-    own = [f for f in frames if f.line and "site-packages" not in f.filename]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.line and not _is_library(f.filename)]
     place = f" in the line `{own[-1].line}`" if own else ""
     return f"your code raised {type(error).__name__}: {error}{place}"
+
+
+def _is_library(file: str) -> bool:
+    """Tell whether a file is the package's or another library's: never the learner's line."""
+    return PACKAGE in Path(file).parents or "site-packages" in file
 
 
 # Topics

@@ -95,6 +95,7 @@ def concatenate(answer: Callable, generator: Generator) -> None:
     """Expect concatenate(tensors, axis): put side by side; each gets its own part back."""
     rng = numpy_rng(generator)
     cases = [([(2, 3), (4, 3)], 0), ([(2, 3), (2, 1), (2, 2)], 1), ([(1, 2, 2), (1, 2, 5)], -1)]
+    cases += [([(2, 1, 3), (2, 4, 3)], 1), ([(2, 3, 2, 2), (2, 1, 2, 2)], -3)]  # in the middle
     for shapes, axis in cases:
         arrays = [rng.normal(size=shape) for shape in shapes]
         case = f"shapes {', '.join(map(str, shapes))}, axis {axis}"
@@ -173,7 +174,10 @@ def depth(answer: Any, generator: Generator) -> None:
     names = {*expected, "why"}
     require(isinstance(answer, dict) and set(answer) == names, f"expected a dict of {names}")
     for name, right in expected.items():
-        got, look_at = answer[name], "Are it 30 steps? Is the gradient that of the FIRST x, at 0.5?"
+        got, look_at = (
+            answer[name],
+            "Did you take 30 steps, and read the gradient of the FIRST x, at 0.5?",
+        )
         if (
             isinstance(got, int | float)
             and name != "two_without_tanh"
@@ -215,15 +219,20 @@ FUNCTIONS: dict[str, tuple[Callable, Callable]] = {  # formula: (function, its d
 }
 
 
+AWAY_FROM_0 = {"2 / x", "x ** -2", "x * x - 2 / x"}  # formulas that divide by x
+
+
 @exercise(
     "backward_pass.exact", "a number that carries its own rate along: (value, rate).", travels=False
 )
 def exact(answer: Callable, generator: Generator) -> None:
-    """Expect derivative(function, x), exact to rounding, from one call without the engine."""
+    """Expect derivative(function, x), exact to rounding, from one call without an engine."""
     rng = numpy_rng(generator)
-    for formula, (function, derivative) in FUNCTIONS.items():
-        x = float(rng.uniform(0.5, 3))
-        asked = []
+    places = [(formula, sign * rng.uniform(0.5, 3)) for formula in FUNCTIONS for sign in (1, -1)]
+    places += [(formula, 0.0) for formula in FUNCTIONS if formula not in AWAY_FROM_0]
+    for formula, place in places:
+        function, derivative = FUNCTIONS[formula]
+        x, asked = float(place), []
 
         def counted(each: Any, function: Callable = function, asked: list = asked) -> Any:
             asked.append(each)
@@ -234,6 +243,14 @@ def exact(answer: Callable, generator: Generator) -> None:
         is_engine = any(isinstance(each, Tensor) for each in asked)
         require(
             not is_engine, "that is the engine of the chapter, which walks back; go forward here"
+        )
+        borrowed = any(
+            isinstance(each, complex) or type(each).__module__.split(".")[0] in ("numpy", "torch")
+            for each in asked
+        )
+        require(
+            not borrowed,
+            "the rules of somebody else's numbers were used; write a class of your own",
         )
         right = float(derivative(x))
         look_at = f"It should be {right:.6g}. Which rule is used last in this formula?"

@@ -100,9 +100,11 @@ def _array_slip(got: Any, slips: dict[str, np.ndarray]) -> str:
 def folds(answer: Callable, generator: Generator) -> None:
     """Expect cross_validate(x, y, degree, folds): the mean of the folds' validation losses."""
     rng = numpy_rng(generator)
-    for N, degree, count in [(12, 2, 4), (11, 1, 3), (7, 0, 7), (10, 3, 2)]:
+    for N, degree, count in [(12, 2, 4), (11, 1, 3), (7, 0, 7), (10, 3, 2), (14, 2, 4)]:
         x, y = rng.uniform(-1, 1, N), rng.normal(size=N)
-        case = f"{N} examples, degree {degree}, {count} folds"
+        if N == 14:
+            x[1], x[6] = x[0], x[3]  # in different folds
+        case = f"{N} examples{', some of one x' if N == 14 else ''}, degree {degree}, {count} folds"
         got = call(answer, x, y, degree, count, case=case)
         which = np.arange(N) % count
         parts = [_fold_losses(x, y, degree, which == f) for f in range(count)]
@@ -110,6 +112,8 @@ def folds(answer: Callable, generator: Generator) -> None:
         pooled = np.average([p[0] for p in parts], weights=np.bincount(which))
         blocks = np.sort(which)
         by_blocks = np.mean([_fold_losses(x, y, degree, blocks == f)[0] for f in range(count)])
+        alike = [np.isin(x, x[which == f]) for f in range(count)]
+        by_value = np.mean([_fold_losses(x, y, degree, held)[0] for held in alike])
         slips = {
             "This is the loss on the examples that chose the parameters; measure on the fold.": (
                 training
@@ -121,6 +125,7 @@ def folds(answer: Callable, generator: Generator) -> None:
                 by_blocks
             ),
             "This is the sum over the folds; take the mean.": validation * count,
+            "Held out by value: two examples may share an x; hold out by position.": by_value,
         }
         hint = _array_slip(got, {s: np.asarray(w) for s, w in slips.items()})
         hint = hint or "Print the indices of the first fold and of the rest."
@@ -136,7 +141,10 @@ def _fold_losses(x: np.ndarray, y: np.ndarray, degree: int, held: np.ndarray) ->
     return [((X[b] @ least_squares(X[a], y[a]) - y[b]) ** 2).mean() for a, b in pairs]
 
 
-@exercise("forward_pass.repair", "run it on data without noise: which of the two losses is not 0?")
+PENALTY = 0.1  # of exercise 4: it keeps parameters small, so the scale of the inputs matters
+
+
+@exercise("forward_pass.repair", "follow one validation example: by which numbers is it scaled?")
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect (training loss, validation loss) of a polynomial fitted on the training set."""
     rng = numpy_rng(generator)
@@ -151,8 +159,16 @@ def repair(answer: Callable, generator: Generator) -> None:
         slips = {
             "The validation examples helped to choose the parameters: a leak.": {"leak": True},
             "The validation inputs must be shifted and scaled by the TRAINING mean and std.": {
-                "own_scale": True
+                "scale": "own"
             },
+            "Mean and std come from both sets together: validation has leaked into them.": {
+                "scale": "both"
+            },
+            "Mean and std come from the validation set; take the TRAINING set's.": {
+                "scale": "valid"
+            },
+            "The inputs are not shifted and scaled.": {"scale": "none"},
+            "The penalty is missing.": {"penalty": 0.0},
             "A polynomial of degree n has n + 1 parameters.": {"off": 1},
             "The validation loss is a mean over the validation examples.": {"wrong_n": True},
         }
@@ -172,18 +188,23 @@ def _scores(
     y_valid: np.ndarray,
     degree: int,
     leak: bool = False,
-    own_scale: bool = False,
+    scale: str = "train",
     off: int = 0,
     wrong_n: bool = False,
+    penalty: float = PENALTY,
 ) -> np.ndarray:
     """The repaired function; the options plant one of the faults each."""
-    scale_by = x_valid if own_scale else x_train
-    X = powers((x_train - x_train.mean()) / x_train.std(), degree)[:, : degree + 1 - off]
-    V = powers((x_valid - scale_by.mean()) / scale_by.std(), degree)[:, : degree + 1 - off]
+    both = np.concatenate([x_train, x_valid])
+    by = {"train": (x_train, x_train), "own": (x_train, x_valid), "both": (both, both)}
+    by |= {"valid": (x_valid, x_valid), "none": (np.array([-1.0, 1]), np.array([-1.0, 1]))}
+    X, V = (
+        powers((x - scale_by.mean()) / scale_by.std(), degree)[:, : degree + 1 - off]
+        for x, scale_by in zip((x_train, x_valid), by[scale], strict=True)
+    )
     rows, targets = (
         (np.concatenate([X, V]), np.concatenate([y_train, y_valid])) if leak else (X, y_train)
     )
-    alpha = least_squares(rows, targets)
+    alpha = np.linalg.lstsq(rows.T @ rows + penalty * np.eye(rows.shape[1]), rows.T @ targets)[0]
     squares = (V @ alpha - y_valid) ** 2
     validation = squares.sum() / (len(y_train) if wrong_n else len(y_valid))
     return np.array([((X @ alpha - y_train) ** 2).mean(), validation])
@@ -250,6 +271,6 @@ def features(answer: Callable, generator: Generator) -> None:
     require(
         ratio < 1.5,
         f"the loss on the two days that were kept back is {ratio:.3g} times the floor; the aim is "
-        f"below 1.5. Draw prediction and truth for those days: is it the daily wave, its shape (a "
-        f"day need not be one plain wave), or the slow warming that is missed?",
+        f"below 1.5. Draw prediction and truth for those days: what does the truth do that no sum "
+        f"of your columns can do?",
     )

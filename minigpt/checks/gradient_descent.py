@@ -79,6 +79,7 @@ def lion_step(answer: Callable, generator: Generator) -> None:
     ]:
         p, g, mean = (rng.normal(size=shape) for _ in range(3))
         g *= k / (1 - k)  # now mean and gradient often disagree, and either may win
+        p[:9], g[:9], mean[:9] = 1.0, 0.0, 0.0  # words that never came: they must stay
         case = f"shape {shape}, weight decay {decay}"
         got = call(answer, p, g, mean, rate, k, m, decay, case=case)
         is_pair = isinstance(got, tuple | list) and len(got) == 2
@@ -99,6 +100,12 @@ def lion_step(answer: Callable, generator: Generator) -> None:
                 0
             ],
             "It went uphill.": lion(p, g, mean, -rate, k, m, -decay)[0],
+            "The sign of 0 is 0: a parameter without gradient and mean must not move.": lion(
+                p, g, mean, rate, k, m, decay, sign=lambda x: np.where(x > 0, 1, -1)
+            )[0],
+            "The sign of 0 is 0: what has no gradient and no mean must not move.": lion(
+                p, g, mean, rate, k, m, decay, sign=lambda x: np.where(x >= 0, 1, -1)
+            )[0],
             "The weight decay is missing.": lion(p, g, mean, rate, k, m, 0)[0],
         }
         hint = array_slip(got[0], slips) or "Compute the direction for one number by hand."
@@ -266,8 +273,8 @@ def tune(answer: Any, generator: Generator) -> None:
     require(left <= 1, f"{where}: it diverged. The steepest curvature is 100")
     require(
         left <= TUNE_GOAL,
-        f"{where}; the aim is {TUNE_GOAL:g}. Search both numbers together: a larger momentum "
-        f"allows a larger rate, up to 2 (1 + momentum) / 100",
+        f"{where}; the aim is {TUNE_GOAL:g}. Search both numbers together: the best rate "
+        f"depends on the momentum",
     )
     best = min(valley_left(rate, 0.0) for rate in np.linspace(0.0005, 0.02, 79))
     plain = valley_left(answer["plain_rate"], 0.0)

@@ -247,7 +247,7 @@ def test_a_storyworld_run_gets_the_whole_card(capsys, trained, tmp_path, monkeyp
         for name in ("train.bin", "val.bin")
     ]
     data = Data(
-        *files, 240, 10.0, n_stories=4, dialogues=Dialogues([], [], set(), ""), exam=exam.examine
+        *files, 240, 10.0, n_stories=4, dialogues=Dialogues([], set(), ""), exam=exam.examine
     )
     monkeypatch.setattr(evaluate, "make_data", lambda *args, **more: data)
     words = ["--checkpoint", copied, "--stories", 2, "--per-task", 1]

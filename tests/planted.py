@@ -201,8 +201,8 @@ FAULTS = [
     ),
     fault(
         "the default warm-up is a fifth",
-        r"config\.max_steps // 10\b",
-        "config.max_steps // 5",
+        r"min\(20, steps // 10\)",
+        "min(20, steps // 5)",
         "train*",
         "recipe",
     ),

@@ -4,6 +4,7 @@ from minigpt.batching.windows import EvalDocuments, EvalWindows
 from minigpt.commands.bars import Bar, Bars
 from minigpt.commands.inputs import Data
 from minigpt.counts import count_parameters
+from minigpt.data.corpora import GENERATED
 from minigpt.evaluate import best_ngram, gap_closed, loss_scores
 from minigpt.generate import generate
 from minigpt.gpt import GPT
@@ -20,12 +21,17 @@ from minigpt.validation import evaluate_loss
 def training_facts(config: RunConfig, result: TrainResult) -> dict:
     """Return how every report of a training begins: what was trained, on what, how far."""
     return {
-        "data": config.data,
+        "data": described(config),
         "parameters": count_parameters(config.model),
         "steps": result.step,
         "tokens": result.tokens,
         "tokens_per_second": round(result.tokens / result.seconds),
     }
+
+
+def described(config: RunConfig) -> str:
+    """Return what a run learned from, for people: the data, and of storyworld its size."""
+    return f"{config.data} ({config.world} world)" if config.data in GENERATED else config.data
 
 
 def validation_batches(data: Data, config: RunConfig) -> EvalWindows | EvalDocuments:

@@ -11,7 +11,7 @@ from pathlib import Path
 from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.commands.arguments import parse
 from minigpt.commands.bars import Bar, Bars
-from minigpt.commands.card import model_card
+from minigpt.commands.card import described, model_card
 from minigpt.commands.inputs import make_data
 from minigpt.commands.pipeline import plain_warnings
 from minigpt.counts import count_parameters
@@ -94,7 +94,7 @@ def evaluated(command: EvaluateCommand, run: Run) -> dict:
     """Return what the command asks for, as a report; without --text and --data the run's own."""
     asked = " and ".join(str(word) for word in (command.text, command.data) if word)
     report = {
-        "data": asked or run.config.data,
+        "data": asked or described(run.config),
         "parameters": count_parameters(run.config.model),
         "steps": run.step,
     }

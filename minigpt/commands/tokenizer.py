@@ -20,6 +20,8 @@ class TrainTokenizer:
     data: str = "storyworld"
     """Text: .txt, .md, .jsonl, .json, .csv, .tsv, a folder, an archive, a pattern in quotes, the
     name of a public data set, or storyworld."""
+    world: Literal["little", "full"] = "full"
+    """Size of storyworld."""
     kind: Literal["bpe", "char"] = "bpe"
     """Byte-level byte-pair encoding, or single characters."""
     vocab_size: int = 1024
@@ -59,7 +61,7 @@ def train(command: TrainTokenizer) -> int:
     """Learn, save and describe a tokenizer."""
     if command.out.is_dir():
         raise ConfigError("--out is a directory", str(command.out), "name the file to write")
-    texts = open_corpus(command.data, command.field, command.errors).texts()
+    texts = open_corpus(command.data, command.field, command.errors, command.world).texts()
     texts = list(Bar(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
         tokenizer = CharTokenizer.train(texts)

@@ -171,6 +171,7 @@ class Answer(NamedTuple):
     prompt: str
     answer: str
     right: str
+    accepted: bool | None = None  # where many answers are right
 
 
 def task_scores(
@@ -191,7 +192,7 @@ def task_scores(
         also = {metric: scorer(metric, texts, of_task)(every) for metric in task.also}
         scores[name] = score.as_dict() | ({"also": also} if also else {})
         shown += [
-            Answer(name, item.prompt, text, item.answer)
+            Answer(name, item.prompt, text, item.answer, item.accepts and item.accepts(text))
             for text, item in list(zip(texts, of_task, strict=True))[:SHOWN]
         ]
     return scores, shown

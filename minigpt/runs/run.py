@@ -85,7 +85,7 @@ def quickstart() -> RunConfig:
             vocab_size=1400, block_size=320, n_layer=3, n_head=4, n_embd=128, init="copying"
         ),
         training=TrainConfig(
-            max_steps=4000,
+            max_steps=3600,
             batch_size=4,
             learning_rate=4e-2,
             muon_learning_rate=0.02,

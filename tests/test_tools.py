@@ -408,7 +408,7 @@ def test_an_answer_in_a_function_becomes_a_blank_that_still_runs():
 
 
 def test_an_answer_outside_a_function_becomes_names_to_fill_in():
-    source = "### BEGIN SOLUTION\nx = 1\ny = [1, 2]\nz = {'a': 1}\n### END SOLUTION\nprint(x)"
+    source = "### BEGIN SOLUTION\nx = 1\ny = [1, 2]\nz = {'a': 1}\n### END SOLUTION\nprint(x, y, z)"
     namespace = {}
     exec(make_exercises.strip_solution(source), namespace)
     assert (namespace["x"], namespace["y"], namespace["z"]) == (..., [..., ...], {"a": ...})

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from minigpt.batching.windows import IGNORE
 from minigpt.checks import exercise
 from minigpt.checks.compare import (
+    LargestTensor,
     call,
     integers,
     require,
@@ -101,6 +102,12 @@ def _shuffled(
         return  # with few rows two orders may be equal by chance
     require(epochs[0] != list(range(n)), f"the rows come in their own order ({case}): shuffle")
     require(epochs[0] != epochs[1], f"two epochs have the same order ({case}): shuffle by epoch")
+    jumps = {(after - before) % n for before, after in zip(epochs[0], epochs[0][1:], strict=False)}
+    require(
+        len(jumps) > 2,
+        f"the rows follow one another at the same distance ({case}): that is no shuffle, each row "
+        "always has the same neighbor",
+    )
     steps = range(-(-n // batch_size))
     other = [i for step in steps for i in _ids(answer, n, batch_size, seed + 1, step, case)][:n]
     require(other != epochs[0], f"another seed gives the same order ({case})")
@@ -108,6 +115,19 @@ def _shuffled(
         other != epochs[1],
         f"seed {seed + 1}, epoch 0 is seed {seed}, epoch 1 ({case}): do not add them up",
     )
+    for far in (10, 100, 1000, 10_000):
+        first = far * n // batch_size
+        later = [
+            i
+            for step in range(first, first + len(steps) + 1)
+            for i in _ids(answer, n, batch_size, seed, step, case)
+        ]
+        skip = far * n - first * batch_size
+        require(
+            later[skip : skip + n] != other,
+            f"seed {seed}, epoch {far} is seed {seed + 1}, epoch 0 ({case}): two numbers that are "
+            "made one may meet; seed with the pair",
+        )
 
 
 # Three planted faults
@@ -133,6 +153,21 @@ def repair(answer: Callable, generator: Generator) -> None:
         got = call(answer, w, x, targets, size, limit, case=case)
         expected = clipped_gradient(w, x, targets, limit)
         same_tensor(got, expected, case, _repair_hint(got, w, x, targets, size, limit))
+    _piece_by_piece(answer, generator)
+
+
+def _piece_by_piece(answer: Callable, generator: Generator) -> None:
+    """Require that no more than `size` rows go through the model at once."""
+    B, T, C, V, size = 12, 3, 2, 30, 2
+    w, x = torch.randn(C, V, generator=generator), torch.randn(B, T, C, generator=generator)
+    targets = torch.randint(V, (B, T), generator=generator)
+    with LargestTensor() as largest:
+        answer(w, x, targets, size, 1e9)
+    require(
+        largest.numbers < 2 * size * T * V,
+        f"right, but not in pieces: with {B} rows, {size} at once, a tensor of shape "
+        f"{largest.shape} was made; the logits of {size} rows are {size} x {T} x {V}",
+    )
 
 
 def clipped_gradient(w: Tensor, x: Tensor, targets: Tensor, limit: float) -> Tensor:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.batching.windows import IGNORE
@@ -280,6 +280,61 @@ def patient(faults: set[str], generator: Generator) -> tuple[tuple, Callable, Ca
         return 1.5 + 1e-7 * count[0] + ("mode" in faults) * 0.01 * count[0]
 
     return (idx, targets), logits_of, evaluate
+
+
+class SetUp(NamedTuple):
+    """A training run of the chapter: a model, where its batches come from, and how it is judged."""
+
+    model: nn.Module
+    source: Any
+    batches: list[tuple[Tensor, Tensor]]
+    evaluates: bool  # in evaluation mode, without dropout
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Return the mean loss of the batches, as this set-up measures it."""
+        self.model.train(not self.evaluates)
+        return sum(self.model(*batch)[1].item() for batch in self.batches) / len(self.batches)
+
+
+class Copies:
+    """Batches whose targets are the inputs."""
+
+    def __init__(self, source: Any):
+        self.source = source
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return idx twice, (B, T) each."""
+        idx, _ = self.source.batch(step)
+        return idx, idx
+
+
+class SeesAll(nn.Module):
+    """An attention layer that lets every position look at every other."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x, rotary=None, cache=None, layer=0, mask=None):
+        """Map x (B, T, C) to (B, T, C)."""
+        T = x.size(1)
+        everything = torch.ones(1, 1, T, T, dtype=torch.bool, device=x.device)
+        return self.attention(x, rotary, cache, layer, everything)
+
+
+def set_up(name: str, new_model: Callable, source: Any, batches: list) -> SetUp:
+    """Return one of the chapter's runs: A, B and C have a planted fault each."""
+    if name == "A":  # the target is the token itself
+        return SetUp(new_model(), Copies(source), [(idx, idx) for idx, _ in batches], True)
+    if name == "B":  # no mask
+        model = new_model()
+        for block in model.blocks:
+            block.attention = SeesAll(block.attention)
+        return SetUp(model, source, batches, True)
+    if name == "C":  # dropout is on while it is judged
+        return SetUp(new_model(dropout=0.3), source, batches, False)
+    return SetUp(new_model(), source, batches, True)
 
 
 # Sixteen bits

@@ -199,7 +199,7 @@ def without_cache(x, w, cos, sin):
     return torch.cat([walk(x[: t + 1], w, cos[: t + 1], sin[: t + 1])[-1:] for t in range(len(x))])
 
 
-@pytest.mark.parametrize("answer", [walk, without_cache])
+@pytest.mark.parametrize("answer", [lambda *a: walk(*a), without_cache])
 def test_a_walk_that_keeps_nothing(answer):
     fails("generation.repair", answer, "at once")
 

@@ -204,15 +204,15 @@ def _streams(answer: Callable, generator: Generator) -> None:
         not fused,
         f"right, but {min(fused, default='')} streams for you: write the loop over the keys",
     )
-    require(
-        seen.numbers <= max(T * chunk, S * D),
-        f"right, but not streaming: a tensor of shape {seen.shape} was made on the way; {limit}",
-    )
     whole = [shape for shape in seen.shapes if S in shape and shape not in ((S, D), (D, S))]
     require(
         not whole,
         f"right, but not streaming: a tensor of shape {min(whole, default=())} holds scores with "
         f"all {S} keys. The loop goes over the keys, not over the queries; {limit}",
+    )
+    require(
+        seen.numbers <= max(T * chunk, S * D),
+        f"right, but not streaming: a tensor of shape {seen.shape} was made on the way; {limit}",
     )
 
 

@@ -163,6 +163,9 @@ IMPORT_ONLY_NAMES = frozenset(
         "batching.token_files.write_tokens",
         "batching.windows.IGNORE",
         "cache.KVCache",
+        "gpt.MLPS",
+        "gpt.NORMS",
+        "gpt.POSITIONS",
         "gpt.ResolvedConfig",
         "runs.resume.Metrics",
     }

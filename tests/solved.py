@@ -75,3 +75,11 @@ def fails(name: str, answer: object, words: str) -> None:
     verdict, message = judge(name, answer)
     assert verdict == "failed", (verdict, message)
     assert words in message
+
+
+def passes_always(name: str, monkeypatch, students: int = 200) -> None:
+    """Require that the solution passes on the numbers of this many students."""
+    answer = answer_of(name)
+    for student in range(students):
+        monkeypatch.setenv("MINIGPT_STUDENT", f"student {student}")
+        assert judge(name, answer) == ("passed", "passed"), student

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from solved import fails, solution
+from solved import fails, passes_always, solution
 from torch.nn import functional as F
 
+from minigpt import attention
 from minigpt.attention import attend, causal_mask
-from minigpt.checks import judge
+from minigpt.checks import exercises, judge
 
 pytestmark = pytest.mark.usefixtures("student")
 
@@ -16,14 +17,14 @@ pytestmark = pytest.mark.usefixtures("student")
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (([0.87, 0.02, 0.12, 0.0], 3.9), "without dividing by √D"),
+        (([0.79, 0.11, 0.11, 0.0], 5.1), "without dividing by √D"),
         (([0.0003, 0.0, 0.0001, 0.9995], 99.9), "future"),
-        (([2.0, 0.0, 1.0, 0.0], 16.0), "sum to 1"),
-        (([0.67, 0.09, 0.24, 0.0], 6.52), "the output"),
-        (([0.245, 0.09, 0.665, 0.0], 5.5), "dot products"),
-        (([0.67, 0.09, "0.24", 0.0], 5.5), "should be a number"),
-        (([0.67, 0.09, 0.24], 5.5), "expected a pair"),
-        (([0.67, float("nan"), 0.24, 0.0], 5.5), "position 1"),
+        (([2.0, 1.0, 1.0, 0.0], 26.0), "sum to 1"),
+        (([0.58, 0.21, 0.21, 0.0], 7.12), "the output"),
+        (([0.21, 0.21, 0.58, 0.0], 6.1), "dot products"),
+        (([0.58, 0.21, "0.21", 0.0], 6.1), "should be a number"),
+        (([0.58, 0.21, 0.21], 6.1), "expected a pair"),
+        (([0.58, float("nan"), 0.21, 0.0], 6.1), "position 1"),
     ],
 )
 def test_wrong_by_hand(answer, words):
@@ -208,3 +209,59 @@ def by_dictionary(ids, V, attend):
 )
 def test_wrong_pattern(answer, words):
     fails("attention.pattern", answer, words)
+
+
+# Right numbers, but not by the way that the exercise is about
+
+
+def by_chunks_of_queries(q, k, v, chunk):
+    return torch.cat([attend(some, k, v) for some in q.split(chunk)])
+
+
+def query_by_query(q, k, v, chunk):
+    return torch.cat([attend(q[t : t + 1], k, v) for t in range(len(q))])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (by_chunks_of_queries, "not over the queries"),
+        (query_by_query, "not over the queries"),
+        (lambda q, k, v, chunk: F.scaled_dot_product_attention(q, k, v), "streams for you"),
+    ],
+)
+def test_what_only_looks_like_streaming(answer, words):
+    fails("attention.streaming", answer, words)
+
+
+def looks_thrown_away(ids, V, attend):
+    pattern(ids, V, attend)
+    return by_dictionary(ids, V, attend)
+
+
+def second_look_thrown_away(ids, V, attend):
+    return pattern(ids, V, attend) * 0 + by_dictionary(ids, V, attend)
+
+
+@pytest.mark.parametrize("answer", [looks_thrown_away, second_look_thrown_away])
+def test_looks_that_are_thrown_away(answer):
+    fails("attention.pattern", answer, "use what attend returns")
+
+
+def by_the_package(x, q, k, v, o, n_head):
+    layer = attention.Attention(x.size(-1), n_head)
+    parts = (layer.query, layer.key, layer.value, layer.output)
+    for part, weight in zip(parts, (q, k, v, o), strict=True):
+        part.weight.data = weight.T
+    return layer(x)
+
+
+def test_the_packages_layer_is_no_answer():
+    fails("attention.repair", by_the_package, "minigpt's own Attention")
+    fails("attention.repair", lambda *a: by_the_package(*a), "minigpt's own Attention")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", exercises("attention"))
+def test_right_answers_never_fail(name, monkeypatch):
+    passes_always(name, monkeypatch)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from solved import fails, solution
+from solved import fails, passes_always, solution
 
-from minigpt.checks import judge
+from minigpt.checks import exercises, judge
 from minigpt.checks.generation import banned, best_score, chain_score, walk
 
 pytestmark = pytest.mark.usefixtures("student")
@@ -190,3 +190,55 @@ def test_the_best_score_is_that_of_trying_all_texts():
         texts = [list(ids) for ids in itertools.product(range(V), repeat=length) if 1 in ids]
         best = max(chain_score(log_p, 0, ids) for ids in texts)
         assert math.isclose(best_score(log_p, 0, length, 1), best, abs_tol=1e-5)
+
+
+# Right numbers, but not by the way that the exercise is about
+
+
+def without_cache(x, w, cos, sin):
+    return torch.cat([walk(x[: t + 1], w, cos[: t + 1], sin[: t + 1])[-1:] for t in range(len(x))])
+
+
+@pytest.mark.parametrize("answer", [lambda *a: walk(*a), without_cache])
+def test_a_walk_that_keeps_nothing(answer):
+    fails("generation.repair", answer, "at once")
+
+
+def anew_one_by_one(x, w, cos, sin):
+    outputs = []
+    for t in range(len(x)):
+        k = torch.cat([x[s : s + 1] @ w["k"] for s in range(t + 1)])
+        v = torch.cat([x[s : s + 1] @ w["v"] for s in range(t + 1)])
+        q = x[t : t + 1] @ w["q"]
+        q, k = (
+            z * c + z.roll(z.size(-1) // 2, dims=-1) * s
+            for z, c, s in ((q, cos[t : t + 1], sin[t : t + 1]), (k, cos[: t + 1], sin[: t + 1]))
+        )
+        outputs.append((q @ k.T / x.size(-1) ** 0.5).softmax(dim=-1) @ v)
+    return torch.cat(outputs)
+
+
+def test_a_walk_that_computes_the_past_anew():
+    fails("generation.repair", anew_one_by_one, "keep what was")
+
+
+def narrow_beams(log_p, start, length, wanted, width=30):
+    beams = {False: [(0.0, [start])], True: []}
+    for _ in range(length):
+        longer = {False: [], True: []}
+        for seen, some in beams.items():
+            for score, ids in some:
+                for token, log in enumerate(log_p[ids[-1]].tolist()):
+                    longer[seen or token == wanted].append((score + log, [*ids, token]))
+        beams = {seen: sorted(some, reverse=True)[:width] for seen, some in longer.items()}
+    return beams[True][0][1][1:]
+
+
+def test_beams_are_not_exact():
+    fails("generation.wanted", narrow_beams, "beams are not enough")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", exercises("generation"))
+def test_right_answers_never_fail(name, monkeypatch):
+    passes_always(name, monkeypatch)

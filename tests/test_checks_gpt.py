@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from solved import fails, solution
+from solved import fails, passes_always, solution
 from torch.nn import functional as F
 
-from minigpt.checks import judge
+from minigpt.checks import exercises, judge
 from minigpt.checks.gpt import alibi_biases, block_output, gpt2_logits, random_weights
-from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
+from minigpt.gpt import ARCHITECTURES, GPT, Block, GPTConfig
 
 pytestmark = pytest.mark.usefixtures("student")
 
@@ -212,3 +212,24 @@ def test_other_phones_pass():
     for sizes in ((6, 7, 1, 630), (9, 12, 1, 528), (11, 12, 1, 480)):
         other = dict(zip(PHONE, sizes, strict=True))
         assert judge("gpt.phone", other) == ("passed", "passed")
+
+
+def block_of_the_package(x, w, cos, sin):
+    return Block(GPTConfig(vocab_size=9, n_head=1, n_embd=x.size(-1)).resolved(), 0)(x, (cos, sin))
+
+
+def model_of_the_package(idx, weights, n_head):
+    V, C = weights["wte.weight"].shape
+    return GPT(GPTConfig(vocab_size=V, n_embd=C, n_head=n_head, **ARCHITECTURES["gpt2"]))(idx)[0]
+
+
+def test_the_packages_own_parts_are_no_answer():
+    fails("gpt.repair", block_of_the_package, "minigpt's own Block")
+    fails("gpt.blank_file", model_of_the_package, "minigpt's own GPT")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", exercises("gpt"))
+def test_right_answers_never_fail(name, monkeypatch):
+    students = 20 if name == "gpt.own_word" else 200  # it measures 34 models at each call
+    passes_always(name, monkeypatch, students)

@@ -1,10 +1,12 @@
 """Wrong answers about training fail, each with a word on what to look at."""
 
+import math
+
 import pytest
 import torch
-from solved import answer_of, fails, solution
+from solved import answer_of, fails, passes_always, solution
 
-from minigpt.checks import judge
+from minigpt.checks import exercises, judge
 from minigpt.checks.training import STEEPNESS, clipped_gradient, valley
 
 pytestmark = pytest.mark.usefixtures("student")
@@ -232,3 +234,34 @@ def test_the_valley_is_the_mean_of_many_walks():
         w -= rate * (h * w + h.sqrt() * torch.randn(w.shape, generator=generator))
     drawn = (h * w**2).sum(dim=1).mean().item() / 2
     assert abs(drawn / valley(rates)[-1] - 1) < 0.02
+
+
+def steps_of_one_length(n, seed, epoch):
+    jump = next(j for j in (7, 11, 13) if math.gcd(j, n) == 1)
+    start = rows_of(n, seed, epoch)[0]
+    return [(start + jump * place) % n for place in range(n)]
+
+
+def seeds_that_meet(n, seed, epoch):
+    generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+    return torch.randperm(n, generator=generator).tolist()
+
+
+@pytest.mark.parametrize(
+    ("order", "words"), [(steps_of_one_length, "same distance"), (seeds_that_meet, "may meet")]
+)
+def test_orders_that_are_no_shuffle_of_their_own(order, words):
+    fails("training.epoch", lambda *a: laid_out(*a, order=order), words)
+
+
+def test_the_whole_batch_at_once_is_no_accumulation():
+    def at_once(w, x, targets, size, limit):
+        return clipped_gradient(w, x, targets, limit)
+
+    fails("training.repair", at_once, "not in pieces")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", exercises("training"))
+def test_right_answers_never_fail(name, monkeypatch):
+    passes_always(name, monkeypatch)

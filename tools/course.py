@@ -159,8 +159,13 @@ IMPORT_ONLY = frozenset(
 IMPORT_ONLY_NAMES = frozenset(
     {
         "data.sources.DataSet",
+        "batching.token_files.open_tokens",
+        "batching.token_files.write_tokens",
         "batching.windows.IGNORE",
         "cache.KVCache",
+        "gpt.MLPS",
+        "gpt.NORMS",
+        "gpt.POSITIONS",
         "gpt.ResolvedConfig",
         "runs.resume.Metrics",
     }

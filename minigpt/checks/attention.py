@@ -15,13 +15,14 @@ from minigpt.checks.compare import (
     call,
     integers,
     require,
+    require_own,
     same_number,
     same_tensor,
 )
 
 # By hand: the numbers of the exercise text. Position 2 of 4 asks, so position 3 is its future.
 HAND_QUERY = torch.tensor([2.0, 0.0, 2.0, 0.0])
-HAND_KEYS = torch.tensor([[1.0, 0, 1, 0], [0, 3, 0, 1], [1, 1, 0, 0], [5, 5, 5, 5]])
+HAND_KEYS = torch.tensor([[1.0, 0, 1, 0], [0, 3, 1, 1], [1, 1, 0, 0], [5, 5, 5, 5]])
 HAND_VALUES = torch.tensor([4.0, 10.0, 8.0, 100.0])
 
 
@@ -96,6 +97,7 @@ def window_mask(answer: Callable, generator: Generator) -> None:
 )
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect multi-head attention of x (B, T, C) with four weight matrices (C, C) and n_head."""
+    require_own(answer, "Attention")
     for B, T, n_head, D in [(2, 5, 3, 4), (1, 1, 2, 3), (3, 7, 1, 5)]:
         C = n_head * D
         x = torch.randn(B, T, C, generator=generator)
@@ -191,15 +193,26 @@ def streaming(answer: Callable, generator: Generator) -> None:
 
 
 def _streams(answer: Callable, generator: Generator) -> None:
-    """Require that no tensor on the way is as large as all the scores."""
-    T, S, D, chunk = 40, 400, 3, 20
+    """Require that keys come in chunks: no query's scores with all the keys ever exist."""
+    T, S, D, chunk = 41, 397, 3, 20
     q, k, v = (torch.randn(n, D, generator=generator) for n in (T, S, S))
-    with LargestTensor() as largest:
+    with LargestTensor() as seen:
         answer(q, k, v, chunk)
+    limit = f"with T = {T}, S = {S} and chunk = {chunk}, at most T x chunk scores may exist"
+    fused = {"scaled_dot_product_attention", "multi_head_attention_forward"} & seen.names
     require(
-        largest.numbers < T * S / 2,
-        f"right, but not streaming: a tensor of shape {largest.shape} was made on the way. With "
-        f"T = {T}, S = {S} and chunk = {chunk}, at most T x chunk scores may exist at a time",
+        not fused,
+        f"right, but {min(fused, default='')} streams for you: write the loop over the keys",
+    )
+    whole = [shape for shape in seen.shapes if S in shape and shape not in ((S, D), (D, S))]
+    require(
+        not whole,
+        f"right, but not streaming: a tensor of shape {min(whole, default=())} holds scores with "
+        f"all {S} keys. The loop goes over the keys, not over the queries; {limit}",
+    )
+    require(
+        seen.numbers <= max(T * chunk, S * D),
+        f"right, but not streaming: a tensor of shape {seen.shape} was made on the way; {limit}",
     )
 
 
@@ -221,7 +234,7 @@ def long_text(answer: Any, generator: Generator) -> None:
     )
     sharp = _largest(4096, float(factor), generator)
     require(
-        abs(sharp - expected[16]) < 0.04,
+        abs(sharp - expected[16]) < 0.06,  # 0.03 of the text, and four sampling errors of 0.008
         f"with scores {factor:.3g} times as large, the largest of 4096 weights is {sharp:.2f}; the "
         f"aim is {expected[16]:.2f}, as with 16 keys. A larger factor gives a larger weight.",
     )
@@ -266,6 +279,7 @@ def pattern(answer: Callable, generator: Generator) -> None:
             f"attend was called {len(looks)} times ({case}); two looks are the idea",
         )
         require(not got.isnan().any(), f"the scores hold NaN ({case}): a row that may see nothing?")
+        _needs_both_looks(answer, ids, V, case)
         share = (got[length:-1].argmax(dim=-1) == ids[length + 1 :]).float().mean().item()
         require(
             share == 1,
@@ -281,6 +295,25 @@ def pattern(answer: Callable, generator: Generator) -> None:
             f"a change of the last word changes earlier predictions ({case}); pass the causal mask",
         )
     require(causal_mask(2).sum() == 3, "minigpt's causal_mask was changed")
+
+
+def _needs_both_looks(answer: Callable, ids: Tensor, V: int, case: str) -> None:
+    """Require that the scores are made of what the two looks returned."""
+    normal = answer(ids.clone(), V, attend)
+    for number in (1, 2):
+        looks: list[int] = []
+
+        def blind(*arguments: Any, looks: list = looks, number: int = number, **options: Any):
+            looks.append(1)
+            found = attend(*arguments, **options)
+            return torch.zeros_like(found) if len(looks) == number else found
+
+        with_zeros = answer(ids.clone(), V, blind)
+        require(
+            not torch.allclose(normal, with_zeros, atol=1e-6),
+            f"the scores are the same when look {number} finds nothing ({case}): use what attend "
+            f"returns, and no other way to see other positions",
+        )
 
 
 def _slip(got: Any, slips: dict[str, Tensor], otherwise: str) -> str:

@@ -1,6 +1,7 @@
 """What all checks share: call an answer without trusting it, and compare it with what is right."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -158,16 +159,72 @@ def _show(value: Tensor) -> str:
 
 
 class LargestTensor(TorchFunctionMode):
-    """Watch the torch calls in a `with` block; remember the largest tensor that one returned."""
+    """Watch the torch calls in a `with` block: their names, and the tensors that they return.
+
+    numbers, shape: of the largest tensor. shapes: of all. names: of the functions that were called.
+    """
 
     def __init__(self):
         super().__init__()
         self.numbers, self.shape = 0, ()
+        self.shapes: set[tuple[int, ...]] = set()
+        self.names: set[str] = set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         """Run the call and measure what it returns."""
         result = function(*args, **(kwargs or {}))
+        self.names.add(getattr(function, "__name__", ""))
         for each in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(each, Tensor) and each.numel() > self.numbers:
-                self.numbers, self.shape = each.numel(), tuple(each.shape)
+            if isinstance(each, Tensor):
+                self.shapes.add(tuple(each.shape))
+                if each.numel() > self.numbers:
+                    self.numbers, self.shape = each.numel(), tuple(each.shape)
         return result
+
+
+class RowsThrough(TorchFunctionMode):
+    """Watch how many rows a `with` block multiplies by one matrix (C, D): at once, and in all."""
+
+    PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "linear", "einsum", "bmm", "mv")
+
+    def __init__(self, matrix: Tensor):
+        super().__init__()
+        self.matrix, self.most, self.total = matrix, 0, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Run the call; count the rows of what meets the matrix."""
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        own = [each.data_ptr() == self.matrix.data_ptr() for each in tensors]
+        if getattr(function, "__name__", "") in self.PRODUCTS and any(own):
+            others = [each.numel() for each, is_own in zip(tensors, own, strict=True) if not is_own]
+            rows = sum(others) // self.matrix.size(0)
+            self.most, self.total = max(self.most, rows), self.total + rows
+        return function(*args, **(kwargs or {}))
+
+
+def require_own(answer: Any, *names: str) -> None:
+    """Raise Wrong where an answer's code uses what minigpt has under one of these names."""
+    for used, value in _names_used(answer, set()):
+        module = getattr(value, "__module__", None) or ""
+        is_package = module.split(".")[0] == "minigpt" or value is None
+        name = getattr(value, "__name__", used)
+        require(
+            not (is_package and (name in names or used in names)),
+            f"your answer uses minigpt's own {name}; this exercise is to build it",
+        )
+
+
+def _names_used(answer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value or None) for what a function, and the functions it calls, may use."""
+    if not isinstance(answer, types.FunctionType) or id(answer) in seen:
+        return
+    seen.add(id(answer))
+    codes = [answer.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+        for name in code.co_names:
+            value = answer.__globals__.get(name)
+            yield name, value
+            if (getattr(value, "__module__", None) or "").split(".")[0] != "minigpt":
+                yield from _names_used(value, seen)

@@ -1,5 +1,6 @@
 """Checks of the generation exercises, each with an oracle of its own."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Generator, Tensor
 
 from minigpt.checks import exercise
 from minigpt.checks.compare import (
+    LargestTensor,
+    RowsThrough,
     call,
     integers,
     require,
@@ -140,6 +143,32 @@ def repair(answer: Callable, generator: Generator) -> None:
             if isinstance(got, Tensor) and _equal(got, wrong):
                 hint = sentence
         same_tensor(got, walk(x, w, cos, sin), case, hint)
+    _keeps_the_past(answer, x, w, cos, sin)
+
+
+def _keeps_the_past(answer: Callable, x: Tensor, w: dict, cos: Tensor, sin: Tensor) -> None:
+    """Require that each position's key and value are computed once, when the position comes."""
+    T = len(x)
+    for name in "kv":
+        with RowsThrough(w[name]) as rows:
+            answer(x, w, cos, sin)
+        require(
+            rows.most <= 1,
+            f"right, but {rows.most} positions are multiplied by w['{name}'] at once: the tokens "
+            "come one by one, and the text ahead is not known yet",
+        )
+        require(
+            rows.total <= T,
+            f"right, but w['{name}'] meets {rows.total} rows for {T} positions: keep what was "
+            "computed, that is what the cache is for",
+        )
+    with LargestTensor() as largest:
+        answer(x, w, cos, sin)
+    require(
+        largest.numbers < T * T / 2,
+        f"right, but a tensor of shape {largest.shape} was made: at each step there is one query, "
+        f"and at most {T} scores",
+    )
 
 
 def walk(
@@ -271,21 +300,42 @@ def wanted(answer: Callable, generator: Generator) -> None:
             log_p = (2 * torch.randn(V, V, generator=generator)).log_softmax(dim=-1)
             start, token = integers(generator, 0, V - 1, 2)
             log_p[:, token] -= 3  # it seldom comes by itself
-            log_p = log_p.log_softmax(dim=-1)
-            case = f"V = {V}, length = {length}, start = {start}, wanted = {token}"
-            got = call(answer, log_p, start, length, token, case=case)
-            is_list = isinstance(got, list) and all(type(each) is int for each in got)
-            require(is_list, f"expected a list of whole numbers ({case})")
-            require(len(got) == length, f"{len(got)} ids, expected {length} ({case})")
-            inside = all(0 <= each < V for each in got)
-            require(inside, f"an id is not from 0 to {V - 1} ({case})")
-            require(token in got, f"the wanted token is not in the text ({case})")
-            best, score = best_score(log_p, start, length, token), chain_score(log_p, start, got)
-            require(
-                score > best - 1e-3,
-                f"ln p of your text is {score:.2f}, the best has {best:.2f} ({case}). Greedy steps "
-                f"are not enough: a likely text may have to begin with an unlikely token",
-            )
+            _is_best(answer, log_p.log_softmax(dim=-1), start, length, token)
+    _is_best(answer, *road_behind_a_door(generator), length=12, token=1)
+
+
+def _is_best(answer: Callable, log_p: Tensor, start: int, length: int, token: int) -> None:
+    """Require a text with the token that has the largest probability of all such texts."""
+    V = len(log_p)
+    case = f"V = {V}, length = {length}, start = {start}, wanted = {token}"
+    got = call(answer, log_p, start, length, token, case=case)
+    is_list = isinstance(got, list) and all(type(each) is int for each in got)
+    require(is_list, f"expected a list of whole numbers ({case})")
+    require(len(got) == length, f"{len(got)} ids, expected {length} ({case})")
+    inside = all(0 <= each < V for each in got)
+    require(inside, f"an id is not from 0 to {V - 1} ({case})")
+    require(token in got, f"the wanted token is not in the text ({case})")
+    best, score = best_score(log_p, start, length, token), chain_score(log_p, start, got)
+    require(
+        score > best - 1e-3,
+        f"ln p of your text is {score:.2f}, the best has {best:.2f} ({case}). Greedy steps and "
+        f"beams are not enough: a likely text may have to begin with the unlikeliest token",
+    )
+
+
+def road_behind_a_door(generator: Generator, V: int = 80) -> tuple[Tensor, int]:
+    """Return (log_p, start) of a chain in which the best text begins with the unlikeliest token.
+
+    Most tokens follow each other about equally. Some seldom come, but each of these leads nearly
+    surely to the next one. A beam that is narrower than V forgets them in the first step.
+    """
+    logits = 0.1 * torch.randn(V, V, generator=generator)
+    road = [0, *(2 + torch.randperm(V - 2, generator=generator)[:12]).tolist()]
+    road[5] = 1  # the wanted token lies on it
+    logits[:, road] = -3.0
+    for here, there in itertools.pairwise(road):
+        logits[here, there] = 12.0
+    return logits.log_softmax(dim=-1), road[-1]
 
 
 def chain_score(log_p: Tensor, start: int, ids: list[int]) -> float:

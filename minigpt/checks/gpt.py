@@ -13,6 +13,7 @@ from minigpt.checks.compare import (
     Wrong,
     call,
     require,
+    require_own,
     same_number,
     same_results,
     same_tensor,
@@ -66,6 +67,7 @@ def _hand_hint(name: str, got: Any) -> str:
 )
 def blank_file(answer: Callable, generator: Generator) -> None:
     """Expect gpt2(idx, weights, n_head): the logits (B, T, V) of GPT-2."""
+    require_own(answer, "GPT", "Block", "Attention", "MLP")
     for B, T, V, n_layer, n_head, D in [
         (2, 5, 11, 0, 1, 4),
         (1, 7, 13, 1, 2, 3),
@@ -125,7 +127,7 @@ def gpt2_logits(
     residual: bool = True,
     post_norm: bool = False,
     activation: Callable | None = None,
-    centerd: bool = True,
+    centered: bool = True,
     mlp: bool = True,
     attention: bool = True,
     swapped: bool = False,
@@ -137,7 +139,7 @@ def gpt2_logits(
 
     def norm(x: Tensor, name: str) -> Tensor:
         scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        if not centerd:
+        if not centered:
             return F.rms_norm(x, scale.shape, scale, 1e-5) + shift
         return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
 
@@ -172,7 +174,7 @@ BLANK_SLIPS = {
         "positions": False
     },
     "The last norm, ln_f, is missing before the head.": {"last_norm": False},
-    "LayerNorm subtracts the mean first; this is RMSNorm.": {"centerd": False},
+    "LayerNorm subtracts the mean first; this is RMSNorm.": {"centered": False},
     "The blocks are still missing, or add nothing.": {"attention": False, "mlp": False},
     "The MLP is still missing.": {"mlp": False},
     "Attention is still missing.": {"attention": False},
@@ -206,6 +208,7 @@ def _blank_hint(got: Any, idx: Tensor, weights: dict[str, Tensor], n_head: int) 
 @exercise("gpt.repair", "check one line at a time: a norm's output has mean square 1.")
 def repair(answer: Callable, generator: Generator) -> None:
     """Expect a block of the default form: x (B, T, C), w (matrices), cos and sin (T, C)."""
+    require_own(answer, "GPT", "Block", "Attention", "SwiGLU")
     for B, T, C, hidden in [(2, 5, 6, 7), (1, 1, 4, 3), (3, 7, 8, 5)]:
         shapes = {
             "q": (C, C),

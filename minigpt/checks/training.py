@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.batching.windows import IGNORE
 from minigpt.checks import exercise
 from minigpt.checks.compare import (
+    LargestTensor,
     call,
     integers,
     require,
@@ -101,6 +102,12 @@ def _shuffled(
         return  # with few rows two orders may be equal by chance
     require(epochs[0] != list(range(n)), f"the rows come in their own order ({case}): shuffle")
     require(epochs[0] != epochs[1], f"two epochs have the same order ({case}): shuffle by epoch")
+    jumps = {(after - before) % n for before, after in zip(epochs[0], epochs[0][1:], strict=False)}
+    require(
+        len(jumps) > 2,
+        f"the rows follow one another at the same distance ({case}): that is no shuffle, each row "
+        "always has the same neighbor",
+    )
     steps = range(-(-n // batch_size))
     other = [i for step in steps for i in _ids(answer, n, batch_size, seed + 1, step, case)][:n]
     require(other != epochs[0], f"another seed gives the same order ({case})")
@@ -108,6 +115,19 @@ def _shuffled(
         other != epochs[1],
         f"seed {seed + 1}, epoch 0 is seed {seed}, epoch 1 ({case}): do not add them up",
     )
+    for far in (10, 100, 1000, 10_000):
+        first = far * n // batch_size
+        later = [
+            i
+            for step in range(first, first + len(steps) + 1)
+            for i in _ids(answer, n, batch_size, seed, step, case)
+        ]
+        skip = far * n - first * batch_size
+        require(
+            later[skip : skip + n] != other,
+            f"seed {seed}, epoch {far} is seed {seed + 1}, epoch 0 ({case}): two numbers that are "
+            "made one may meet; seed with the pair",
+        )
 
 
 # Three planted faults
@@ -133,6 +153,21 @@ def repair(answer: Callable, generator: Generator) -> None:
         got = call(answer, w, x, targets, size, limit, case=case)
         expected = clipped_gradient(w, x, targets, limit)
         same_tensor(got, expected, case, _repair_hint(got, w, x, targets, size, limit))
+    _piece_by_piece(answer, generator)
+
+
+def _piece_by_piece(answer: Callable, generator: Generator) -> None:
+    """Require that no more than `size` rows go through the model at once."""
+    B, T, C, V, size = 12, 3, 2, 30, 2
+    w, x = torch.randn(C, V, generator=generator), torch.randn(B, T, C, generator=generator)
+    targets = torch.randint(V, (B, T), generator=generator)
+    with LargestTensor() as largest:
+        answer(w, x, targets, size, 1e9)
+    require(
+        largest.numbers < 2 * size * T * V,
+        f"right, but not in pieces: with {B} rows, {size} at once, a tensor of shape "
+        f"{largest.shape} was made; the logits of {size} rows are {size} x {T} x {V}",
+    )
 
 
 def clipped_gradient(w: Tensor, x: Tensor, targets: Tensor, limit: float) -> Tensor:
@@ -245,6 +280,61 @@ def patient(faults: set[str], generator: Generator) -> tuple[tuple, Callable, Ca
         return 1.5 + 1e-7 * count[0] + ("mode" in faults) * 0.01 * count[0]
 
     return (idx, targets), logits_of, evaluate
+
+
+class SetUp(NamedTuple):
+    """A training run of the chapter: a model, where its batches come from, and how it is judged."""
+
+    model: nn.Module
+    source: Any
+    batches: list[tuple[Tensor, Tensor]]
+    evaluates: bool  # in evaluation mode, without dropout
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Return the mean loss of the batches, as this set-up measures it."""
+        self.model.train(not self.evaluates)
+        return sum(self.model(*batch)[1].item() for batch in self.batches) / len(self.batches)
+
+
+class Copies:
+    """Batches whose targets are the inputs."""
+
+    def __init__(self, source: Any):
+        self.source = source
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return idx twice, (B, T) each."""
+        idx, _ = self.source.batch(step)
+        return idx, idx
+
+
+class SeesAll(nn.Module):
+    """An attention layer that lets every position look at every other."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x, rotary=None, cache=None, layer=0, mask=None):
+        """Map x (B, T, C) to (B, T, C)."""
+        T = x.size(1)
+        everything = torch.ones(1, 1, T, T, dtype=torch.bool, device=x.device)
+        return self.attention(x, rotary, cache, layer, everything)
+
+
+def set_up(name: str, new_model: Callable, source: Any, batches: list) -> SetUp:
+    """Return one of the chapter's runs: A, B and C have a planted fault each."""
+    if name == "A":  # the target is the token itself
+        return SetUp(new_model(), Copies(source), [(idx, idx) for idx, _ in batches], True)
+    if name == "B":  # no mask
+        model = new_model()
+        for block in model.blocks:
+            block.attention = SeesAll(block.attention)
+        return SetUp(model, source, batches, True)
+    if name == "C":  # dropout is on while it is judged
+        return SetUp(new_model(dropout=0.3), source, batches, False)
+    return SetUp(new_model(), source, batches, True)
 
 
 # Sixteen bits

@@ -15,7 +15,7 @@ def summary(report: dict) -> str:
     """Return the short form of a report; what it lacks is left out."""
     parts = [
         *told(report.get("samples", ())),
-        *answered(report),
+        *answer_lines(report),
         *scored(report.get("tasks", {})),
         *closing(report),
     ]
@@ -30,7 +30,7 @@ def told(samples: Iterable[str]) -> Iterator[str]:
         yield from fold(text.strip() or "(nothing)", "  - ", STORY_LINES)
 
 
-def answered(report: dict) -> Iterator[str]:
+def answer_lines(report: dict) -> Iterator[str]:
     """Yield the first answer to each kind of task, below the story that the first one is about."""
     shown: set[str] = set()
     for answer in report.get("answers", ()):

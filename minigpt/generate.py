@@ -240,7 +240,7 @@ def beam_search(
         for left in reversed(range(config.max_new_tokens)):
             found = extensions(rows, beams, n_beam + len(beams) * len(stop_ids))
             stopped = [beam[:2] for beam in found[:n_beam] if beam[3] in stop_ids]
-            ended = best_beams(ended + stopped, n_beam)
+            ended = sorted(ended + stopped, key=lambda beam: -beam[1])[:n_beam]
             grown = [beam for beam in found if beam[3] not in stop_ids][:n_beam]
             beams = [([*ids, token], score) for ids, score, _, token in grown]
             # Scores only fall, so what is no better than all that ended cannot become better.
@@ -248,12 +248,7 @@ def beam_search(
             if not can_win or not left:
                 break
             rows.append([parent for _, _, parent, _ in grown], [token for *_, token in grown])
-    return best_beams(ended + beams, n_beam)
-
-
-def best_beams(beams: list[tuple[list[int], float]], count: int) -> list[tuple[list[int], float]]:
-    """Return the `count` continuations of the highest log-probability, best first."""
-    return sorted(beams, key=lambda beam: -beam[1])[:count]
+    return sorted(ended + beams, key=lambda beam: -beam[1])[:n_beam]
 
 
 def extensions(

@@ -203,7 +203,7 @@ class Trainer:
             f"loss {loss:.4g}, gradient norm {norm:.4g}"
             + (f" after {MAX_SKIPPED} skipped steps" if scaled else ""),
             f"step {step}, its batch is kept in {kept}",
-            f"resume from the last checkpoint with a lower rate: {self.lower_rates()}"
+            f"resume from the last checkpoint with a lower learning rate: {self.lower_rates()}"
             + ("" if dtype == "float32" else f", or with --dtype float32 (now {dtype})"),
         )
 
@@ -218,7 +218,7 @@ class Trainer:
             raise TrainingError(
                 f"validation loss {loss}",
                 f"step {self.progress.step}",
-                f"resume from the last checkpoint with a lower rate: {self.lower_rates()}",
+                f"resume from the last checkpoint with a lower learning rate: {self.lower_rates()}",
             )
         self.progress.val_loss = loss
 

@@ -125,13 +125,15 @@ def constants() -> list[tuple[str, str]]:
 
 
 def known_flags() -> set[str]:
-    """Return all flags of all commands, as the sources of commands name them."""
+    """Return all flags of all commands: the fields of the classes that flags are made from."""
     fields = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                fields.add("--" + node.target.id.replace("_", "-"))
-    return fields | {"--debug", "--help", "--help-all", "--nproc-per-node", "--n-beam"}
+            for part in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                    fields.add("--" + part.target.id.replace("_", "-"))
+    torchrun = {"--nproc-per-node", "--master-port"}
+    return fields | torchrun | {"--debug", "--help", "--help-all", "--n-beam"}
 
 
 def test_every_flag_that_a_text_names_exists():

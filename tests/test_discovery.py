@@ -191,7 +191,7 @@ def test_archives_inside_an_archive_share_one_budget(tmp_path, cache):
         find_files(tmp_path / "outer.zip")
     with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
         for number in range(3):
-            archive.writestr(f"{number}.zip", inner.getvalue())
+            archive.writestr(f"{number}/t.txt", f"text {number}")
     assert len(find_files(tmp_path / "few.zip")) == 3
 
 

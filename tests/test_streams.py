@@ -35,7 +35,9 @@ def shell(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
 
 @POSIX
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("words", ["--help", "data list", "nonsense", "tokenizer show no.json x"])
+@pytest.mark.parametrize(
+    "words", ["--help", "data list", "nonsense", "tokenizer show --tokenizer no.json --text x"]
+)
 def test_closed_streams_neither_break_a_command_nor_reach_its_files(tmp_path, words, closed):
     found = shell(f"minigpt {words} {closed}", tmp_path)
     assert found.returncode in (0, 1, 2)
@@ -84,10 +86,14 @@ def test_a_name_that_is_not_utf8_is_refused_before_the_work(capsys, command):
 def test_a_language_that_is_not_utf8_names_the_setting_that_helps(tmp_path):
     write(tmp_path / "数据.json", "{}")
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    found = shell("minigpt tokenizer show 数据.json x", tmp_path, **plain)
+    found = shell("minigpt tokenizer show --tokenizer 数据.json --text x", tmp_path, **plain)
     assert found.returncode == 2
     assert b"set PYTHONUTF8=1" in found.stderr
-    found = shell("minigpt tokenizer show 数据.json x", tmp_path, **plain | {"PYTHONUTF8": "1"})
+    found = shell(
+        "minigpt tokenizer show --tokenizer 数据.json --text x",
+        tmp_path,
+        **plain | {"PYTHONUTF8": "1"},
+    )
     assert found.returncode == 1
     assert "数据.json".encode() in found.stderr
 

@@ -323,9 +323,9 @@ def test_more_beams_find_what_greedy_misses():
 
 
 def test_a_finished_continuation_is_never_forgotten():
-    for seed, n_beam in itertools.product(range(6), (1, 2)):
+    for seed, n_beam in itertools.product((5, 20), (1, 2, 3)):  # the seed 20 tempts to forget
         model, best = tiny_model(vocab_size=5, seed=seed), -math.inf
-        for n in (1, 2, 3, 5, 8):
+        for n in (1, 2, 3, 4, 6):
             found = beam_search(model, [1, 2], n_beam, n, stop_ids=[3])
             assert 1 <= len(found) <= n_beam
             assert found == sorted(found, key=lambda beam: -beam[1])

@@ -14,6 +14,7 @@ import pytest
 from helpers import refused, run, write
 
 from minigpt import commands
+from minigpt.commands import finetune
 from minigpt.commands.arguments import gathered
 from minigpt.commands.chat import ChatCommand
 from minigpt.commands.data import Prepare
@@ -143,35 +144,26 @@ def test_a_flag_that_takes_several_may_be_given_several_times(kind, given, gathe
 # --- Ctrl-C ---
 
 
-@POSIX
-def test_ctrl_c_reaches_every_stage_of_fine_tuning_and_grading(tmp_path):
-    """A signal in the report of finetune ends it with 130; --resume makes the report."""
+def test_ctrl_c_in_the_report_of_fine_tuning_ends_it_and_resume_makes_it(
+    capsys, tmp_path, monkeypatch
+):
     rows = "".join(f"{n} apples,{n % 2}\n" for n in range(40))
-    write(tmp_path / "my.csv", f"prompt,answer\n{rows}")
-    program = (
-        "import os, signal, sys\n"
-        "from minigpt.commands import finetune, main\n"
-        "real = finetune.score_examples\n"
-        "def scored(*a, **k):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(*a, **k)\n"
-        "finetune.score_examples = scored\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    words = "finetune --data my.csv --out run --max-steps 1 --n-layer 1 --n-head 2 --n-embd 8 "
-    words += "--vocab-size 270 --batch-size 4"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        [sys.executable, "-c", program, *words.split()],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        timeout=200,
-        check=False,
-    )
-    assert found.returncode == 130
-    assert b"Ctrl-C: stopping now; go on with --resume" in found.stderr
-    assert shell("minigpt finetune --out run --resume", tmp_path).returncode == 0
+    data, real = write(tmp_path / "my.csv", f"prompt,answer\n{rows}"), finetune.score_examples
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments, **options)
+
+    words = ["finetune", "--data", data, "--out", tmp_path / "run", "--max-steps", 1]
+    words += ["--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--vocab-size", 270]
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "score_examples", interrupted)
+        code, _, _ = run(capsys, *words)
+    assert code == 130
+    assert not (tmp_path / "run" / "report.md").exists()
+    code, _, err = run(capsys, "finetune", "--out", tmp_path / "run", "--resume")
+    assert code == 0, err
+    assert (tmp_path / "run" / "report.md").exists()
 
 
 def test_grading_stops_after_the_students_at_work_and_keeps_their_grades(

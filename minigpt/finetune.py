@@ -139,7 +139,7 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
         raise CheckpointError(f"no {SETTINGS}", str(run_dir), remedy) from None
     except CheckpointError:
         raise
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         what = error.what if isinstance(error, ConfigError) else str(error)
         raise CheckpointError(
             f"not the settings of a run: {what}", str(path), "restore the file"

@@ -223,7 +223,8 @@ def beam_search(
 ) -> list[tuple[list[int], float]]:
     """Return up to `n_beam` likely continuations and their log-probabilities in nats, best first.
 
-    Each step keeps the `n_beam` best of all one-token extensions and of the ended continuations.
+    Each step keeps the `n_beam` best that grow, and apart from them the `n_beam` best that have
+    ended: one that has ended loses its place to better ended ones alone.
     The log-probability counts the stop id that ended a continuation; the ids leave it out.
     """
     config = SampleConfig(max_new_tokens=max_new_tokens, truncate=truncate)
@@ -237,25 +238,26 @@ def beam_search(
     with evaluating(model):
         rows = DecodingState(model, [prompt], max_new_tokens)
         for left in reversed(range(config.max_new_tokens)):
-            candidates = [(*beam, -1, -1) for beam in ended] + extensions(rows, beams, n_beam)
-            best = sorted(candidates, key=lambda candidate: -candidate[1])[:n_beam]
-            is_over = [token < 0 or token in stop_ids for _, _, _, token in best]
-            ended = [best[i][:2] for i in range(len(best)) if is_over[i]]
-            grown = [best[i] for i in range(len(best)) if not is_over[i]]
+            found = extensions(rows, beams, n_beam + len(beams) * len(stop_ids))
+            stopped = [beam[:2] for beam in found[:n_beam] if beam[3] in stop_ids]
+            ended = sorted(ended + stopped, key=lambda beam: -beam[1])[:n_beam]
+            grown = [beam for beam in found if beam[3] not in stop_ids][:n_beam]
             beams = [([*ids, token], score) for ids, score, _, token in grown]
-            if not grown or not left:
+            # Scores only fall, so what is no better than all that ended cannot become better.
+            can_win = grown and (len(ended) < n_beam or beams[0][1] > ended[-1][1])
+            if not can_win or not left:
                 break
             rows.append([parent for _, _, parent, _ in grown], [token for *_, token in grown])
-    return sorted(ended + beams, key=lambda beam: -beam[1])
+    return sorted(ended + beams, key=lambda beam: -beam[1])[:n_beam]
 
 
 def extensions(
-    rows: DecodingState, beams: list[tuple[list[int], float]], n_beam: int
+    rows: DecodingState, beams: list[tuple[list[int], float]], count: int
 ) -> list[tuple[list[int], float, int, int]]:
     """Return the best one-token extensions: (ids before, new log-probability, parent, token)."""
     scores = torch.tensor([score for _, score in beams], device=rows.logits.device)
     totals = scores[:, None] + relative_logits(rows.logits).log_softmax(dim=-1)  # (B, V)
-    values, places = totals.flatten().topk(min(n_beam, totals.numel()))
+    values, places = totals.flatten().topk(min(count, totals.numel()))
     found = []
     for total, place in zip(values.tolist(), places.tolist(), strict=True):
         parent, token = divmod(place, totals.size(1))

@@ -22,6 +22,8 @@ from minigpt.support.settings import above, at_least, at_most, below, check_fiel
 # falls is laid out anew from there on; a change of the others costs bit-identity at most.
 CHANGEABLE = {
     "max_steps",
+    "learning_rate",
+    "muon_learning_rate",
     "micro_batch_size",
     "eval_interval",
     "save_interval",

@@ -115,7 +115,8 @@ class Tokenizer:
     def check_id(self, token: int) -> int:
         """Return an id as a Python int, or raise DataError naming it and the vocabulary's size."""
         try:
-            number = -1 if type(token).__name__.startswith("bool") else operator.index(token)
+            kind = str(getattr(token, "dtype", type(token).__name__))  # bool, torch.bool, numpy's
+            number = -1 if "bool" in kind else operator.index(token)
         except TypeError:
             number = -1
         if not 0 <= number < self.vocab_size:
@@ -394,7 +395,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except Unsupported as error:
         remedy = "use a byte-level tokenizer.json, as GPT-2, Llama 3 and Qwen have, or train one"
         raise DataError(f"not supported: {error}", str(path), remedy) from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"not a tokenizer.json ({reason})", str(path), remedy) from None
     return tokenizer

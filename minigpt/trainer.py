@@ -203,9 +203,8 @@ class Trainer:
             f"loss {loss:.4g}, gradient norm {norm:.4g}"
             + (f" after {MAX_SKIPPED} skipped steps" if scaled else ""),
             f"step {step}, its batch is kept in {kept}",
-            "resume from the last checkpoint with a lower learning rate (now learning_rate "
-            f"{config.learning_rate:g}, muon_learning_rate {config.muon_learning_rate:g})"
-            + ("" if dtype == "float32" else f" or with dtype float32 (now {dtype})"),
+            f"resume from the last checkpoint with a lower learning rate: {self.lower_rates()}"
+            + ("" if dtype == "float32" else f", or with --dtype float32 (now {dtype})"),
         )
 
     def validate(self, validation: Iterable[Batch]) -> None:
@@ -219,9 +218,17 @@ class Trainer:
             raise TrainingError(
                 f"validation loss {loss}",
                 f"step {self.progress.step}",
-                "resume from the last checkpoint with a lower learning rate",
+                f"resume from the last checkpoint with a lower learning rate: {self.lower_rates()}",
             )
         self.progress.val_loss = loss
+
+    def lower_rates(self) -> str:
+        """Return the flags that go on with a third of the learning rates."""
+        config = self.config
+        return (
+            f"--resume --learning-rate {config.learning_rate / 3:.2g} "
+            f"--muon-learning-rate {config.muon_learning_rate / 3:.2g}"
+        )
 
     def lap(self) -> float:
         """Return the seconds since the last call."""
@@ -292,7 +299,10 @@ class Trainer:
         usual = dataclasses.asdict(TrainConfig())
         usual["model"] = dataclasses.asdict(GPTConfig(vocab_size=1))
         check_unchanged(before, now, CHANGEABLE, str(checkpoint.path), usual)
-        warn_if_inexact(checkpoint.manifest.get("environment", {}), self.environment)
+        rates = ("learning_rate", "muon_learning_rate")
+        old, new = ({name: values[name] for name in rates} for values in (before, now))
+        environment = checkpoint.manifest.get("environment", {})
+        warn_if_inexact(environment | old, self.environment | new)
 
 
 def find_checkpoint(run_dir: Path, resume: bool) -> Checkpoint | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from minigpt.bpe import BYTE_SYMBOLS, GPT2_PATTERN, PATTERN, Pair
 from minigpt.machine.chunks import PROVEN, splitter
+from minigpt.support.errors import DataError
 
 SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
 LARGEST_VOCABULARY = 10_000_000  # ids above are damage: the list of tokens would fill the memory
@@ -154,7 +155,9 @@ def number_tokens(
     for first, second in merges:
         joined.append((names[first], names[second]))
         names.append(names[first] + names[second])
-    assert len(set(names)) == len(names), "two merges give the same token"
+    if len(set(names)) < len(names):
+        name, _ = Counter(names).most_common(1)[0]
+        raise DataError(f"two merges give the token {name!r}", "merges", "leave one of them out")
     ids = {name: number for number, name in enumerate(names) if number >= len(special_tokens)}
     added = [AddedToken(name, number) for name, number in special_tokens.items()]
     return Vocabulary(ids, joined, added, pattern)

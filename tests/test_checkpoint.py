@@ -340,6 +340,20 @@ def test_a_manifest_of_nonsense_is_refused(tmp_path, text):
         load_checkpoint(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["manifest.json", *FILES])
+def test_a_pipe_or_a_device_is_not_read(tmp_path, name):
+    path = save(tmp_path, 1)
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(CheckpointError, match=rf"not a file.*{name}"):
+        load_checkpoint(path)
+    (path / name).unlink()
+    (path / name).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=rf"not a file.*{name}"):
+        load_checkpoint(path)
+
+
 def rehash(path: Path, name: str, data: bytes) -> None:
     """Replace a file and make the manifest agree, as a forger would."""
     (path / name).write_bytes(data)

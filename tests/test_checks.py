@@ -281,3 +281,16 @@ def test_a_weak_check_lets_mutants_live(monkeypatch):
     monkeypatch.setattr(topic, "same_tensor", lambda got, expected, *rest: None)
     alive, count = survivors("attention.window_mask")
     assert len(alive) > 0.1 * count
+
+
+def test_nothing_finite_passes_for_infinity():
+    """A teacher's own check would be fooled: everything is within an infinite distance."""
+    from minigpt.checks.compare import Wrong, same_tensor
+
+    inf, expected = math.inf, torch.tensor([1.0, -math.inf])
+    same_tensor(torch.tensor([1.0, -inf]), expected, "case", "look")
+    for wrong in (0.0, -1e30, inf):
+        with pytest.raises(Wrong):
+            same_tensor(torch.tensor([1.0, wrong]), expected, "case", "look")
+    with pytest.raises(Wrong):
+        same_tensor(torch.tensor([1.0, inf]), torch.tensor([1.0, 2.0]), "case", "look")

@@ -190,7 +190,7 @@ def test_full_disk_is_found_before_step_one(capsys, text, tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("minigpt.commands.pipeline.atomic_write", full)
+    monkeypatch.setattr("minigpt.support.files.fsync", full)
     line = refused(capsys, "train", "--data", text, "--out", tmp_path / "run")
     assert "No space left on device" in line
     assert "free some space" in line

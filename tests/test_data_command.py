@@ -5,6 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import helpers
 import pytest
 from local_server import Server, send, status
 
@@ -248,3 +249,14 @@ def test_every_action_explains_itself(action, capsys):
     assert ended.value.code == 0
     assert "usage" in capsys.readouterr().out
     assert data.main(["--help"]) == 0
+
+
+def test_a_field_of_a_plain_text_is_named(capsys, tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("One text.\nAnother one.\n" * 20, encoding="utf-8")
+    line = helpers.refused(
+        capsys, "data", "prepare", path, "--field", "body", "--out", tmp_path / "out"
+    )
+    assert "no field 'body'" in line
+    assert "--field — leave it out" in line
+    assert not (tmp_path / "out").exists()

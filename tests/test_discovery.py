@@ -1,6 +1,7 @@
 """Finding files: what a path, folder, pattern, archive or data set stands for, once for all."""
 
 import hashlib
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -167,12 +168,31 @@ def test_archives_that_hold_each_other_come_to_an_end(tmp_path, cache, monkeypat
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("b.zip", "")
 
-    def again(archive: Path, folder: Path) -> None:
+    def again(archive: Path, folder: Path, max_bytes: int) -> None:
         write(folder / "a.zip", hashlib.sha256(str(folder).encode()).hexdigest())
 
     monkeypatch.setattr(discovery.archives, "unpack", again)
     with pytest.raises(DataError, match=r"more than 3 archives inside each other.*a\.zip/a\.zip"):
         find_files(tmp_path / "a.zip")
+
+
+def test_archives_inside_an_archive_share_one_budget(tmp_path, cache):
+    """Each of these is harmless by itself; all together they have no end."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "abcdefgh\n" * 1500)
+    middle = io.BytesIO()
+    with zipfile.ZipFile(middle, "w") as archive:  # not packed, so that it can be packed well
+        for number in range(100):
+            archive.writestr(f"{number}.zip", inner.getvalue())
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("middle.zip", middle.getvalue())
+    with pytest.raises(DataError, match=r"unpacked it would have more than"):
+        find_files(tmp_path / "outer.zip")
+    with zipfile.ZipFile(tmp_path / "few.zip", "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}/t.txt", f"text {number}")
+    assert len(find_files(tmp_path / "few.zip")) == 3
 
 
 def test_a_data_set_brings_what_is_known_of_it(data_dir):

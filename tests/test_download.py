@@ -236,6 +236,29 @@ def test_only_https(url, tmp_path):
     check_address("https://example.com/x")
 
 
+def test_an_address_that_is_none_is_named(server, tmp_path):
+    server.url = "https://[::1"
+    assert "is no address" in refused(server, tmp_path)
+    assert not server.requests
+
+
+def test_a_folder_in_the_files_place_is_named(server, tmp_path):
+    (tmp_path / "data.bin").mkdir()
+    with pytest.raises(DataError, match=r"a folder has the file's name.*move the folder away"):
+        download(server.url, tmp_path / "data.bin", len(DATA), SHA256)
+    assert not server.requests
+
+
+def test_bytes_of_a_broken_server_do_not_reach_the_console(server, tmp_path):
+    def rubbish(handler) -> None:
+        handler.wfile.write(b"\x1b[2J\x07\x00 not HTTP\r\n\r\n")
+        handler.close_connection = True
+
+    server.script = [rubbish, rubbish]
+    line = refused(server, tmp_path)
+    assert not any(ord(character) < 32 for character in line)
+
+
 def test_loopback_is_for_tests_only(server, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOOPBACK_ALLOWED", False)
     server.script = [whole()]

@@ -322,6 +322,18 @@ def test_more_beams_find_what_greedy_misses():
     assert max(gains) > 0.1
 
 
+def test_a_finished_continuation_is_never_forgotten():
+    for seed, n_beam in itertools.product((5, 20), (1, 2, 3)):  # the seed 20 tempts to forget
+        model, best = tiny_model(vocab_size=5, seed=seed), -math.inf
+        for n in (1, 2, 3, 4, 6):
+            found = beam_search(model, [1, 2], n_beam, n, stop_ids=[3])
+            assert 1 <= len(found) <= n_beam
+            assert found == sorted(found, key=lambda beam: -beam[1])
+            assert found[0][1] > best - 1e-4
+            over = (score for ids, score in found if len(ids) < n)  # those that ended
+            best = max(best, max(over, default=-math.inf))
+
+
 # Stop strings
 
 

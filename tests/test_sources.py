@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -178,6 +179,23 @@ def test_the_cache_is_where_the_system_keeps_such_things(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sources.sys, "platform", platform)
     assert cache_folder().as_posix() == expected.replace("HOME", Path.home().as_posix())
+
+
+@pytest.mark.parametrize("variable", ["MINIGPT_CACHE", "MINIGPT_DATA"])
+def test_the_folder_of_nobody_is_named(variable, monkeypatch):
+    monkeypatch.setenv(variable, "~nosuchuser/data")
+    with pytest.raises(ConfigError, match=rf"no such user: ~nosuchuser/data — {variable} — give"):
+        sources.folders()
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MINIGPT_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sources.Path, "home", homeless)
+    assert cache_folder().is_relative_to(tempfile.gettempdir())
 
 
 def test_the_data_folder_comes_first_but_only_if_right(folders, file):

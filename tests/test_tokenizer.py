@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 
 from minigpt import tokenizer as module
-from minigpt.bpe import PATTERN
+from minigpt.bpe import BYTE_SYMBOLS, PATTERN
 from minigpt.streaming import TextStream
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import (
@@ -332,6 +332,20 @@ def test_numpy_ids_decode_in_range_only(any_tokenizer):
     for bad in (np.int64(-1), np.uint16(65535), np.bool_(True), np.float32(1)):
         with pytest.raises(DataError, match=r"outside the vocabulary"):
             any_tokenizer.decode([bad])
+
+
+def test_truth_values_of_torch_are_no_ids(any_tokenizer):
+    torch = pytest.importorskip("torch")
+    assert any_tokenizer.decode(torch.tensor(any_tokenizer.encode("cat"))) == "cat"
+    with pytest.raises(DataError, match=r"outside the vocabulary"):
+        any_tokenizer.decode([torch.tensor(True)])
+
+
+def test_two_merges_that_give_one_token_are_named():
+    a, b, c = (1 + list(BYTE_SYMBOLS).index(byte) for byte in b"abc")
+    merges = [(a, b), (b, c), (257, c), (a, 258)]
+    with pytest.raises(DataError, match="two merges give the token b'abc'"):
+        number_tokens(merges, {"<|endoftext|>": 0})
 
 
 # --- characters and files ---

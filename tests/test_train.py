@@ -183,7 +183,7 @@ def test_the_step_says_which_batches_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "diff"),
     [
-        ({"learning_rate": 0.5}, "learning_rate 0.003 -> 0.5"),
+        ({"beta2": 0.5}, "beta2 0.95 -> 0.5"),
         ({"seed": 4}, "seed 0 -> 4"),
         ({"batch_size": 4}, "batch_size 6 -> 4"),
         ({"grad_clip": 0}, "grad_clip 1.0 -> 0"),
@@ -197,6 +197,14 @@ def test_resume_with_other_settings_is_refused_with_a_diff(tmp_path, changed, di
     assert "resume with the old values" in str(caught.value)
     assert "max_steps" in str(caught.value)
     assert latest_checkpoint(tmp_path).step == 6
+
+
+def test_learning_rates_may_change_and_then_the_bits_are_others(tmp_path):
+    train(make_model(), Source(), make_config(), tmp_path)
+    changed = make_config(learning_rate=0.001, max_steps=7)
+    with pytest.warns(UserWarning, match=r"not bit-identical: .*learning_rate 0.003 -> 0.001"):
+        train(make_model(), Source(), changed, tmp_path, resume=True)
+    assert latest_checkpoint(tmp_path).step == 7
 
 
 def test_resume_with_other_data_or_another_model_is_refused(tmp_path):

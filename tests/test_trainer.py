@@ -145,7 +145,7 @@ def test_inf_in_a_weight_stops_before_the_update_and_keeps_the_batch(tmp_path):
         train(model, source, make_config(), tmp_path, on_log=poison)
     assert "loss nan" in str(caught.value)
     assert "step 4" in str(caught.value)
-    assert "lower learning rate (now learning_rate 0.003" in str(caught.value)
+    assert "lower learning rate: --resume --learning-rate 0.001 --muon-" in str(caught.value)
     assert TrainingError.exit_code == 3
     assert latest_checkpoint(tmp_path).step == 3
     kept = safetensors.torch.load_file(tmp_path / "bad_batch.safetensors")

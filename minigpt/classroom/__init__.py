@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from minigpt.classroom.book import (
         Exercises,
         Grade,
+        check_book,
         feedback,
         find_submissions,
         grade_class,
@@ -25,6 +26,7 @@ __all__ = [
     "Exercises",
     "Grade",
     "Limits",
+    "check_book",
     "feedback",
     "find_submissions",
     "grade_class",

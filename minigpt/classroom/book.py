@@ -18,9 +18,10 @@ from minigpt.classroom.judge import Verdict
 from minigpt.classroom.limits import Limits
 from minigpt.classroom.notebook import LARGEST, Cell, Step, expected, plan, read_cells
 from minigpt.classroom.session import grade_steps
-from minigpt.support.errors import DataError
-from minigpt.support.files import atomic_write
+from minigpt.support.errors import ConfigError, DataError
+from minigpt.support.files import atomic_write, check_writable, refuse_existing
 
+COLUMNS = ("student", "percent", "passed", "expected")  # of the gradebook, before the checks
 TEACHERS = {"exercises", "solutions", ".base", ".ipynb_checkpoints"}
 
 
@@ -157,16 +158,23 @@ def grade_class(
     limits: Limits,
     jobs: int = 1,
     report: Callable[[Grade], None] = lambda grade: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Grade]:
-    """Grade every student, `jobs` at a time; `report` is called as each is done."""
+    """Grade every student, `jobs` at a time; `report` is called as each is done.
 
-    def grade(student: str) -> Grade:
+    When `should_stop` says so, nobody new is begun; who is at work is finished.
+    """
+
+    def grade(student: str) -> Grade | None:
+        if should_stop():
+            return None
         done = grade_student(student, submissions[student], chosen, limits)
         report(done)
         return done
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        return list(pool.map(grade, sorted(submissions)))
+        grades = list(pool.map(grade, sorted(submissions)))
+    return [done for done in grades if done is not None]
 
 
 # The gradebook
@@ -177,7 +185,7 @@ def gradebook(grades: list[Grade]) -> str:
     names = list(dict.fromkeys(name for grade in grades for name in grade.verdicts))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["student", "percent", "passed", "expected", *names])
+    table.writerow([*COLUMNS, *names])
     for grade in grades:
         verdicts = [grade.verdicts.get(name, ("", ""))[0] for name in names]
         score = [f"{grade.percent:.1f}", grade.passed, len(grade.verdicts)]
@@ -202,10 +210,35 @@ def feedback(grade: Grade) -> str:
 
 def write_book(grades: list[Grade], path: Path) -> None:
     """Write the gradebook, and beside it a folder with each student's feedback."""
-    path = Path(path)
-    folder = path.parent / f"{path.stem}_feedback"
-    folder.mkdir(parents=True, exist_ok=True)
-    for grade in grades:
-        name = re.sub(r"[^\w .@+-]", "_", grade.student)
-        atomic_write(folder / f"{name}.md", feedback(grade))
+    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, gradebook(grades))
+    for grade in grades:
+        place = feedback_path(path, grade.student)
+        place.parent.mkdir(exist_ok=True)
+        atomic_write(place, feedback(grade))
+
+
+def feedback_path(path: Path, student: str) -> Path:
+    """Return where a student's feedback goes, by the path of the gradebook."""
+    name = re.sub(r"[^\w .@+-]", "_", student)
+    return path.parent / f"{path.stem}_feedback" / f"{name}.md"
+
+
+def check_book(students: Iterable[str], path: Path) -> None:
+    """Raise a ConfigError unless the book can be written and replaces earlier books at most."""
+    if path.is_dir():
+        raise ConfigError("--out is a directory", str(path), "name the file to write")
+    check_writable(path.parent)
+    ours = {feedback_path(path, name): f"# {name}: " for name in students}
+    ours[path] = ",".join(COLUMNS)
+    foreign = (place for place, begin in ours.items() if not begins_with(place, begin))
+    refuse_existing(foreign, "choose another --out")
+
+
+def begins_with(path: Path, begin: str) -> bool:
+    """Tell whether a file begins with a text; one that cannot be read does not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(begin)) == begin.encode("utf-8")
+    except OSError:
+        return False

@@ -17,6 +17,7 @@ from minigpt.checks import TOPICS, judge, more_checks, registered
 from minigpt.classroom.limits import Limits, restrict
 from minigpt.classroom.notebook import Step
 from minigpt.classroom.peer import Peer, PeerConfused, PeerGone
+from minigpt.support.signals import ignore_ctrl_c
 
 Verdict = tuple[str, str]  # passed, failed, blank, error, missing, stopped or unknown; message
 
@@ -35,6 +36,7 @@ def preside(
     Sends one event after the other, as JSON: ["step", number] before a cell runs, ["verdict", name,
     verdict, message] for each check that is not known yet, ["gone", reason] or ["end"].
     """
+    ignore_ctrl_c()
     torch.set_num_threads(1)
     os.environ["MINIGPT_STUDENT"] = student
     if private:

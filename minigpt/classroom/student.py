@@ -20,6 +20,7 @@ import torch
 from minigpt.checks import judge
 from minigpt.classroom.limits import Limits, adopt_orphans, restrict
 from minigpt.classroom.peer import Peer
+from minigpt.support.signals import ignore_ctrl_c
 
 PRIVATE = ("MINIGPT_CHECKS", "MINIGPT_REPORT", "MINIGPT_GRADE")
 
@@ -66,6 +67,7 @@ def work(
 
     `private` names the folder of private checks if one of them can only run here.
     """
+    ignore_ctrl_c()
     _close_all_but(connection.fileno())
     _settle(Path(folder), student)
     if private:

@@ -3,15 +3,19 @@
 An error that the user can mend is one line on stderr; `--debug` shows the traceback as well.
 """
 
+import contextlib
 import difflib
+import errno
 import importlib
 import io
 import os
+import shutil
 import sys
 import traceback
 
 from minigpt.support.errors import MinigptError
 
+LEAST_COLUMNS = 40  # of a console; with very few, help would never end
 COMMANDS = {
     "quickstart": "train a small story model from nothing, in minutes on two CPU cores",
     "doctor": "check that this computer is ready, and what it will compute on",
@@ -34,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's stream is another
-            stream.reconfigure(errors="replace")  # a console without Chinese must not stop a run
+    prepare_streams()
+    if bad := next((word for word in argv if not is_text(word)), None):
+        where = ascii(bad)
+        remedy = "rename it, or set PYTHONUTF8=1 where the system's language is not UTF-8"
+        return complain(f"a word that is not UTF-8 — {where} — {remedy}", exit_code=2)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -46,26 +52,64 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(COMMANDS)}"
         return complain(f"unknown command {name!r} — command line — {hint}", exit_code=2)
     try:
-        return importlib.import_module(f"minigpt.commands.{name}").main(rest) or 0
+        code = importlib.import_module(f"minigpt.commands.{name}").main(rest) or 0
+        sys.stdout.flush()  # what cannot be printed is noticed here, not after the end
+        return code
     except MinigptError as error:
-        if debug:
-            traceback.print_exc()
-        return complain(str(error), error.exit_code)
+        line, code = str(error), error.exit_code
     except BrokenPipeError:  # the reader of what is printed, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        silence_stdout()
         return 1
     except OSError as error:
-        if debug:
-            traceback.print_exc()
+        silence_stdout(error.errno == errno.ENOSPC)
         where = error.filename or name
-        return complain(f"{error.strerror or error} — {where} — check the path and its rights")
+        line, code = f"{error.strerror or error} — {where} — check the path and its rights", 1
+    except MemoryError:
+        remedy = "close other programs, or give less text at a time or a smaller model"
+        line, code = f"memory is full — {name} — {remedy}", 1
+    except RecursionError:
+        remedy = "look for a file of JSON with brackets in brackets without end, and remove it"
+        line, code = f"something is nested too deeply — {name} — {remedy}", 1
     except KeyboardInterrupt:
-        return complain("stopped by Ctrl-C — before a checkpoint was due — run it again", 130)
+        line, code = "stopped by Ctrl-C — before a checkpoint was due — run it again", 130
+    if debug:
+        traceback.print_exc()
+    return complain(line, code)
+
+
+def is_text(word: str) -> bool:
+    """Tell whether a word of the command line is UTF-8: what is not can be in no file's text."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def prepare_streams() -> None:
+    """Make the standard streams take all that is printed, however the program was started.
+
+    Closed ones lead nowhere: else the next file that is opened takes their place, and what is
+    printed goes into it. A console that is too narrow for anything counts as 40 columns wide.
+    """
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: its own
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
+        stream = getattr(sys, name)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):  # a notebook's is another
+            stream.reconfigure(errors="replace")  # a console without Chinese must not stop a run
+    if shutil.get_terminal_size().columns < LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
+
+
+def silence_stdout(silence: bool = True) -> None:
+    """Let what is still to be printed go nowhere, so that Python's last flush does not fail."""
+    if silence:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(line: str, exit_code: int = 1) -> int:
     """Print one error line and return the exit code."""
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it
+        print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return exit_code
 
 

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints, overload
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints, overload
 
 import tyro
 
@@ -43,7 +43,7 @@ def parse(kind: Any, name: str, words: list[str], default: Any = None) -> Any:
         kind,
         prog=f"python -m minigpt {name}",
         description=description,
-        args=["--help" if word == "--help-all" else word for word in words],
+        args=["--help" if word == "--help-all" else word for word in gathered(words, kind)],
         config=(tyro.conf.OmitArgPrefixes,),
         **({} if default is None else {"default": default}),
     )
@@ -74,12 +74,10 @@ def stored_settings(words: list[str], preset: str | None = None) -> Path | None:
     if {"-h", "--help", "--help-all"} & set(words):
         return None
     config, resumes = flag_value(words, "config"), "--resume" in words
-    if config and (preset or resumes):
-        raise ConfigError(
-            f"--config cannot be combined with {preset or '--resume'}",
-            "--config",
-            "leave one of them out",
-        )
+    asked = {"--config": config, "--resume": resumes, preset: preset}
+    if len(both := [str(name) for name, given in asked.items() if given]) > 1:
+        what = f"{both[0]} cannot be combined with {both[1]}: each brings settings of its own"
+        raise ConfigError(what, both[0], "leave one of them out")
     place = flag_value(words, "out") if resumes else config
     if resumes and place:
         refuse_shipped(Path(place))
@@ -93,6 +91,30 @@ def refuse_shipped(out: Path) -> None:
     if is_shipped(out):
         what = f"{out} comes with the package and cannot be resumed"
         raise ConfigError(what, "--out", f"learn on from it: finetune --checkpoint {out} --out DIR")
+
+
+def gathered(words: list[str], kind: Any) -> list[str]:
+    """Bring the values of a flag that takes several together, where it was given several times.
+
+    --message A --seed 3 --message B becomes --message A B --seed 3; else B alone would count.
+    """
+    several = {"--" + name.replace("_", "-") for name in lists_of(kind)}
+    parts: list[list[str]] = [[]]  # a flag, and what follows it
+    for word in words:
+        flag, is_joined, value = word.partition("=")
+        name = "--" + flag.removeprefix("--").replace("_", "-")
+        if not flag.startswith("--"):
+            parts[-1].append(word)
+        elif name not in several:
+            parts.append([word])
+        else:
+            parts.append([name, value] if is_joined else [name])
+    first: dict[str, list[str]] = {}
+    for part in parts:
+        if part and part[0] in several and first.setdefault(part[0], part) is not part:
+            first[part[0]] += part[1:]
+            part.clear()
+    return [word for part in parts for word in part]
 
 
 # ---- the flags that --help shows
@@ -114,6 +136,17 @@ def flags(kind: Any) -> set[str]:
     names: set[str] = set()
     for name, hint in hints_of(kind).items():
         names |= flags(hint) if is_settings(hint) else {name}
+    return names
+
+
+def lists_of(kind: Any) -> set[str]:
+    """Return the names of the fields of a dataclass, nested ones included, that take several."""
+    names: set[str] = set()
+    for name, hint in hints_of(kind).items() if is_settings(kind) else ():
+        if is_settings(hint):
+            names |= lists_of(hint)
+        elif get_origin(hint) is tuple:
+            names.add(name)
     return names
 
 

@@ -15,7 +15,7 @@ from minigpt.commands.pipeline import run_pipeline
 from minigpt.machine.device import choose_device
 from minigpt.runs.run import gpu
 from minigpt.support.errors import ConfigError
-from minigpt.support.files import atomic_write
+from minigpt.support.files import atomic_write, check_writable, refuse_existing
 
 Part = Literal["training", "generation", "tokenizer", "autograd", "gpu"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -48,8 +48,7 @@ class BenchCommand:
 def main(words: list[str]) -> int:
     """Print what was measured and what was skipped; write both."""
     command = parse(BenchCommand, "bench", words)
-    if command.out.exists() and not command.out.is_dir():
-        raise ConfigError("--out is a file", str(command.out), "name a directory")
+    check_out(command.out)
     command.out.mkdir(parents=True, exist_ok=True)
     benchmarks = load_benchmarks()
     clones = command.nanogpt, command.minbpe, command.micrograd
@@ -70,6 +69,18 @@ def main(words: list[str]) -> int:
     atomic_write(command.out / "bench.md", text + "\n")
     print(text)
     return 0
+
+
+def check_out(out: Path) -> None:
+    """Make sure that the tables can be written, and replace those of an earlier run at most."""
+    check_writable(out)
+    try:
+        found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
+        is_ours = {"minigpt", "rows", "skipped"} <= found.keys()
+    except (OSError, ValueError, RecursionError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        refuse_existing([out / "bench.json", out / "bench.md"], "choose another --out")
 
 
 def load_benchmarks() -> ModuleType:

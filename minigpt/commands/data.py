@@ -27,7 +27,7 @@ from minigpt.data.sources import (
     places,
 )
 from minigpt.support.errors import ConfigError, MinigptError
-from minigpt.support.files import atomic_write, sha256_file
+from minigpt.support.files import atomic_write, check_writable, sha256_file
 
 OUTPUTS = ("train.jsonl", "validation.jsonl", "datasheet.md")
 
@@ -221,8 +221,7 @@ def known_config(source: DataSet, given: CleanConfig) -> CleanConfig:
 def check_out(command: Prepare, files: list[DataFile]) -> None:
     """Raise ConfigError where writing would harm other files, or what is read."""
     out = command.out
-    if out.exists() and not out.is_dir():
-        raise ConfigError("--out is a file", str(out), "name a folder")
+    check_writable(out)
     inputs = [Path(word) for word in command.paths if Path(word).is_dir()]
     if any(out.resolve().is_relative_to(folder.resolve()) for folder in inputs):
         what = "--out lies in a folder that is read"

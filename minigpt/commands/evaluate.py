@@ -18,10 +18,11 @@ from minigpt.counts import count_parameters
 from minigpt.data.corpus import Errors, read_documents
 from minigpt.evaluate import as_items, score_examples, text_score
 from minigpt.finetune import answer_limit
-from minigpt.runs.report import report_text, write_report
-from minigpt.runs.run import Run, open_run, read_metrics
+from minigpt.runs.report import is_report, report_text, write_report
+from minigpt.runs.run import REPORT_FILES, Run, is_run, open_run, read_metrics
 from minigpt.scoring import METRICS
 from minigpt.support.errors import ConfigError, require
+from minigpt.support.files import check_writable, refuse_existing
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ def main(words: list[str]) -> int:
     """Run the command: write the report and print it."""
     command = parse(EvaluateCommand, "evaluate", words)
     check(command)
+    if command.out:
+        check_out(command.out)
     run = open_run(command.checkpoint, command.device)
     for note in run.notes:
         print(note, file=sys.stderr)
     out = command.out or (run.folder / "evaluation" if run.folder else None)
-    if out and out.exists() and not out.is_dir():
-        raise ConfigError("--out is a file", str(out), "name a directory")
+    if out and not command.out:
+        check_out(out)
     with plain_warnings():
         report = evaluated(command, run)
     if not out:
@@ -76,6 +79,16 @@ def main(words: list[str]) -> int:
     print(write_report(out, report, read_metrics(run.folder) if run.folder and asks_own else []))
     print(f"written to {out}; open {out / 'report.html'}")
     return 0
+
+
+def check_out(out: Path) -> None:
+    """Make sure that the report can be written, and replaces an earlier evaluation at most."""
+    check_writable(out)
+    if is_run(out):
+        remedy = "leave --out out, or name a directory of its own"
+        raise ConfigError("--out is a run, which has a report already", str(out), remedy)
+    if not is_report(out / "report.json"):
+        refuse_existing((out / name for name in REPORT_FILES), "choose another --out")
 
 
 def check(command: EvaluateCommand) -> None:

@@ -25,6 +25,7 @@ from minigpt.commands.timing import estimate
 from minigpt.evaluate import as_items, score_examples
 from minigpt.finetune import (
     PRETRAINING_RATES,
+    SETTINGS,
     FinetuneConfig,
     Phase,
     Sides,
@@ -36,9 +37,10 @@ from minigpt.finetune import (
     with_answer_limit,
 )
 from minigpt.runs.checkpoint import RunLock
-from minigpt.runs.report import write_report
+from minigpt.runs.report import quoted, write_report
 from minigpt.runs.run import read_metrics
-from minigpt.support.errors import ConfigError
+from minigpt.support.errors import CheckpointError, ConfigError
+from minigpt.support.files import check_writable
 from minigpt.support.signals import end_on_signals, stop_on_signals
 from minigpt.train import TrainResult
 
@@ -114,11 +116,16 @@ def check_model_flags(config: FinetuneConfig) -> None:
 def run_finetune(out: Path, config: FinetuneConfig, resume: bool) -> int:
     """Read, train, answer, report; return the exit code."""
     seconds: dict[str, float] = {}
-    check_out(out, resume)
+    check_out(out, resume, is_finetuning)
     with RunLock(out), end_on_signals(GO_ON), plain_warnings():
+        check_writable(out)
+        if resume:
+            check_vocabulary(load_settings(out), config, out)
         with stage("examples", seconds):
             sides = read_sides(config)
             describe(sides)
+        if not resume:
+            save_settings(out, config)  # from now on the directory is one of this command
         with stage("tokenizer", seconds):
             with Bar(desc="learning a vocabulary", unit=" texts", leave=False) as bar:
                 model, tokenizer = start(out, config, sides.train, resume, bar.update)
@@ -139,8 +146,28 @@ def run_finetune(out: Path, config: FinetuneConfig, resume: bool) -> int:
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(sum(seconds.values()), 1)
     print("\n" + write_report(out, report, read_metrics(out)))
-    print(f"written to {out}; talk to it: python -m minigpt chat --checkpoint {out}")
+    print(f"written to {out}; talk to it: python -m minigpt chat --checkpoint {quoted(out)}")
     return 0
+
+
+def is_finetuning(out: Path) -> bool:
+    """Tell whether a directory is one that this command has begun to fill."""
+    try:
+        load_settings(out / SETTINGS)
+    except (CheckpointError, OSError):
+        return False
+    return True
+
+
+def check_vocabulary(stored: FinetuneConfig, config: FinetuneConfig, out: Path) -> None:
+    """Refuse another size of the vocabulary than the run began with: it is learned already."""
+    before, now = stored.model.vocab_size, config.model.vocab_size
+    if before != now:
+        raise ConfigError(
+            f"changed since the run began: model.vocab_size {before} -> {now}",
+            str(out),
+            "leave --vocab-size out, or start a new run in another --out",
+        )
 
 
 def describe(sides: Sides) -> None:

@@ -1,6 +1,7 @@
 """Grade a class: `grade --submissions DIR` judges every notebook and writes a gradebook."""
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from minigpt.checks import registered
 from minigpt.classroom import (
     Grade,
     Limits,
+    check_book,
     find_submissions,
     grade_class,
     open_exercises,
@@ -21,6 +23,7 @@ from minigpt.commands.arguments import parse
 from minigpt.commands.exercise import find_course
 from minigpt.support.errors import DataError
 from minigpt.support.settings import at_least, check_fields
+from minigpt.support.signals import stop_on_signals
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class GradeCommand:
 
 
 def main(words: list[str]) -> int:
-    """Grade everyone; the exit code is 0 however the students did."""
+    """Grade everyone; exit 0 however the students did, or 130 / 143 after a signal."""
     command = parse(GradeCommand, "grade", words)
     chosen = open_exercises(command.exercises or find_course() / "exercises", command.only)
     submissions = find_submissions(command.submissions, [each.file for each in chosen])
@@ -58,17 +61,23 @@ def main(words: list[str]) -> int:
     if not submissions:
         files = ", ".join(each.file for each in chosen)
         raise DataError("no submissions", str(command.submissions), f"looked for {files}")
+    check_book(submissions, command.out)
     start = time.perf_counter()
-    with tqdm(total=len(submissions), unit="student") as bar:
+    stopping = "finishing the students at work; the gradebook then holds all that are graded"
+    with tqdm(total=len(submissions), unit="student") as bar, stop_on_signals(stopping) as stop:
 
         def count(grade: Grade) -> None:
             bar.update()
 
-        grades = grade_class(submissions, chosen, command.limits, command.jobs, count)
+        grades = grade_class(submissions, chosen, command.limits, command.jobs, count, stop)
+    if stop() and not grades:
+        return stop.exit_code
     write_book(grades, command.out)
     print(summary(grades, time.perf_counter() - start))
     print(f"{command.out}: the gradebook; {command.out.stem}_feedback: what each student may read")
-    return 0
+    if stop():
+        print(f"stopped: {len(grades)} of {len(submissions)} students are graded", file=sys.stderr)
+    return stop.exit_code
 
 
 def read_roster(path: Path) -> list[str]:

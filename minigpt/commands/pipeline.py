@@ -10,7 +10,7 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -31,9 +31,11 @@ from minigpt.runs.checkpoint import RunLock, checkpoint_paths
 from minigpt.runs.planning import check_memory
 from minigpt.runs.report import write_report
 from minigpt.runs.run import (
+    RUN_FILES,
     RunConfig,
     check_resumable,
     fit_to_tokenizer,
+    is_run,
     load_config,
     open_run,
     read_metrics,
@@ -41,7 +43,7 @@ from minigpt.runs.run import (
 )
 from minigpt.runs.summary import say_seconds, summary
 from minigpt.support.errors import ConfigError
-from minigpt.support.files import atomic_write
+from minigpt.support.files import check_writable, refuse_existing
 from minigpt.support.signals import end_on_signals, stop_on_signals
 from minigpt.tokenizer import Tokenizer
 from minigpt.train import TrainResult, train
@@ -67,10 +69,13 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
     check_out(out, resume)
     seconds: dict[str, float] = {}
     with RunLock(out), end_on_signals(GO_ON), plain_warnings():
+        check_writable(out)  # under the lock: a run that is going on is named as such
         if not (out / "config.json").exists():
             save_config(out, config)  # for --resume, should this be stopped before training
         with stage("tokenizer", seconds, ABOUT["tokenizer"]):
             tokenizer = make_tokenizer(out, config, resume)
+        if resume:
+            check_vocabulary(config, tokenizer, out)
         config = fitted(config, tokenizer)
         if resume:
             check_resumable(fitted(load_config(out), tokenizer), config, out)
@@ -100,6 +105,22 @@ def run_pipeline(out: Path, config: RunConfig, resume: bool) -> int:
 def fitted(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """Return a run's settings with what its tokenizer decides."""
     return dataclasses.replace(config, model=fit_to_tokenizer(config.model, tokenizer))
+
+
+def check_vocabulary(config: RunConfig, tokenizer: Tokenizer, out: Path) -> None:
+    """Refuse a smaller vocabulary than a resumed run has; say that a larger one does not count.
+
+    A run whose text gave fewer tokens than it was asked for may be resumed with the same flags.
+    """
+    asked, size = config.model.vocab_size, tokenizer.vocab_size
+    if asked < size and config.tokenizer == "bpe":
+        raise ConfigError(
+            f"changed since the run began: model.vocab_size {size} -> {asked}",
+            str(out),
+            "leave --vocab-size out, or start a new run in another --out",
+        )
+    if asked != size:
+        warnings.warn(f"the run keeps its vocabulary of {size} tokens", stacklevel=2)
 
 
 def rounded(seconds: dict[str, float]) -> dict[str, float]:
@@ -137,24 +158,18 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Make sure before anything else that the run directory can be used."""
+def check_out(out: Path, resume: bool, is_ours: Callable[[Path], bool] = is_run) -> None:
+    """Make sure that the run directory is a new one, or one of a run; nothing else is replaced."""
     if out.exists() and not out.is_dir():
         raise ConfigError("--out is a file", str(out), "name a directory")
-    if checkpoint_paths(out) and not resume:
+    if resume:
+        return
+    if checkpoint_paths(out):
         raise ConfigError(
             "the directory already holds a run", str(out), "add --resume, or choose another --out"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        atomic_write(out / "probe", bytes(1 << 16))  # a real write: rights alone do not tell
-        (out / "probe").unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"the directory cannot be written to ({error.strerror})",
-            str(out),
-            "choose another --out, or free some space",
-        ) from None
+    if not is_ours(out):
+        refuse_existing((out / name for name in RUN_FILES), "choose another --out")
 
 
 def check_fits(config: RunConfig) -> None:

@@ -8,6 +8,7 @@ from minigpt.commands.arguments import parse
 from minigpt.commands.bars import Bar
 from minigpt.data.corpora import open_corpus
 from minigpt.support.errors import ConfigError
+from minigpt.support.files import check_writable, refuse_existing
 from minigpt.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
 
 
@@ -30,6 +31,8 @@ class TrainTokenizer:
     """Name of the field or column that holds the text (.jsonl, .json, .csv, .tsv)."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ def main(words: list[str]) -> int:
 
 def train(command: TrainTokenizer) -> int:
     """Learn, save and describe a tokenizer."""
-    if command.out.is_dir():
-        raise ConfigError("--out is a directory", str(command.out), "name the file to write")
+    check_out(command.out, command.overwrite)
     texts = open_corpus(command.data, command.field, command.errors, command.world).texts()
     texts = list(Bar(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
@@ -74,6 +76,19 @@ def train(command: TrainTokenizer) -> int:
     print(f"{tokenizer.vocab_size} tokens, {n_bytes / n_tokens:.2f} bytes a token here")
     print(f"written to {command.out}")
     return 0
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Make sure that the file can be written, and that no run needs the one that is there."""
+    if out.is_dir():
+        raise ConfigError("--out is a directory", str(out), "name the file to write")
+    from minigpt.runs.run import is_run  # with torch: half a second that `show` need not pay
+
+    if out.name == "tokenizer.json" and is_run(out.parent):
+        raise ConfigError("--out is the tokenizer of a run", str(out), "name another file")
+    if not overwrite:
+        refuse_existing([out], "choose another --out, or add --overwrite")
+    check_writable(out.parent)
 
 
 def show(command: ShowTokens) -> int:

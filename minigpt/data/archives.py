@@ -48,7 +48,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int | None = None) -> list[Pa
     member is unsafe or all of them have more than `max_bytes` (default: 100 times the archive).
     """
     archive, folder = Path(archive), Path(folder)
-    limit = max_bytes or min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
+    limit = limit_of(archive) if max_bytes is None else max_bytes
     temporary = folder.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{folder.name}")
     try:
         check_members(archive, limit)
@@ -65,6 +65,11 @@ def unpack(archive: Path, folder: Path, max_bytes: int | None = None) -> list[Pa
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def limit_of(archive: Path) -> int:
+    """Return how many bytes may come out of an archive, those of archives in it included."""
+    return min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
 
 
 def check_members(archive: Path, limit: int) -> None:

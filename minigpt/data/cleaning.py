@@ -23,7 +23,7 @@ from minigpt.data.dedup import exact_repeats, near_repeats
 from minigpt.data.discovery import Word, find_files
 from minigpt.data.formats import FORMATS, DataFile, ReadConfig, column_names, format_of
 from minigpt.data.records import read_records, record_text
-from minigpt.support.errors import DataError, require
+from minigpt.support.errors import ConfigError, DataError, require
 from minigpt.support.settings import above, at_least, at_most, below, check_fields
 
 CONTROL = regex.compile(r"[\p{Cc}\ufeff--[\n\t]]", regex.V1)
@@ -178,6 +178,10 @@ def check_record(record: object, where: str, config: CleanConfig, counts: ReadCo
 
 def document(record: Record, config: CleanConfig) -> str:
     """Return the text of a record that is compared: its fields, one below the other."""
+    for name in config.field:
+        if name not in record:
+            remedy = f"leave it out, or give one of {', '.join(map(str, record))}"
+            raise ConfigError(f"no field {name!r} in what is read", "--field", remedy)
     return "\n".join(field_text(record[name]) for name in config.field)
 
 

@@ -26,6 +26,7 @@ from minigpt.support.files import sha256_file
 
 ABOUT = re.compile(r"_|readme|licen[cs]e", re.IGNORECASE)  # beginnings of names
 HIDDEN = re.compile(r"\.|__MACOSX$|__pycache__$")  # also of folders
+BLOCK = 512  # bytes that a file counts for besides its own, so that empty ones have an end
 DEEPEST = 3  # archives inside of archives; some contain themselves
 
 Word = str | Path | DataFile
@@ -113,7 +114,9 @@ def matching(pattern: str) -> list[DataFile]:
 # --- folders and archives ---
 
 
-def folder_files(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
+def folder_files(
+    folder: Path, place: str, depth: int = 0, budget: list[int] | None = None
+) -> list[DataFile]:
     """Return the files inside a folder and its folders; errors call it `place`."""
     names = {path: f"{place}/{path.relative_to(folder).as_posix()}" for path in data_files(folder)}
     if not names:
@@ -124,7 +127,7 @@ def folder_files(folder: Path, place: str, depth: int = 0) -> list[DataFile]:
             place,
             f"give files that are not empty and end in {', '.join(known_suffixes())}",
         )
-    return [file for path, name in names.items() for file in expand(path, name, depth)]
+    return [file for path, name in names.items() for file in expand(path, name, depth, budget)]
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -160,14 +163,23 @@ def is_text(path: Path) -> bool:
         return True  # so that whoever reads it says why it cannot be read
 
 
-def expand(path: Path, place: str, depth: int = 0) -> Iterator[DataFile]:
-    """Yield a file itself or, of an archive, the files in it; the cache keeps them unpacked."""
+def expand(
+    path: Path, place: str, depth: int = 0, budget: list[int] | None = None
+) -> Iterator[DataFile]:
+    """Yield a file itself or, of an archive, the files in it; the cache keeps them unpacked.
+
+    budget: the bytes that may still come out of the outermost archive, shared by all inside it.
+    """
     if not path.name.lower().endswith(archives.SUFFIXES):
         yield DataFile(path, place)
         return
     if depth == DEEPEST:
         raise DataError(f"more than {DEEPEST} archives inside each other", place, "unpack it")
+    left = [archives.limit_of(path)] if budget is None else budget
     folder = cache_folder() / "unpacked" / sha256_file(path)[:16]
     if not folder.is_dir():
-        archives.unpack(path, folder)
-    yield from folder_files(folder, place, depth + 1)
+        archives.unpack(path, folder, min(left[0], archives.limit_of(path)))
+    left[0] -= sum(inside.stat().st_size + BLOCK for inside in folder.rglob("*"))
+    if left[0] < 0 and depth:
+        raise archives.too_large(Path(place), archives.limit_of(path))
+    yield from folder_files(folder, place, depth + 1, left)

@@ -181,6 +181,9 @@ def remove_stale(target: Path) -> None:
 
 def make_room(target: Path, size: int) -> None:
     """Make the folder of the target, or raise Failure where the file cannot be stored."""
+    if target.is_dir():
+        remedy = "move the folder away, or set MINIGPT_CACHE"
+        raise Failure("a folder has the file's name", again=False, remedy=remedy)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
@@ -205,7 +208,10 @@ def cannot_write(error: OSError) -> Failure:
 
 def check_address(url: str) -> None:
     """Raise Failure at an address that is neither https nor, in tests, this computer itself."""
-    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError as error:
+        raise Failure(f"{url[:200]} is no address ({error})", again=False) from None
     if scheme == "https" or (LOOPBACK_ALLOWED and scheme == "http" and host in LOOPBACK):
         return
     raise Failure(f"refused to go to {url[:200]}, which is not https", again=False)

@@ -14,6 +14,7 @@ import importlib.resources
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,12 @@ def find_source(name: str) -> DataSet:
 
 def cache_folder() -> Path:
     """Return the folder for downloads: MINIGPT_CACHE, or where this system keeps such things."""
-    if given := os.environ.get("MINIGPT_CACHE"):
-        return Path(given).expanduser()
-    home = Path.home()
+    if given := named_folder("MINIGPT_CACHE"):
+        return given
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container may give its user none
+        home = Path(tempfile.gettempdir())
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "minigpt"
     if sys.platform == "darwin":
@@ -105,8 +109,17 @@ def cache_folder() -> Path:
 
 def folders() -> list[Path]:
     """Return the folders in which data files are looked for."""
-    given = os.environ.get("MINIGPT_DATA")
-    return [*([Path(given).expanduser()] if given else []), cache_folder()]
+    given = named_folder("MINIGPT_DATA")
+    return [*([given] if given else []), cache_folder()]
+
+
+def named_folder(variable: str) -> Path | None:
+    """Return the folder that an environment variable names, if any; ConfigError at ~nobody."""
+    given = os.environ.get(variable)
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError:
+        raise ConfigError(f"no such user: {given}", variable, "give a path without ~") from None
 
 
 def places(file: SourceFile) -> list[Path]:

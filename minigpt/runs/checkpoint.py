@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ def refuse_non_finite(tensors: dict[str, Tensor], step: int) -> None:
             raise TrainingError(
                 f"{bad} of {tensor.numel()} numbers in {name} are NaN or infinite",
                 f"step {step}, not saved",
-                "go on from the last checkpoint with a lower learning rate",
+                "go on from the last checkpoint with --resume and a lower --learning-rate",
             )
 
 
@@ -332,7 +333,7 @@ def read_manifest(path: Path) -> dict:
     """Read `manifest.json` and check its format number, its own checksum and its fields."""
     where = path / "manifest.json"
     try:
-        if where.stat().st_size > MAX_MANIFEST_BYTES:
+        if file_size(where) > MAX_MANIFEST_BYTES:
             raise damaged(where, f"longer than {MAX_MANIFEST_BYTES} bytes")
         data = where.read_bytes()
     except OSError as error:
@@ -376,12 +377,20 @@ def check_sizes(path: Path, manifest: dict) -> None:
     """Compare all files' sizes with the manifest, before any of them is read."""
     for name in FILES:
         try:
-            size = (path / name).stat().st_size
+            size = file_size(path / name)
         except OSError as error:
             raise damaged(path / name, error.strerror or str(error)) from None
         expected = manifest["files"][name]["size"]
         if size != expected:
             raise damaged(path / name, f"{size} bytes instead of {expected}")
+
+
+def file_size(path: Path) -> int:
+    """Return a file's bytes; a pipe or a device, which may have no end, is damage."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "not a file")
+    return found.st_size
 
 
 def read_file(path: Path, manifest: dict) -> bytes:

@@ -7,6 +7,9 @@ well on a phone, in light and in dark. What a report lacks is left out.
 import html
 import json
 import math
+import os
+import shlex
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,10 +35,20 @@ def write_report(
         )
     text = report_text(report)
     plain = json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write(out / "report.json", plain + "\n")
-    atomic_write(out / "report.md", text)
-    atomic_write(out / "report.html", report_page(report, curve, run))
+    page = report_page(report, curve, run)
+    for name, content in {"json": plain + "\n", "md": text, "html": page}.items():
+        # Names of files need not be UTF-8; a report must not fail for one.
+        atomic_write(out / f"report.{name}", content.encode("utf-8", "replace"))
     return text
+
+
+def is_report(path: Path) -> bool:
+    """Tell whether a file is a report.json that this package wrote."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(report, dict) and {"data", "parameters", "steps"} <= report.keys()
 
 
 def finite(value):
@@ -216,13 +229,18 @@ def going_on(run: Path | None) -> Iterator[str]:
 
 def next_commands(run: Path) -> str:
     """Return the commands to try next with a trained run."""
-    name = f'"{run}"' if " " in str(run) else str(run)
+    name = quoted(run)
     return (
         f"python -m minigpt chat --checkpoint {name}\n"
         f"python -m minigpt generate --checkpoint {name} --count 3\n"
         "python -m minigpt train --data my.txt --out runs/my\n"
         "jupyter lab chapters"
     )
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it for one word, whatever it holds."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def html_table(head: Row, rows: Sequence[Row], kind: str = "") -> str:

@@ -46,7 +46,7 @@ def collect_tensors(
         return gather_tensors(model, optimizers)
     weights = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
     state = {
-        f"{name}.{key}": value.detach().cpu()
+        f"{name}.{key}": torch.as_tensor(value).detach().cpu()
         for name, parameter, optimizer in trained_parameters(model, optimizers)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -174,7 +174,7 @@ def check_unchanged(
         raise ConfigError(
             f"changed since the checkpoint: {', '.join(changed)}",
             where,
-            "resume with the old values, or start a new run (free to change: "
+            "resume with the old values, or start a new run in another --out (free to change: "
             f"{', '.join(sorted(free))})",
         )
 
@@ -259,9 +259,18 @@ class Metrics:
 
 def rows_until(path: Path, step: int) -> Iterator[str]:
     """Yield the lines of a metrics file that belong to steps up to `step`, without torn ones."""
-    if not path.exists():
+    for line in metrics_lines(path):
+        if json.loads(line)["step"] <= step:
+            yield line + "\n"
+
+
+def metrics_lines(path: Path) -> Iterator[str]:
+    """Yield the whole lines of a metrics file: objects of numbers that have a step."""
+    if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if json.loads(line)["step"] <= step:
-                yield line + "\n"
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            numbers = row.values() if isinstance(row, dict) else ["no row"]
+            if all(type(number) in (int, float) for number in numbers) and "step" in row:
+                yield line

@@ -1,7 +1,7 @@
 """Runs: one directory holds everything of one training run; describe, write and open such runs.
 
 A run directory holds config.json, tokenizer.json, train.bin and val.bin (tokens), metrics.jsonl,
-loss.png, checkpoints/, report.json and report.md. Knows nothing of the command line.
+loss.png, checkpoints/, report.json, report.md and report.html. Knows nothing of the command line.
 """
 
 import dataclasses
@@ -14,13 +14,20 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from minigpt.runs.resume import check_unchanged
+from minigpt.runs.resume import check_unchanged, flatten, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
 from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import Tokenizer, load_tokenizer
+
+REPORT_FILES = ("report.json", "report.md", "report.html", "loss.png")
+# What commands that train write into a run directory.
+RUN_FILES = (
+    *("config.json", "finetune.json", "tokenizer.json", "train.bin", "val.bin", "metrics.jsonl"),
+    *("bad_batch.safetensors", "checkpoints", "pretrained", *REPORT_FILES),
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,7 @@ def load_config(path: Path) -> RunConfig:
     except (FileNotFoundError, NotADirectoryError):
         what, remedy = f"no {path.name}", "give the directory that train wrote"
         raise CheckpointError(what, str(path.parent), remedy) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"not JSON ({error})", str(path), "restore the file") from None
     if not isinstance(content, dict):
         raise CheckpointError("not a JSON object", str(path), "restore the file")
@@ -186,6 +193,15 @@ def load_config(path: Path) -> RunConfig:
     except ConfigError as error:
         remedy = f"{error.remedy}, or restore the file"
         raise CheckpointError(error.what, str(path), remedy) from None
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a directory is a run of this package: it has settings that can be read."""
+    try:
+        load_config(folder / "config.json")
+    except (CheckpointError, OSError):
+        return False
+    return True
 
 
 def fit_to_tokenizer(model: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
@@ -242,6 +258,12 @@ def open_run(path: Path, device: str = "auto") -> Run:
         run_dir, checkpoint = load_shipped(str(path))
     elif (path / "manifest.json").is_file():
         run_dir, checkpoint = path.resolve().parents[1], load_checkpoint(path)
+        if not (run_dir / "config.json").is_file():
+            raise CheckpointError(
+                "a checkpoint without its run, which has config.json and tokenizer.json",
+                str(path),
+                "copy it back into the folder checkpoints of its run, or give the whole run",
+            )
     else:
         run_dir, checkpoint = path, None
         if not (run_dir / "config.json").is_file():
@@ -252,6 +274,7 @@ def open_run(path: Path, device: str = "auto") -> Run:
         raise CheckpointError("no checkpoint that verifies", str(run_dir), "train first")
     tokenizer = load_tokenizer(run_dir / "tokenizer.json")
     check_tokenizer(checkpoint, tokenizer, run_dir)
+    check_model(checkpoint, config, run_dir)
     model = GPT(config.model)
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()
@@ -271,6 +294,29 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, run_dir: Path)
         )
 
 
+def check_model(checkpoint: Checkpoint, config: RunConfig, run_dir: Path) -> None:
+    """Refuse settings of the model that are not those which the checkpoint was trained with.
+
+    Many of them have no weights of their own, so the weights would fit and compute another thing.
+    """
+    facts = checkpoint.state["facts"]
+    if "model" not in facts:
+        return  # a model of the package, whose config.json has a checksum
+    usual = flatten(dataclasses.asdict(GPTConfig(vocab_size=1)))
+    trained, found = usual | flatten(facts["model"]), flatten(dataclasses.asdict(config.model))
+    changed = [
+        f"{key} {trained.get(key)!r} -> {value!r}"
+        for key, value in found.items()
+        if trained.get(key) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f"changed since the checkpoint was trained: {', '.join(changed)}",
+            str(run_dir / "config.json"),
+            "write the old values back, or restore the run's own config.json",
+        )
+
+
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into the model; names and shapes must fit."""
     try:
@@ -284,6 +330,5 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
-    """Return the rows of metrics.jsonl."""
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """Return the rows of metrics.jsonl; lines that are torn or of another program are left out."""
+    return [json.loads(line) for line in metrics_lines(run_dir / "metrics.jsonl")]

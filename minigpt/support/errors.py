@@ -15,8 +15,13 @@ class MinigptError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, where: str, remedy: str):
-        super().__init__(f"{what} — {where} — {remedy}")
+        super().__init__(printable(f"{what} — {where} — {remedy}"))
         self.what, self.where, self.remedy = what, where, remedy
+
+
+def printable(text: str) -> str:
+    """Keep to one line, and to what a console shows instead of obeying it, as a server may send."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
 
 
 class DataError(MinigptError, ValueError):

@@ -1,9 +1,16 @@
-"""Write files so that a crash at any moment leaves the old content or the new, never a mixture."""
+"""Write files so that a crash at any moment leaves the old content or the new, never a mixture.
+
+And look before anything is written: files of other people stay as they are.
+"""
 
 import contextlib
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from minigpt.support.errors import ConfigError
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -51,3 +58,34 @@ def sha256_file(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+# ---- before the work begins
+
+
+def refuse_existing(paths: Iterable[Path], remedy: str) -> None:
+    """Raise a ConfigError that names the first of these files or folders that is already there."""
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            what = f"{path.name} is already there, and this command would replace it"
+            raise ConfigError(what, str(path.parent), remedy)
+
+
+def check_writable(out: Path) -> None:
+    """Raise a ConfigError unless files can be written to a folder, or to where it will be made.
+
+    A real file is written, as rights alone do not tell; nothing of it is left.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError("--out is a file", str(out), "name a directory")
+    place = next(p for p in (out, *out.absolute().parents) if p.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".tmp-") as file:
+            file.write(bytes(1 << 16))
+            fsync(file)
+    except OSError as error:
+        raise ConfigError(
+            f"the directory cannot be written to ({error.strerror})",
+            str(out),
+            "choose another --out, or free some space",
+        ) from None

@@ -87,6 +87,11 @@ def uninterrupted() -> Iterator[None]:
         before(*came[-1])
 
 
+def ignore_ctrl_c() -> None:
+    """Leave Ctrl-C to the parent: a terminal sends it to every process that the parent started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def handled(handlers: dict) -> Iterator[None]:
     """Install signal handlers for the length of a block."""

@@ -50,6 +50,7 @@ class DataSet:
     text_fields: tuple[str, ...]  # those that make up the document, where there is one
     separator: str  # between the documents of a text
     files: tuple[SourceFile, ...]
+    example: tuple[str, ...] = ()  # templates of prompt and answer, where the fields do not say
 
     @property
     def bytes(self) -> int:
@@ -74,8 +75,8 @@ def load_sources() -> dict[str, DataSet]:
 def read_source(entry: dict) -> DataSet:
     """Turn one object of sources.json into a DataSet."""
     files = tuple(SourceFile(**file) for file in entry["files"])
-    fields, text_fields = tuple(entry["fields"]), tuple(entry["text_fields"])
-    return DataSet(**{**entry, "files": files, "fields": fields, "text_fields": text_fields})
+    lists = {name: tuple(entry.get(name, ())) for name in ("fields", "text_fields", "example")}
+    return DataSet(**{**entry, "files": files, **lists})
 
 
 def find_source(name: str) -> DataSet:

@@ -28,6 +28,12 @@ class TrainTokenizer:
     """Name of the field or column that holds the text (.jsonl, .json, .csv, .tsv)."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    encoding: str = ""
+    """Encoding of the text, such as gb18030 or cp1252 (empty: UTF-8)."""
+    separator: str = ""
+    """What parts the documents of a plain text, such as '\\n\\n' (empty: <|endoftext|> lines)."""
+    skip_bad: bool = False
+    """Leave out bad records, up to 1 % of a file."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,14 @@ def train(command: TrainTokenizer) -> int:
     """Learn, save and describe a tokenizer."""
     if command.out.is_dir():
         raise ConfigError("--out is a directory", str(command.out), "name the file to write")
-    texts = open_corpus(command.data, command.field, command.errors).texts()
+    texts = open_corpus(
+        command.data,
+        command.field,
+        command.errors,
+        separator=command.separator,
+        encoding=command.encoding,
+        skip_bad=command.skip_bad,
+    ).texts()
     texts = list(Bar(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
         tokenizer = CharTokenizer.train(texts)

@@ -38,8 +38,8 @@ SPLIT = re.compile(  # a part of a file's or a folder's name
     re.IGNORECASE,
 )
 UNLABELED = {"unsup", "unlabeled", "unlabelled"}  # folders of texts beside those of the labels
-LANGUAGES = set(
-    "ar cs de el en es fa fi fr he hi hu it ja ko nl pl pt ro ru sv tr uk vi zh".split()
+LANGUAGES = frozenset(  # suffixes of texts that are each other's translation
+    "ar cs de el en es fa fi fr he hi hu it ja ko nl pl pt ro ru sv tr uk vi zh".split()  # noqa: SIM905
 )
 
 Word = str | Path | DataFile

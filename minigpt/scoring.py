@@ -230,12 +230,9 @@ def learned_answers(items: Sequence[Item], taught: Sequence[Item]) -> dict[str, 
     labels = [item.answer for item in taught]
     found = {"majority": [majority(labels)] * len(items)}
     if 1 < len(set(labels)) <= len(labels) / 2:  # answers that hardly recur are no labels
-        bayes = NaiveBayes([item.prompt for item in taught], labels)
-        asked = [item.prompt for item in items]
-        found["bag_of_words"] = bayes.predict(asked)
-        found["tf_idf"] = LogisticRegression([item.prompt for item in taught], labels).predict(
-            asked
-        )
+        known, asked = ([item.prompt for item in side] for side in (taught, items))
+        found["bag_of_words"] = NaiveBayes(known, labels).predict(asked)
+        found["tf_idf"] = LogisticRegression(known, labels).predict(asked)
     return found
 
 

@@ -188,7 +188,11 @@ UNFIT = {
 
 def refuse_unfit(word: str) -> None:
     """Raise DataError where a public data set has no examples, and say what it is for."""
-    if is_set(word) and (use := UNFIT.get(find_source(word).task)):
+    source = find_source(word) if is_set(word) else None
+    use = UNFIT.get(source.task) if source else None
+    if source and source.task == "benchmark" and source.fields == ("text",):
+        use = "a text to predict: python -m minigpt evaluate --checkpoint RUN --text {}"
+    if use:
         raise DataError("a data set without prompts and answers", word, use.format(word))
 
 

@@ -117,7 +117,8 @@ def evaluated(command: EvaluateCommand, run: Run) -> dict:
 ABOUT_EXAMPLES = (
     "Each score is that of the model's answers to the examples. The baseline is the best of: a "
     "copy of the text, its first sentence and, where training examples are given, the most common "
-    "answer, a bag of the words and logistic regression on them (TF-IDF); measured on the same items."
+    "answer, a bag of the words and logistic regression on them (TF-IDF); measured on the same "
+    "items."
 )
 
 

@@ -46,7 +46,8 @@ SHOWN, SHOWN_CHARACTERS = 5, 300  # answers in the report, and the end of their 
 ABOUT_TASKS = (
     "Each score is that of the model's answers to examples that training never showed. The "
     "baseline is the best of: the most common answer, a bag of the words, logistic regression on "
-    "them (TF-IDF), a copy of the text, its first sentence; learned from the same training examples, measured on the same items."
+    "them (TF-IDF), a copy of the text, its first sentence; learned from the same training "
+    "examples, measured on the same items."
 )
 
 

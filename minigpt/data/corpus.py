@@ -119,7 +119,7 @@ def check_documents(file: DataFile) -> None:
         raise DataError(
             f"its form ({file.format}) is not that of documents",
             file.place,
-            "data list NAME describes it; bring it into a .jsonl file, and give that",
+            "finetune and evaluate --data take it, if it holds questions; train takes texts",
         )
 
 

@@ -161,7 +161,8 @@ def local_files(name: str, split: str = "train") -> list[Path]:
     if split == "train":
         files = source.training_files()
     else:
-        files = tuple(file for file in source.files if file.split == split)
+        sides = ("", "validation", "test") if source.task == "benchmark" else (split,)
+        files = tuple(file for file in source.files if file.split in sides)
     if not files and split == "train":
         raise DataError(
             "a benchmark: it is there to test models, not to train them",

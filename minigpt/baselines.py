@@ -1,7 +1,8 @@
 """Baselines: what a score must beat before it says that a model understood anything.
 
 Each answers from something cheap: the most common answer, the text itself, or the words of a prompt
-as a bag, without their order (naive Bayes, logistic regression). They learn from the same training examples as the model.
+as a bag, without their order (naive Bayes, logistic regression). They learn from the same training
+examples as the model.
 Does not know about models or tokenizers.
 """
 

@@ -14,7 +14,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
-from minigpt.runs.resume import check_unchanged, flatten, metrics_lines
+from minigpt.runs.resume import check_unchanged, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
 from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError
@@ -302,8 +302,9 @@ def check_model(checkpoint: Checkpoint, config: RunConfig, run_dir: Path) -> Non
     facts = checkpoint.state["facts"]
     if "model" not in facts:
         return  # a model of the package, whose config.json has a checksum
-    usual = flatten(dataclasses.asdict(GPTConfig(vocab_size=1)))
-    trained, found = usual | flatten(facts["model"]), flatten(dataclasses.asdict(config.model))
+    names = {field.name for field in dataclasses.fields(GPTConfig)}
+    known = GPTConfig(**{name: facts["model"][name] for name in names & facts["model"].keys()})
+    trained, found = (dataclasses.asdict(each.resolved()) for each in (known, config.model))
     changed = [
         f"{key} {trained.get(key)!r} -> {value!r}"
         for key, value in found.items()

@@ -474,7 +474,7 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path, bad, where):
     save(tmp_path, 1)
     broken = {"w": torch.tensor([1.0, bad, 2.0])}
     both = {"model": tensors(), "optimizer": tensors()} | {where: broken}
-    with pytest.raises(TrainingError, match=r"1 of 3 numbers in w.*step 2.*learning rate"):
+    with pytest.raises(TrainingError, match=r"1 of 3 numbers in w.*step 2.*learning-rate"):
         save_checkpoint(tmp_path, 2, both["model"], both["optimizer"], {})
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 

@@ -12,6 +12,7 @@ Layer Normalization".
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -149,18 +150,20 @@ class Attention(nn.Module):
         mixed = kernels.attend(q, k, v, mask, is_causal, dropout, is_grouped)  # (B, H, T, D)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, C)
 
-    @torch.no_grad()
-    def begin_as_copying(self) -> None:
-        """Set first weights with which each head adds to x a part of what it looks at.
-
-        The values are x in some orthonormal directions, and the output writes each direction back
-        as it was read.
-        """
-        nn.init.orthogonal_(self.value.weight)  # (G * D, C)
-        groups = self.value.weight.unflatten(0, (self.n_kv_head, self.head_dim))
-        heads = groups.repeat_interleave(self.n_head // self.n_kv_head, dim=0)  # (H, D, C)
-        self.output.weight.copy_(heads.flatten(0, 1).T)
-
     def split_heads(self, x: Tensor) -> Tensor:
         """Cut the last dimension into heads: (B, T, H * D) -> (B, H, T, D)."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+@torch.no_grad()
+def begin_as_copying(blocks: Iterable[nn.Module]) -> None:
+    """Set first weights with which each attention head adds to x a part of what it looks at.
+
+    The values are x in some orthonormal directions, and the output writes each direction back
+    as it was read.
+    """
+    for attention in (m for b in blocks for m in b.modules() if isinstance(m, Attention)):
+        nn.init.orthogonal_(attention.value.weight)  # (G * D, C)
+        groups = attention.value.weight.unflatten(0, (attention.n_kv_head, attention.head_dim))
+        heads = groups.repeat_interleave(attention.n_head // attention.n_kv_head, dim=0)
+        attention.output.weight.copy_(heads.flatten(0, 1).T)  # (C, H * D)

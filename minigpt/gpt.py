@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, RMSNorm
+from minigpt.attention import Attention, RMSNorm, begin_as_copying
 from minigpt.batching.windows import IGNORE
 from minigpt.cache import KVCache
 from minigpt.layers import MLP, LearnedPositions, NoPositions, Rotary, SwiGLU, gelu, squared_relu
@@ -220,9 +220,7 @@ class GPT(nn.Module):
         self.head.weight.normal_(std=head_std)
         for table in self.positions.parameters():
             table.normal_(std=table_std)
-        if c.init == "copying":
-            for attention in (m for m in self.blocks.modules() if isinstance(m, Attention)):
-                attention.begin_as_copying()
+        begin_as_copying(self.blocks if c.init == "copying" else ())
 
     def forward(
         self,

@@ -162,8 +162,8 @@ def begin_as_copying(blocks: Iterable[nn.Module]) -> None:
     The values are x in some orthonormal directions, and the output writes each direction back
     as it was read.
     """
-    for attention in (m for b in blocks for m in b.modules() if isinstance(m, Attention)):
-        nn.init.orthogonal_(attention.value.weight)  # (G * D, C)
-        groups = attention.value.weight.unflatten(0, (attention.n_kv_head, attention.head_dim))
-        heads = groups.repeat_interleave(attention.n_head // attention.n_kv_head, dim=0)
-        attention.output.weight.copy_(heads.flatten(0, 1).T)  # (C, H * D)
+    for layer in (m for b in blocks for m in b.modules() if isinstance(m, Attention)):
+        nn.init.orthogonal_(layer.value.weight)  # (G * D, C)
+        groups = layer.value.weight.unflatten(0, (layer.n_kv_head, layer.head_dim))
+        heads = groups.repeat_interleave(layer.n_head // layer.n_kv_head, dim=0)
+        layer.output.weight.copy_(heads.flatten(0, 1).T)  # (C, H * D)

@@ -282,7 +282,9 @@ def likeliest(
 def as_items(examples: Sequence[Example]) -> list[Item]:
     """Return examples as items to be asked; the parts of a data set are their groups."""
     conversations = [example.messages for example in examples]
-    return example_items(conversations, [example.group for example in examples])
+    groups = [example.group for example in examples]
+    others = [example.others for example in examples]
+    return example_items(conversations, groups, others=others)
 
 
 def score_examples(

@@ -21,16 +21,19 @@ import torch
 
 from minigpt.batching.conversations import OverLong
 from minigpt.batching.examples import (
+    MOST_LABELS,
     Example,
     ExampleConfig,
     compared,
     load_examples,
     overlap,
     own_tests,
+    recognized,
     split_examples,
 )
 from minigpt.batching.packing import Bucketed, EvalPacked
 from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, longest_answer, special_ids
+from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
@@ -162,15 +165,25 @@ class Sides:
     held_out: list[Example]
     facts: dict[str, float]
     """What was found in the data, for the report."""
+    about: str = ""
+    """What was recognized, in a line."""
 
 
 def read_sides(config: FinetuneConfig) -> Sides:
     """Read all examples and part them; warn where the test also stands in training."""
-    train, skipped = load_examples(config.data, config.examples)
+    counts = ReadCounts()
+    train, skipped = load_examples(config.data, config.examples, counts=counts)
+    about = recognized(train, counts)
+    said_tests = [example for example in train if example.split == "test"]
     if config.held_out:
-        held_out, more = load_examples(config.held_out, config.examples, "test")
+        alone = dataclasses.replace(config.examples, answers=None)
+        held_out, more = load_examples(config.held_out, alone, "test")
         skipped += more
-    elif not (held_out := own_tests(config.data, config.examples)):
+    elif held_out := own_tests(config.data, config.examples):
+        pass
+    elif said_tests and len(said_tests) < len(train):
+        train, held_out = [e for e in train if e.split != "test"], said_tests
+    else:
         train, held_out = split_examples(train, config.validation_fraction)
     if not train or not held_out:
         raise DataError(
@@ -178,6 +191,7 @@ def read_sides(config: FinetuneConfig) -> Sides:
             config.data,
             "give more examples, another --validation-fraction, or a file with --held-out",
         )
+    refuse_other_labels(train, held_out, config.held_out or config.data)
     both = [*train, *held_out]
     facts = {
         "train": len(train),
@@ -192,7 +206,23 @@ def read_sides(config: FinetuneConfig) -> Sides:
             "training, so the scores look better than they are",
             stacklevel=2,
         )
-    return Sides(train, held_out, facts)
+    return Sides(train, held_out, facts, about)
+
+
+def refuse_other_labels(train: Sequence[Example], held_out: Sequence[Example], where: str) -> None:
+    """Raise DataError where the two sides write the same numbers in other ways: 1 and 1.0."""
+    taught, asked = (
+        {example.messages[-1]["content"] for example in side} for side in (train, held_out)
+    )
+    if taught & asked or len(taught) > MOST_LABELS or len(asked) > MOST_LABELS:
+        return
+    try:
+        same = {float(text) for text in taught} & {float(text) for text in asked}
+    except ValueError:
+        return
+    if same:
+        pair = f"{min(taught)!r} to learn from, {min(asked)!r} in the test"
+        raise DataError(f"labels written in two ways: {pair}", where, "write them in one way")
 
 
 def assistant_texts(examples: Sequence[Example]) -> Iterator[str]:

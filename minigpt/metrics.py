@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
+import regex
 
 from minigpt.support.errors import ConfigError, DataError
 
@@ -169,8 +170,11 @@ def bleu_words(text: str) -> list[str]:
 
 
 def rouge_words(text: str) -> list[str]:
-    """Return words and numbers in lower case, without marks: "It's 1!" -> ["it", "s", "1"]."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Return words and numbers in lower case, without marks: "It's 1!" -> ["it", "s", "1"].
+
+    Of every script; of English text the same words as rouge-score's, which knows a to z alone.
+    """
+    return regex.findall(r"[\p{L}\p{M}\p{N}]+", text.lower())
 
 
 def answer_words(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigpt import metrics
-from minigpt.baselines import NaiveBayes, first_sentence, majority, sources
+from minigpt.baselines import LogisticRegression, NaiveBayes, first_sentence, majority, sources
 from minigpt.chat import Message
 from minigpt.metrics import Language
 from minigpt.support.errors import ConfigError, DataError
@@ -40,6 +40,13 @@ class Item:
     """The text that the question is about, if it is known."""
     accepts: Callable[[str], bool] | None = None
     """Tells whether a text is right, where many are."""
+    others: tuple[str, ...] = ()
+    """Further right answers: what is given counts by the one that it is nearest to."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All right answers."""
+        return (self.answer, *self.others)
 
     @property
     def prompt(self) -> str:
@@ -52,7 +59,14 @@ class Item:
 
 def same_text(prediction: str, item: Item) -> float:
     """Return 1.0 for the right answer, character for character."""
-    return float(prediction.strip() == item.answer.strip())
+    return float(prediction.strip() in {answer.strip() for answer in item.right})
+
+
+def nearest(
+    measure: Callable[[str, str, Language], float],
+) -> Callable[[str, Item], float]:
+    """Return the grade by the right answer that a text is nearest to, as SQuAD's script has it."""
+    return lambda text, item: max(measure(text, right, item.language) for right in item.right)
 
 
 def is_accepted(prediction: str, item: Item) -> bool:
@@ -65,9 +79,9 @@ GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from
     "exact": same_text,  # a text
     "accuracy": same_text,  # a label
     "sentences": lambda text, item: metrics.sentence_accuracy(text, item.answer),
-    "exact_match": lambda text, item: metrics.exact_match(text, item.answer, item.language),
-    "token_f1": lambda text, item: metrics.token_f1(text, item.answer, item.language),
-    "rouge_l": lambda text, item: metrics.rouge_l(text, item.answer, item.language),
+    "exact_match": nearest(metrics.exact_match),
+    "token_f1": nearest(metrics.token_f1),
+    "rouge_l": nearest(metrics.rouge_l),
     "accepted": lambda text, item: float(is_accepted(text, item)),
 }
 METRICS = (*GRADES, "bleu", "f1")
@@ -83,8 +97,7 @@ def scorer(
     metrics.check_pairs(predictions, items)
     pairs = list(zip(predictions, items, strict=True))
     if metric == "bleu":
-        counts = [metrics.bleu_counts([text], [item.answer], item.language) for text, item in pairs]
-        counts = np.concatenate(counts)
+        counts = np.array([nearest_counts(text, item) for text, item in pairs])
         return lambda places: metrics.bleu_from_counts(counts[places].sum(axis=0))
     if metric == "f1":
         return f1_scorer([text.strip() for text in predictions], [item.answer for item in items])
@@ -94,6 +107,12 @@ def scorer(
         )
     values = np.array([GRADES[metric](text, item) for text, item in pairs])
     return lambda places: float(values[places].mean())
+
+
+def nearest_counts(text: str, item: Item) -> np.ndarray:
+    """Return what BLEU counts (10,) against the right answer with which a text shares most."""
+    rows = [metrics.bleu_counts([text], [right], item.language)[0] for right in item.right]
+    return max(rows, key=lambda row: (*row[2:6], -abs(int(row[0]) - int(row[1]))))
 
 
 def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..., float]:
@@ -178,7 +197,8 @@ def baseline_answers(
     """Return the answers of every baseline to the items, by its name.
 
     Those that the items know; and from training items of the same group the most common answer
-    ("majority") and what the prompt's words suggest ("bag_of_words", where answers recur).
+    ("majority") and what the prompt's words suggest ("bag_of_words" and "tf_idf", where answers
+    recur). Where a group has no training items of its own, all of its task's count.
     """
     names = sorted({name for item in items for name in item.baselines})
     found = {name: [item.baselines.get(name, "") for item in items] for name in names}
@@ -189,7 +209,7 @@ def baseline_answers(
     for place, item in enumerate(items):
         places[group_of(item)].append(place)
     for group, there in places.items():
-        taught = groups.get(group, [])
+        taught = groups.get(group) or [item for item in train_items if item.task == group[0]]
         for name, texts in learned_answers([items[place] for place in there], taught).items():
             row = found.setdefault(name, [""] * len(items))
             for place, text in zip(there, texts, strict=True):
@@ -210,8 +230,9 @@ def learned_answers(items: Sequence[Item], taught: Sequence[Item]) -> dict[str, 
     labels = [item.answer for item in taught]
     found = {"majority": [majority(labels)] * len(items)}
     if 1 < len(set(labels)) <= len(labels) / 2:  # answers that hardly recur are no labels
-        bayes = NaiveBayes([item.prompt for item in taught], labels)
-        found["bag_of_words"] = bayes.predict([item.prompt for item in items])
+        known, asked = ([item.prompt for item in side] for side in (taught, items))
+        found["bag_of_words"] = NaiveBayes(known, labels).predict(asked)
+        found["tf_idf"] = LogisticRegression(known, labels).predict(asked)
     return found
 
 
@@ -229,17 +250,18 @@ def example_items(
     conversations: Sequence[Sequence[Message]],
     groups: Sequence[str] = (),
     task: str = "examples",
+    others: Sequence[tuple[str, ...]] = (),
 ) -> list[Item]:
     """Return an item for each conversation: the assistant's last message is the right answer.
 
     The baselines "copy" and "first_sentence" know the prompt without what all prompts share.
     """
     places = [last_answer(messages) for messages in conversations]
-    groups = groups or [""] * len(places)
+    groups, others = groups or [""] * len(places), others or [()] * len(places)
     pairs = list(zip(conversations, places, strict=True))
     texts = sources([messages[place - 1]["content"] for messages, place in pairs])
     made = []
-    for (messages, place), source, group in zip(pairs, texts, groups, strict=True):
+    for (messages, place), source, group, more in zip(pairs, texts, groups, others, strict=True):
         answer = messages[place]["content"]
         blind = {"copy": source, "first_sentence": first_sentence(source)}
         made.append(
@@ -251,6 +273,7 @@ def example_items(
                 group,
                 blind,
                 source,
+                others=more,
             )
         )
     return made

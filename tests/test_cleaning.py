@@ -111,7 +111,7 @@ def test_records_keep_all_their_fields(tmp_path):
         ("a.jsonl", '{"text": "x"}\n{"text": 1}\n', "holds a number.*line 2|line 2", "--field"),
         ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "no field 'text'; it has txt", "--field txt"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "bad JSON.*line 2", "correct it"),
-        ("a.json", '{"text": "x"}', "an object where an array", "one array"),
+        ("a.json", '{"text": 3}', "an object where an array", "one array"),
         ("a.txt", b"ok \xc3(", "invalid UTF-8: byte 0xC3.*byte 3", "--errors replace"),
         ("a.txt", "x", "1 documents are left", "--separator"),
         ("a.jsonl", '{"text": "x"}\n' * 9, "1 documents are left|too few", "--separator"),

@@ -255,7 +255,10 @@ def test_bad_record_is_named(line, message, tmp_path):
     ("text", "message"),
     [
         ('{"data": []}', r"an object where an array of objects is expected.*\.jsonl"),
-        ('{"text": "a"}\n{"text": "b"}\n', r"Extra data.*line 2, column 1 — .*end in \.jsonl"),
+        (
+            '{"text": "a"}{"text": "b"}\n',
+            r"Extra data.*line 1, column 14 — .*one value in e",
+        ),
         ('[{"text": "a"},]', r"bad JSON: .*a\.json, line 1, column 1[56]"),
         (
             '[{"text": "a"}, {"body": "b"}]',

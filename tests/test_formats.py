@@ -110,6 +110,10 @@ def test_plain_texts_are_documents_or_labeled_lines(packing, tmp_path):
     prepared = prepare(path, tokenizer, tmp_path / "out")
     n_documents = prepared.counts.documents
     assert (n_documents, prepared.counts.characters) == (len(parts), sum(map(len, TEXTS)) + 300)
+    if packing == "file":  # its name is no answer
+        with pytest.raises(DataError, match=r"lines without answers.*'all'.*train --data all\.txt"):
+            load_examples(path, ExampleConfig())
+        return
     examples, _ = load_examples(path, ExampleConfig())
     found = {(e.messages[0]["content"], e.messages[1]["content"]) for e in examples}
     assert found == {(line, name[:-4]) for name, lines in parts.items() for line in lines}

@@ -133,6 +133,9 @@ def cut_middle(ids: Sequence[int], trained: Sequence[bool], length: int) -> Enco
     What is said first and last stays, and so do the special tokens there and all answers. Where
     the stretch has too few ids for that, None comes back.
     """
+    if all(trained):  # of a text that is learned whole, any middle may go
+        cut = cut_middle(ids, [False] * len(ids), length)
+        return (cut[0], [True] * len(cut[0])) if cut else None
     edges = np.flatnonzero(np.diff(np.asarray([True, *trained, True], dtype=np.int8)))
     begins, ends = edges[::2], edges[1::2]  # of the stretches that are not trained on
     excess = len(ids) - length

@@ -33,6 +33,8 @@ def prepare(
     field: str = "text",
     errors: Errors = "strict",
     skip_bad: bool = False,
+    encoding: str = "",
+    separator: str = "",
     validation_fraction: float = 0.1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
@@ -44,7 +46,8 @@ def prepare(
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    counts, files = ReadCounts(), find_files(data)
+    counts = ReadCounts()
+    files = find_files(data, encoding=encoding, separator=separator, counts=counts)
     for _ in read_pieces(files, field, errors, skip_bad, counts):
         pass
 

@@ -47,8 +47,9 @@ from minigpt.train import TrainResult
 SHOWN, SHOWN_CHARACTERS = 5, 300  # answers in the report, and the end of their prompts
 ABOUT_TASKS = (
     "Each score is that of the model's answers to examples that training never showed. The "
-    "baseline is the best of: the most common answer, a bag of the words, a copy of the text, its "
-    "first sentence; learned from the same training examples, measured on the same items."
+    "baseline is the best of: the most common answer, a bag of the words, logistic regression on "
+    "them (TF-IDF), a copy of the text, its first sentence; learned from the same training "
+    "examples, measured on the same items."
 )
 
 
@@ -172,6 +173,7 @@ def check_vocabulary(stored: FinetuneConfig, config: FinetuneConfig, out: Path) 
 
 def describe(sides: Sides) -> None:
     """Print what was found in the examples."""
+    print(sides.about, file=sys.stderr)
     print(
         "{train:,} examples to train on, {held_out:,} held out; {repeated:,} repeat a prompt, "
         "{skipped:,} bad ones skipped".format(**sides.facts),

@@ -56,7 +56,7 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
     if config.tokenizer not in ("bpe", "char"):
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
-        texts = open_corpus(config.data, config.field, config.errors, config.world).texts()
+        texts = corpus_of(config).texts()
         texts = Bar(texts, desc="learning a vocabulary", unit=" texts", leave=False)
         if config.tokenizer == "char":
             tokenizer = CharTokenizer.train(texts, SPECIAL)
@@ -68,10 +68,23 @@ def make_tokenizer(out: Path, config: RunConfig, resume: bool) -> Tokenizer:
     return tokenizer
 
 
+def corpus_of(config: RunConfig) -> Corpus:
+    """Return what a run learns from."""
+    return open_corpus(
+        config.data,
+        config.field,
+        config.errors,
+        config.world,
+        separator=config.separator,
+        encoding=config.encoding,
+        skip_bad=config.skip_bad,
+    )
+
+
 def make_data(out: Path, config: RunConfig, tokenizer: Tokenizer, resume: bool) -> Data:
     """Write or, after a crash, find the token files of training and validation."""
     there = resume and (out / "train.bin").exists() and (out / "val.bin").exists()
-    corpus = open_corpus(config.data, config.field, config.errors, config.world)
+    corpus = corpus_of(config)
     if held_out := corpus.held_out():
         return generated_data(out, config, tokenizer, there, corpus, held_out)
     if config.dialogue_share:
@@ -99,6 +112,9 @@ def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[Token
             out,
             field=config.field,
             errors=config.errors,
+            skip_bad=config.skip_bad,
+            encoding=config.encoding,
+            separator=config.separator,
             validation_fraction=config.validation_fraction,
             on_progress=show,
         )
@@ -115,6 +131,11 @@ def text_data(out: Path, config: RunConfig, tokenizer: Tokenizer) -> tuple[Token
 def describe(counts: ReadCounts, train: TokenFile, validation: TokenFile) -> None:
     """Print what was read."""
     replaced = f", {counts.replaced} invalid bytes replaced" if counts.replaced else ""
+    replaced += f", {counts.skipped} bad records left out" if counts.skipped else ""
+    replaced += "".join(f"; {note}" for note in counts.notes)
+    if counts.spelled:
+        places = "1 place spells" if counts.spelled == 1 else f"{counts.spelled} places spell"
+        replaced += f"; {places} a special token, read as plain text (--separator parts documents)"
     print(
         f"{counts.documents} documents, {counts.characters} characters{replaced}: "
         f"{len(train)} tokens to train on, {len(validation)} to validate",

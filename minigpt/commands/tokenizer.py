@@ -33,6 +33,12 @@ class TrainTokenizer:
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
     overwrite: bool = False
     """Replace the file if it is there."""
+    encoding: str = ""
+    """Encoding of the text, such as gb18030 or cp1252 (empty: UTF-8)."""
+    separator: str = ""
+    """What parts the documents of a plain text, such as '\\n\\n' (empty: <|endoftext|> lines)."""
+    skip_bad: bool = False
+    """Leave out bad records, up to 1 % of a file."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,15 @@ def main(words: list[str]) -> int:
 def train(command: TrainTokenizer) -> int:
     """Learn, save and describe a tokenizer."""
     check_out(command.out, command.overwrite)
-    texts = open_corpus(command.data, command.field, command.errors, command.world).texts()
+    texts = open_corpus(
+        command.data,
+        command.field,
+        command.errors,
+        command.world,
+        separator=command.separator,
+        encoding=command.encoding,
+        skip_bad=command.skip_bad,
+    ).texts()
     texts = list(Bar(texts, desc="reading", unit=" texts"))
     if command.kind == "char":
         tokenizer = CharTokenizer.train(texts)

@@ -12,12 +12,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html.parser import HTMLParser
 from typing import Annotated, Any, Literal
 
 import regex
 
 from minigpt.data import splitting
-from minigpt.data.corpus import Piece, check_documents, read_plain
+from minigpt.data.corpus import HTML, Piece, check_documents, plain_documents
 from minigpt.data.decoding import Errors, ReadCounts
 from minigpt.data.dedup import exact_repeats, near_repeats
 from minigpt.data.discovery import Word, find_files
@@ -48,7 +49,10 @@ class CleanConfig:
     format: str = "auto"
     """How to read the files: text, jsonl, json, csv, tsv; auto goes by their names."""
     separator: str = ""
-    """What parts the documents of a plain text, such as '\\n\\n'; empty: a file is one document."""
+    """What parts the documents of a plain text, such as '\\n\\n'; empty: a file is one document, or
+    lines of <|endoftext|> part it."""
+    encoding: str = ""
+    """Encoding of the files, such as gb18030 or cp1252 (empty: UTF-8)."""
     errors: Errors = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
     skip_bad: bool = False
@@ -100,7 +104,8 @@ def clean_files(
 
     `watch` wraps the records of the longest step, so that a caller can show its progress.
     """
-    counts, files = ReadCounts(), find_files(data)
+    counts = ReadCounts()
+    files = find_files(data, encoding=config.encoding, counts=counts)
     records = [record for file in files for record in input_records(file, config, counts)]
     steps = [measure("read", records, config)]
     records = without(records, exact_repeats(keys(records, config)))
@@ -151,15 +156,65 @@ def input_records(file: DataFile, config: CleanConfig, counts: ReadCounts) -> It
         file = file._replace(format=config.format)
     check_documents(file)
     if format_of(file) == "text":
-        text = "".join(piece.text for piece in read_plain(file, config.errors, counts))
         separator = config.separator.replace("\\n", "\n").replace("\\t", "\t")
-        parts = unify_lines(text).split(separator) if separator else [text]
-        yield from ({"text": part} for part in parts if part.strip())
+        whole = file._replace(separator="") if separator else file
+        for text in whole_texts(plain_documents(whole, config.errors, counts)):
+            parts = unify_lines(text).split(separator) if separator else [text]
+            yield from ({"text": without_tags(part)} for part in parts if part.strip())
     else:
         columns = column_names(config.field, config.columns)
         reading = ReadConfig(config.field, columns, config.errors, config.skip_bad)
         check = partial(check_record, config=config, counts=counts)
         yield from read_records(file, reading, counts, check)
+
+
+def whole_texts(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Join the pieces of each document."""
+    held: list[str] = []
+    for piece in pieces:
+        held.append(piece.text)
+        if piece.ends_document:
+            yield "".join(held)
+            held = []
+
+
+def without_tags(text: str) -> str:
+    """Return the text of an HTML page without its tags, scripts and styles; others as they are."""
+    if not HTML.match(text):
+        return text
+    page = Page()
+    page.feed(text)
+    page.close()
+    lines = (" ".join(line.split()) for line in "".join(page.parts).splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+class Page(HTMLParser):
+    """Collect what a reader of an HTML page sees."""
+
+    HIDDEN = frozenset({"script", "style", "head", "template", "noscript"})
+    INLINE = frozenset("a abbr b cite code em i mark q s small span strong sub sup u".split())  # noqa: SIM905
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag in self.HIDDEN:
+            self.hidden.append(tag)
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.hidden and tag in self.hidden:
+            del self.hidden[self.hidden.index(tag) :]
+        elif tag not in self.INLINE:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.parts.append(" ".join(data.split("\n")))
 
 
 def check_record(record: object, where: str, config: CleanConfig, counts: ReadCounts) -> Record:

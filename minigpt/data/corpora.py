@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from minigpt.data.corpus import read_documents, read_pieces
 from minigpt.data.decoding import Errors
+from minigpt.data.discovery import find_files
+from minigpt.data.formats import DataFile
 
 # Names that --data accepts, and the modules behind them: each has an `open_corpus(world)`.
 GENERATED = {"storyworld": "minigpt.storyworld.corpus"}
@@ -58,11 +60,18 @@ class OwnText:
     field: str = "text"
     errors: Errors = "strict"
     exam: Exam | None = None
+    separator: str = ""
+    encoding: str = ""
+    skip_bad: bool = False
+
+    def files(self) -> list[DataFile]:
+        """Return the files of the text, with what is known of them."""
+        return find_files(self.data, encoding=self.encoding, separator=self.separator)
 
     def texts(self) -> Iterator[str]:
         """Yield pieces of the text, up to TOKENIZER_CHARACTERS."""
         left = TOKENIZER_CHARACTERS
-        for piece in read_pieces(self.data, self.field, self.errors):
+        for piece in read_pieces(self.files(), self.field, self.errors, self.skip_bad):
             yield piece.text
             left -= len(piece.text)
             if left <= 0:
@@ -70,7 +79,7 @@ class OwnText:
 
     def documents(self) -> Iterator[str]:
         """Yield the documents, whole."""
-        return read_documents(self.data, self.field, self.errors)
+        return read_documents(self.files(), self.field, self.errors)
 
     def held_out(self) -> None:
         """Return None: `batching.prepare` holds out part of the documents."""
@@ -80,7 +89,14 @@ class OwnText:
 
 
 def open_corpus(
-    data: str, field: str = "text", errors: Errors = "strict", world: str = "full"
+    data: str,
+    field: str = "text",
+    errors: Errors = "strict",
+    world: str = "full",
+    *,
+    separator: str = "",
+    encoding: str = "",
+    skip_bad: bool = False,
 ) -> Corpus:
     """Return the generated corpus of that name, or the text of the files behind `data`.
 
@@ -88,4 +104,4 @@ def open_corpus(
     """
     if data in GENERATED:
         return importlib.import_module(GENERATED[data]).open_corpus(world)
-    return OwnText(data, field, errors)
+    return OwnText(data, field, errors, separator=separator, encoding=encoding, skip_bad=skip_bad)

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import regex
 
-from minigpt.data.decoding import Errors, ReadCounts, complete_length, decode_utf8, open_bytes
+from minigpt.data.decoding import (
+    SPELLED,
+    Errors,
+    ReadCounts,
+    ReplacedCheck,
+    complete_length,
+    decode_utf8,
+    open_bytes,
+    with_encoding,
+)
 from minigpt.data.discovery import Word, find_files
 from minigpt.data.formats import FORMATS, DataFile, ReadConfig, column_names, format_of
 from minigpt.data.records import document_text, read_records
@@ -23,6 +32,13 @@ PIECE_BYTES = 1 << 18  # no piece of a plain text is longer
 # character. (GPT-2's takes all but the last of several line ends together.) Searched from the end.
 CUT_WINDOW = 4000  # characters
 SAFE_CUT = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\S)")
+
+# Dumps of stories and web pages end each document with a line of this kind. The line becomes no
+# token: as anywhere, a user's text never becomes a special token.
+MARKER_LINE = regex.compile(r"(?:(?<=\n)|^)[ \t]*<\|(?:endoftext|end_of_text)\|>[ \t]*(?:\r?\n|$)")
+LONGEST_MARKER = 64  # characters of such a line
+MARKER_BYTES = regex.compile(rb"(?m)^[ \t]*<\|(?:endoftext|end_of_text)\|>[ \t]*\r?$")
+HTML = regex.compile(r"\s*(?:<!doctype html|<html)", regex.IGNORECASE)
 
 
 class Piece(NamedTuple):
@@ -53,27 +69,29 @@ def read_pieces(
 ) -> Iterator[Piece]:
     """Yield the text of files, folders, patterns, archives or public data sets, in pieces.
 
-    A plain text is one document. Of every other format each record is one: the string in its
-    `field` (a column of a table, or its number where there is no header line), or a list of
-    strings joined by newlines. A data set that is given by its name brings its own fields and
-    separator. A long plain text is cut where no token can cross: before a space or after a line
-    end; where there is neither in 4,000 characters, anywhere between two characters.
+    A plain text is one document; a line that holds <|endoftext|> alone, or the file's separator,
+    ends one. Of every other format each record is one: the string in its `field` (a column of a
+    table, or its number where there is no header line), or a list of strings joined by newlines.
+    A data set that is given by its name brings its own fields and separator. A long plain text is
+    cut where no token can cross: before a space or after a line end; where there is neither in
+    4,000 characters, anywhere between two characters.
 
     Raises DataError naming file and byte or line. With `errors="replace"` invalid bytes become
     U+FFFD; with `skip_bad` up to 1 % of a file's records may be bad. Both are counted in `counts`.
     """
     if errors not in ("strict", "replace"):
         raise ConfigError(f"errors={errors!r}", "--errors", 'give "strict" or "replace"')
-    files, counts = find_files(data), ReadCounts() if counts is None else counts
+    counts = ReadCounts() if counts is None else counts
+    files = find_files(data, counts=counts)
     for file in files:
         check_documents(file)
         if format_of(file) == "text":
-            pieces = read_plain(file, errors, counts)
-            pieces = separated(pieces, file.separator) if file.separator else pieces
+            pieces = plain_documents(file, errors, counts)
         else:
             pieces = record_pieces(file, field, errors, skip_bad, counts)
         for piece in pieces:
             counts.characters += len(piece.text)
+            counts.spelled += len(SPELLED.findall(piece.text)) if "<|" in piece.text else 0
             counts.documents += piece.ends_document
             yield piece
     if counts.characters == 0:
@@ -101,11 +119,38 @@ def check_documents(file: DataFile) -> None:
         raise DataError(
             f"its form ({file.format}) is not that of documents",
             file.place,
-            "data list NAME describes it; bring it into a .jsonl file, and give that",
+            "finetune and evaluate --data take it, if it holds questions; train takes texts",
         )
 
 
 # --- plain text ---
+
+
+def plain_documents(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Piece]:
+    """Yield the documents of a plain text, parted by its separator or by marker lines."""
+    pieces = read_plain(file, errors, counts)
+    if file.separator:
+        return separated(pieces, written(file.separator))
+    return separated(pieces, MARKER_LINE) if has_markers(file) else pieces
+
+
+def written(separator: str) -> str:
+    """Return a separator as the command line means it: backslash and n are a line end."""
+    return separator.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def has_markers(file: DataFile) -> bool:
+    """Tell whether some line of a text holds nothing but <|endoftext|>."""
+    held = b""
+    with open_bytes(file.path, file.place, file.encoding, "replace") as stream:
+        while raw := stream.read(PIECE_BYTES):
+            lines = held + raw
+            if b"<|end" in lines and MARKER_BYTES.search(lines):
+                return True
+            held = lines[-LONGEST_MARKER:].rpartition(b"\n")[
+                2
+            ]  # a line cut in two; a marker's is short
+    return False
 
 
 def read_plain(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Piece]:
@@ -114,19 +159,26 @@ def read_plain(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[P
     Memory stays below 3 x PIECE_BYTES, however long the text and its lines are.
     """
     offset, rest, text = 0, b"", ""
-    with open_bytes(file.path, file.place) as stream:
+    check = ReplacedCheck(file.path, file.place, counts)
+    with open_bytes(file.path, file.place, file.encoding, errors) as stream:
         while raw := rest + stream.read(PIECE_BYTES // 2):
             is_last = not stream.peek(1)
             complete = len(raw) if is_last else complete_length(raw)
             rest = raw[complete:]
-            text += decode_utf8(raw[:complete], errors, counts, file.place, offset)
-            if offset == 0:
-                text = text.removeprefix("\ufeff")
+            try:
+                new = decode_utf8(raw[:complete], errors, counts, file.place, offset)
+            except DataError as error:
+                raise with_encoding(error, file.path) from None
+            check.add(new)
+            text += new.removeprefix("\ufeff") if offset == 0 else new
+            if offset == 0 and HTML.match(text):
+                counts.notes["HTML, read with its tags (data prepare takes them out)"] += 1
             offset += complete
             cut = len(text) if is_last else safe_cut(text, len(text) - 1)
             held, text, raw = text[cut:], text[:cut], b""
             yield Piece(text, is_last)
             text = held
+    check.finish()
 
 
 def safe_cut(text: str, end: int) -> int:
@@ -135,17 +187,33 @@ def safe_cut(text: str, end: int) -> int:
     return found.start() if found else end
 
 
-def separated(pieces: Iterable[Piece], separator: str) -> Iterator[Piece]:
+def separated(pieces: Iterable[Piece], separator: str | regex.Pattern[str]) -> Iterator[Piece]:
     """Part one long document where a separator stands; what holds no text is left out."""
+    is_text = isinstance(separator, str)
+    pattern = regex.compile(regex.escape(separator)) if is_text else separator
+    longest = len(separator) if is_text else LONGEST_MARKER
     held, is_open = "", False  # is_open: the document's first piece was yielded already
     for piece in pieces:
-        *whole, held = (held + piece.text).split(separator)
+        text = held + piece.text
+        end = len(text) if piece.ends_document else len(text) - longest
+        *whole, held = parts_of(text, pattern, end)
         for text in [*whole, held] if piece.ends_document else whole:
             if is_open or text.strip():
                 yield Piece(text, True)
             is_open = False
         # A separator may be cut in two, so its beginning is held back with a little text.
-        cut = safe_cut(held, len(held) - len(separator)) if len(held) > PIECE_BYTES else 0
+        cut = safe_cut(held, len(held) - longest) if len(held) > PIECE_BYTES else 0
         if cut > 0 and not piece.ends_document:
             yield Piece(held[:cut], False)
             held, is_open = held[cut:], True
+
+
+def parts_of(text: str, pattern: regex.Pattern[str], end: int) -> list[str]:
+    """Cut a text at the matches of a pattern that begin before `end`; the last part is the rest."""
+    parts, start = [], 0
+    for found in pattern.finditer(text):
+        if found.start() >= end:
+            break
+        parts.append(text[start : found.start()])
+        start = found.end()
+    return [*parts, text[start:]]

@@ -2,7 +2,8 @@
 
 FORMATS is the one table of them: whatever stands there can be read by every command. A reader
 yields the place of each record ("my.csv, line 3") and the record or, if it is bad, its DataError.
-A value is never opened as a path.
+A value is never opened as a path. Where a file's content is plainly of another format than its
+suffix says, the content counts (`sniffing.py`).
 
 To add a format, write a reader and an entry of FORMATS: suffixes as in {".parquet"}.
 """
@@ -16,10 +17,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minigpt.data.decoding import Errors, ReadCounts, decode_utf8, open_bytes, read_lines
+from minigpt.data.decoding import (
+    Errors,
+    ReadCounts,
+    ReplacedCheck,
+    decode_utf8,
+    open_bytes,
+    read_lines,
+    with_encoding,
+)
+from minigpt.data.sniffing import (
+    binary_format,
+    delimiter_of,
+    has_spaces,
+    looks_like,
+    opening_lines,
+)
 from minigpt.support.errors import DataError
 
 LOOKED_AT = 50  # lines of a plain text by which its layout is told
+LONGEST_FIELD = 1 << 26  # characters; an open quote swallows no more of a table
+FASTTEXT = re.compile(r"\s*((?:__label__\S+\s+)+)(.+)")
 
 Row = tuple[str, Any]  # a record's place, and the record or, if it is bad, its DataError
 
@@ -34,6 +52,9 @@ class DataFile(NamedTuple):
     columns: tuple[str, ...] = ()  # names of a table's columns that its first line does not give
     fields: tuple[str, ...] = ()  # that make up a document, where they are known
     separator: str = ""  # between the documents of a plain text
+    encoding: str = ""  # of its bytes; "": UTF-8
+    is_one: bool = False  # a whole plain text is one example, labeled by its folder
+    example: tuple[str, ...] = ()  # templates of prompt and answer, where they are known
 
 
 class ReadConfig(NamedTuple):
@@ -53,11 +74,17 @@ class Format(NamedTuple):
 
 
 def format_of(file: DataFile) -> str:
-    """Return the name of a file's format: the one that is known, or that of its suffix, or text."""
+    """Return the name of a file's format: the one that is known, or that of its suffix and content.
+
+    A .json file of one object a line is "jsonl", a .txt file of JSON or of comma-separated columns
+    that are well known is no plain text.
+    """
     if file.format in FORMATS:
         return file.format
     suffix = file.path.suffix.lower()
-    return next((name for name, known in FORMATS.items() if suffix in known.suffixes), "text")
+    named = next((name for name, known in FORMATS.items() if suffix in known.suffixes), "text")
+    binary = binary_format(file.path)
+    return binary or looks_like(opening_lines(file.path, file.encoding), named)
 
 
 def known_suffixes() -> list[str]:
@@ -70,21 +97,32 @@ def known_suffixes() -> list[str]:
 
 def read_json_lines(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
     """Yield the value of each line that is not blank."""
-    for where, text in read_lines(file.path, file.place, config.errors, counts):
+    for where, text in lines_of(file, config.errors, counts):
         try:
             if isinstance(text, DataError):
                 raise text
             if text.strip():
-                yield where, parse_json(text.strip(), where)
+                yield from opened(parse_json(text.strip(), where), where)
         except DataError as error:
             yield where, error
 
 
+def lines_of(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Any]:
+    """Yield place and text of each line of a file."""
+    return read_lines(file.path, file.place, errors, counts, file.encoding)
+
+
 def read_json(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
-    """Yield each item of a JSON array, which is held in memory."""
-    with open_bytes(file.path, file.place) as stream:
-        text = decode_utf8(stream.read(), config.errors, counts, file.place)
-    items = parse_json(text.removeprefix("\ufeff"), file.place)
+    """Yield each record of a JSON file, which is held in memory: see `records_in`."""
+    check = ReplacedCheck(file.path, file.place, counts)
+    with open_bytes(file.path, file.place, file.encoding, config.errors) as stream:
+        try:
+            text = decode_utf8(stream.read(), config.errors, counts, file.place)
+        except DataError as error:
+            raise with_encoding(error, file.path) from None
+    check.add(text)
+    check.finish()
+    items = records_in(parse_json(text.removeprefix("\ufeff"), file.place))
     if not isinstance(items, list):
         raise DataError(
             f"{json_kind(items)} where an array of objects is expected",
@@ -92,21 +130,74 @@ def read_json(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterato
             "put the documents into one array, or one object a line into a .jsonl file",
         )
     for number, item in enumerate(items, start=1):
-        yield f"{file.place}, item {number}", item
+        yield from opened(item, f"{file.place}, item {number}")
+
+
+LISTS = ("data", "examples", "records", "rows", "items", "train", "instances")
+
+
+def records_in(value: Any) -> Any:
+    """Return the records of a JSON value: a list, an object of columns, or the list in an object.
+
+    >>> records_in({"data": [{"a": 1}]}), records_in({"a": ["x", "y"], "b": {"0": 1, "1": 2}})
+    ([{'a': 1}], [{'a': 'x', 'b': 1}, {'a': 'y', 'b': 2}])
+    """
+    if not isinstance(value, dict):
+        return value
+    for name in LISTS:
+        if is_objects(held := value.get(name)):
+            return held
+    columns = [list(c.values()) if isinstance(c, dict) else c for c in value.values()]
+    lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
+    if len(lengths) == 1 and lengths != {-1} and len(columns) > 1 and not is_record(value):
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [value] if is_record(value) else value
+
+
+def is_objects(value: Any) -> bool:
+    """Tell whether a value is a list of objects, and not an empty one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(x, dict) for x in value)
+
+
+def is_record(value: dict) -> bool:
+    """Tell whether an object is one record: it holds a text, a conversation, or paragraphs."""
+    talks = any(name in value for name in ("messages", "conversations", "paragraphs"))
+    return talks or any(isinstance(held, str) for held in value.values())
+
+
+def opened(item: Any, where: str) -> Iterator[Row]:
+    """Yield a record, or the questions of an article in the form of SQuAD.
+
+    That is an object with paragraphs, each a context with its questions ("qas") and their answers.
+    """
+    paragraphs = item.get("paragraphs") if isinstance(item, dict) else None
+    if not is_objects(paragraphs):
+        yield where, item
+        return
+    for part, paragraph in enumerate(paragraphs, start=1):
+        context, questions = paragraph.get("context"), paragraph.get("qas")
+        place = f"{where}, paragraph {part}"
+        if not isinstance(questions, list):
+            yield place, DataError("a paragraph without questions (qas)", place, "correct it")
+            continue
+        for number, question in enumerate(questions, start=1):
+            there = f"{place}, question {number}"
+            is_bad = not isinstance(question, dict)
+            problem = DataError("no object for a question", there, "correct it")
+            yield there, problem if is_bad else {"context": context, **question, "opening": context}
 
 
 def parse_json(text: str, where: str) -> Any:
     """Parse one JSON value; raise DataError naming line and column of a mistake."""
-    remedy = "correct it"
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{where}, line {error.lineno}, column {error.colno}"
-        if error.msg == "Extra data":
-            remedy = "if it holds one object a line, let its name end in .jsonl"
+        more = "write one value in each line (.jsonl), or one array around all of them (.json)"
+        remedy = more if error.msg == "Extra data" else "correct it"
         raise DataError(f"bad JSON: {error.msg}", where, remedy) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"bad JSON: {error}", where, remedy) from None
+        raise DataError(f"bad JSON: {error}", where, "correct it") from None
 
 
 def json_kind(value: object) -> str:
@@ -119,8 +210,21 @@ def json_kind(value: object) -> str:
 
 
 def read_csv(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
-    """Yield the rows of a .csv (RFC 4180: fields with commas or line ends stand in quotes)."""
-    rows = csv.reader(table_lines(file, config.errors, counts), strict=True)
+    """Yield the rows of a .csv (RFC 4180: fields with commas or line ends stand in quotes).
+
+    Semicolons, tabs or bars part the columns where they do so in most of the first rows, and a
+    space after each of them is passed over.
+    """
+    first = opening_lines(file.path, file.encoding)
+    delimiter = delimiter_of(first)
+    if delimiter != ",":
+        counts.notes[f"columns parted by {delimiter!r}"] = 1
+    rows = csv.reader(
+        table_lines(file, config.errors, counts),
+        delimiter=delimiter,
+        skipinitialspace=has_spaces(first, delimiter),
+        strict=True,
+    )
     return read_table(rows, file, config)
 
 
@@ -132,7 +236,7 @@ def read_tsv(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator
 
 def table_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[str]:
     """Yield the lines of a table with their ends, which may be those of an old Macintosh."""
-    for _, text in read_lines(file.path, file.place, errors, counts):
+    for _, text in lines_of(file, errors, counts):
         if isinstance(text, DataError):
             raise text
         if "\r" in text.rstrip("\r\n"):
@@ -147,6 +251,7 @@ def read_table(rows: Any, file: DataFile, config: ReadConfig) -> Iterator[Row]:
     Raises DataError where one of `config.fields` is no column, or a name stands twice.
     """
     names: list[str] = list(file.columns if config.columns == () else config.columns or ())
+    csv.field_size_limit(LONGEST_FIELD)
     if names:
         check_columns(names, config.fields, "the given names are", file.place)
     try:
@@ -158,7 +263,7 @@ def read_table(rows: Any, file: DataFile, config: ReadConfig) -> Iterator[Row]:
             if names and row:
                 yield where, to_record(row, names, where)
             elif row:
-                names = row
+                names = [name.strip() for name in row]
                 check_columns(names, config.fields, "the first line has", where)
     except csv.Error as error:
         where = f"{file.place}, line {rows.line_num}"
@@ -201,6 +306,11 @@ def to_record(row: list[str], names: list[str], where: str) -> dict[str, str] | 
 def read_text(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
     """Yield the records of a plain text: rows of a table, questions of bAbI, or labeled lines."""
     lines = full_lines(file, config.errors, counts)
+    if file.is_one:
+        texts = [text for _, text in lines]
+        bad = next((text for text in texts if isinstance(text, DataError)), None)
+        yield file.place, bad or {"text": "\n".join(map(str, texts)), "label": file.label}
+        return
     first = list(itertools.islice(lines, LOOKED_AT))
     kind = text_kind([text for _, text in first if isinstance(text, str)])
     if kind == "table":
@@ -209,13 +319,19 @@ def read_text(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterato
         yield from babi_records(itertools.chain(first, lines))
     else:
         for where, text in itertools.chain(first, lines):
-            is_bad = isinstance(text, DataError)
-            yield where, text if is_bad else {"text": text, "label": file.label}
+            yield where, text if isinstance(text, DataError) else line_record(text, kind, file)
+
+
+def line_record(text: str, kind: str, file: DataFile) -> dict[str, str]:
+    """Return a line as a record: labeled by itself (fastText's way) or else by its file's name."""
+    if kind == "fasttext" and (found := FASTTEXT.match(text)):
+        return {"text": found[2], "label": found[1].replace("__label__", "").strip()}
+    return {"text": text, "label": file.label}
 
 
 def full_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Row]:
     """Yield place and text of each line that is not blank, without its end."""
-    for where, text in read_lines(file.path, file.place, errors, counts):
+    for where, text in lines_of(file, errors, counts):
         if isinstance(text, DataError):
             yield where, text
         elif text.strip():
@@ -223,9 +339,11 @@ def full_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[R
 
 
 def text_kind(lines: list[str]) -> str:
-    """Tell by its first lines what a text is: "babi", "table" (tabs) or "lines"."""
+    """Tell by its first lines what a text is: "babi", "table" (tabs), "fasttext" or "lines"."""
     if not lines:
         return "lines"
+    if all(FASTTEXT.match(line) for line in lines):
+        return "fasttext"
     if lines[0].startswith("1 ") and any(re.match(r"\d+ .*\t.*\t[\d ]+$", line) for line in lines):
         return "babi"
     return "table" if lines[0].count("\t") else "lines"
@@ -257,11 +375,49 @@ def babi_records(lines: Iterable[Row]) -> Iterator[Row]:
             yield where, record | {"opening": story[0] if story else question}
 
 
+# --- binary tables ---
+
+
+def read_arrow(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
+    """Yield the rows of a parquet or arrow file, which pyarrow reads; a part is in memory."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError:
+        remedy = "install it: pip install pyarrow, or pip install minigpt-course[parquet]"
+        raise DataError("parquet and arrow files need pyarrow", file.place, remedy) from None
+
+    def batches() -> Iterator[Any]:
+        with file.path.open("rb") as stream:
+            head = stream.read(6)
+            stream.seek(0)
+            if head.startswith(b"PAR1"):
+                yield from pyarrow.parquet.ParquetFile(stream).iter_batches()
+            elif head == b"ARROW1":
+                reader = pyarrow.ipc.open_file(stream)
+                yield from map(reader.get_batch, range(reader.num_record_batches))
+            else:
+                yield from pyarrow.ipc.open_stream(stream)
+
+    number = 0
+    try:
+        for batch in batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{file.place}, row {number}", record
+    except (pyarrow.ArrowException, OSError) as error:
+        cause = str(error).splitlines()[0][:80]
+        place = f"{file.place}, after row {number}"
+        raise DataError(f"a damaged table ({cause})", place, "get it again") from None
+
+
 # The one place that knows which formats there are.
 FORMATS: dict[str, Format] = {
     "text": Format(frozenset({".txt", ".text", ".md", ".rst"}), read_text),
-    "jsonl": Format(frozenset({".jsonl"}), read_json_lines),
+    "jsonl": Format(frozenset({".jsonl", ".ndjson"}), read_json_lines),
     "json": Format(frozenset({".json"}), read_json),
     "csv": Format(frozenset({".csv"}), read_csv),
     "tsv": Format(frozenset({".tsv"}), read_tsv),
+    "arrow": Format(frozenset({".parquet", ".arrow", ".feather"}), read_arrow),
 }

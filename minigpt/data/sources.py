@@ -51,6 +51,7 @@ class DataSet:
     text_fields: tuple[str, ...]  # those that make up the document, where there is one
     separator: str  # between the documents of a text
     files: tuple[SourceFile, ...]
+    example: tuple[str, ...] = ()  # templates of prompt and answer, where the fields do not say
 
     @property
     def bytes(self) -> int:
@@ -75,8 +76,8 @@ def load_sources() -> dict[str, DataSet]:
 def read_source(entry: dict) -> DataSet:
     """Turn one object of sources.json into a DataSet."""
     files = tuple(SourceFile(**file) for file in entry["files"])
-    fields, text_fields = tuple(entry["fields"]), tuple(entry["text_fields"])
-    return DataSet(**{**entry, "files": files, "fields": fields, "text_fields": text_fields})
+    lists = {name: tuple(entry.get(name, ())) for name in ("fields", "text_fields", "example")}
+    return DataSet(**{**entry, "files": files, **lists})
 
 
 def find_source(name: str) -> DataSet:
@@ -173,7 +174,8 @@ def local_files(name: str, split: str = "train") -> list[Path]:
     if split == "train":
         files = source.training_files()
     else:
-        files = tuple(file for file in source.files if file.split == split)
+        sides = ("", "validation", "test") if source.task == "benchmark" else (split,)
+        files = tuple(file for file in source.files if file.split in sides)
     if not files and split == "train":
         raise DataError(
             "a benchmark: it is there to test models, not to train them",

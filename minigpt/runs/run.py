@@ -46,6 +46,12 @@ class RunConfig:
     """Name of the field or column that holds the text (.json, .jsonl, .csv, .tsv)."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not UTF-8: stop, or put a replacement character."""
+    encoding: str = ""
+    """Encoding of the text, such as gb18030 or cp1252 (empty: UTF-8)."""
+    separator: str = ""
+    """What parts the documents of a plain text, such as '\\n\\n' (empty: <|endoftext|> lines)."""
+    skip_bad: bool = False
+    """Leave out bad records, up to 1 % of a file, and count them."""
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """Share of the text that is kept for validation."""
     dialogue_share: Annotated[float, at_least(0), below(1)] = 0.0

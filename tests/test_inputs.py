@@ -21,6 +21,7 @@ from minigpt.data.corpus import read_documents, read_pieces
 from minigpt.data.decoding import ReadCounts, likely_encoding
 from minigpt.data.discovery import find_files
 from minigpt.data.foreign import MAGIC
+from minigpt.data.sniffing import BINARY
 from minigpt.data.sources import is_here, load_sources
 from minigpt.evaluate import as_items
 from minigpt.finetune import FinetuneConfig, read_sides
@@ -30,7 +31,7 @@ from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import CharTokenizer
 
 PAGE = (ROOT / "docs" / "data_formats.md").read_text("utf-8")
-SHOWN = re.findall(r"^`([\w.]+)`\n\n```\w*\n(.*?)```\n\n> (.*)$", PAGE, re.MULTILINE | re.DOTALL)
+SHOWN = re.findall(r"^`([\w.]+)`\n\n```\w*\n(.*?)```\n\n> ([^\n]*)$", PAGE, re.MULTILINE | re.DOTALL)
 RUSSIAN = "Мама мыла раму, а папа читал газету и пил чай. " * 40
 CHINESE = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。\n" * 40
 FRENCH = "Le café est fermé à midi, même l'été.\n" * 40
@@ -147,7 +148,7 @@ def test_several_right_answers_are_all_right(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.json", "a.tsv"])
-@pytest.mark.parametrize("magic", [magic for magic, _ in MAGIC], ids=repr)
+@pytest.mark.parametrize("magic", [m for m, _ in MAGIC if m not in BINARY], ids=repr)
 def test_foreign_files_are_named_whatever_their_suffix_is(magic, name, tmp_path):
     path = write(tmp_path / name, magic + b" 123456789")
     for read in (
@@ -321,8 +322,8 @@ def test_the_likely_encoding_is_named_and_reads_the_file(text, encoding, tmp_pat
     with pytest.raises(DataError, match="UTF-16 text.*--encoding utf-16"):
         list(read_documents(utf16))
     assert "".join(read_documents(find_files(utf16, encoding="utf-16"))) == text
-    table = write(tmp_path / "c.csv", f"text,label\n{text[:20]},a\n".encode(encoding))
-    assert texts_of(examples_of(table, encoding=encoding)[0]) == (text[:20].strip(), "a")
+    table = write(tmp_path / "c.csv", f"text,label\n{text[:5]},a\n".encode(encoding))
+    assert texts_of(examples_of(table, encoding=encoding)[0]) == (text[:5].strip(), "a")
 
 
 def test_a_wrong_encoding_is_refused(tmp_path):

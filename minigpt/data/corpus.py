@@ -202,7 +202,7 @@ def separated(pieces: Iterable[Piece], separator: str | regex.Pattern[str]) -> I
                 yield Piece(text, True)
             is_open = False
         # A separator may be cut in two, so its beginning is held back with a little text.
-        cut = safe_cut(held, len(held) - longest) if len(held) > PIECE_BYTES else 0
+        cut = safe_cut(held, len(held) - longest) if len(held) > max(PIECE_BYTES, longest) else 0
         if cut > 0 and not piece.ends_document:
             yield Piece(held[:cut], False)
             held, is_open = held[cut:], True

@@ -31,7 +31,9 @@ from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import CharTokenizer
 
 PAGE = (ROOT / "docs" / "data_formats.md").read_text("utf-8")
-SHOWN = re.findall(r"^`([\w.]+)`\n\n```\w*\n(.*?)```\n\n> ([^\n]*)$", PAGE, re.MULTILINE | re.DOTALL)
+SHOWN = re.findall(
+    r"^`([\w.]+)`\n\n```\w*\n(.*?)```\n\n> ([^\n]*)$", PAGE, re.MULTILINE | re.DOTALL
+)
 RUSSIAN = "Мама мыла раму, а папа читал газету и пил чай. " * 40
 CHINESE = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。\n" * 40
 FRENCH = "Le café est fermé à midi, même l'été.\n" * 40
@@ -397,7 +399,8 @@ def test_rouge_finds_words_of_every_script(text):
 # --- the catalogue ---
 
 
-@pytest.mark.parametrize("name", [name for name, source in load_sources().items()])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(load_sources()))
 def test_each_data_set_works_or_says_what_it_is_for(name, data_dir):
     if not is_here(load_sources()[name]):
         pytest.skip("not downloaded")

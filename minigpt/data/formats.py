@@ -311,6 +311,9 @@ def read_text(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterato
         bad = next((text for text in texts if isinstance(text, DataError)), None)
         yield file.place, bad or {"text": "\n".join(map(str, texts)), "label": file.label}
         return
+    if file.format == "hellaswag":
+        yield from hellaswag_records(lines)
+        return
     first = list(itertools.islice(lines, LOOKED_AT))
     kind = text_kind([text for _, text in first if isinstance(text, str)])
     if kind == "table":
@@ -347,6 +350,17 @@ def text_kind(lines: list[str]) -> str:
     if lines[0].startswith("1 ") and any(re.match(r"\d+ .*\t.*\t[\d ]+$", line) for line in lines):
         return "babi"
     return "table" if lines[0].count("\t") else "lines"
+
+
+def hellaswag_records(lines: Iterator[Row]) -> Iterator[Row]:
+    """Yield each question of HellaSwag: six lines are a beginning, the right number, four ends."""
+    while six := list(itertools.islice(lines, 6)):
+        where, texts = six[0][0], [text for _, text in six]
+        bad = next((text for text in texts if isinstance(text, DataError)), None)
+        if bad is None and len(six) == 6:
+            yield where, {"ctx": texts[0], "label": texts[1], "endings": texts[2:]}
+        else:
+            yield where, bad or DataError("fewer than six lines", where, "get the file again")
 
 
 def babi_records(lines: Iterable[Row]) -> Iterator[Row]:

@@ -105,6 +105,7 @@ def value_of(text: str) -> Any:
 
 
 def is_object(value: Any) -> bool:
+    """Tell whether a JSON value is an object."""
     return isinstance(value, dict)
 
 

@@ -180,7 +180,7 @@ def local_files(name: str, split: str = "train") -> list[Path]:
         raise DataError(
             "a benchmark: it is there to test models, not to train them",
             name,
-            "choose another data set with: data list",
+            f"evaluate takes it: evaluate --checkpoint RUN --data {name}",
         )
     found = [(file, find_file(file)) for file in files]
     missing = [file.path for file, path in found if path is None]

@@ -2,8 +2,7 @@
 
 Each answers from something cheap: the most common answer, the text itself, or the words of a prompt
 as a bag, without their order (naive Bayes, logistic regression). They learn from the same training
-examples as the model.
-Does not know about models or tokenizers.
+examples as the model. Does not know about models or tokenizers.
 """
 
 import re

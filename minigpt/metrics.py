@@ -172,9 +172,18 @@ def bleu_words(text: str) -> list[str]:
 def rouge_words(text: str) -> list[str]:
     """Return words and numbers in lower case, without marks: "It's 1!" -> ["it", "s", "1"].
 
-    Of every script; of English text the same words as rouge-score's, which knows a to z alone.
+    Of every script; in English the same words as rouge-score, which knows a to z alone.
     """
-    return regex.findall(r"[\p{L}\p{M}\p{N}]+", text.lower())
+    text = text.lower()
+    if is_english(text):
+        return re.findall(r"[a-z0-9]+", text)
+    return regex.findall(r"[\p{L}\p{M}\p{N}]+", text)
+
+
+def is_english(text: str) -> bool:
+    """Tell whether at least half of a text's letters, if it has any, are a to z."""
+    letters = sum(letter.isalpha() for letter in text)
+    return 2 * len(re.findall(r"[A-Za-z]", text)) >= letters
 
 
 def answer_words(text: str) -> list[str]:

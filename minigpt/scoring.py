@@ -209,12 +209,19 @@ def baseline_answers(
     for place, item in enumerate(items):
         places[group_of(item)].append(place)
     for group, there in places.items():
-        taught = groups.get(group) or [item for item in train_items if item.task == group[0]]
+        taught = groups.get(group) or pooled(group, train_items)
         for name, texts in learned_answers([items[place] for place in there], taught).items():
             row = found.setdefault(name, [""] * len(items))
             for place, text in zip(there, texts, strict=True):
                 row[place] = text
     return found
+
+
+def pooled(group: tuple[str, str, str], items: Sequence[Item]) -> list[Item]:
+    """Return the items of a group's task, of its language if there are some."""
+    task, language, _ = group
+    same = [item for item in items if item.task == task]
+    return [item for item in same if item.language == language] or same
 
 
 def group_of(item: Item) -> tuple[str, str, str]:

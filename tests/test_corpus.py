@@ -327,7 +327,7 @@ def test_a_data_set_brings_its_fields_and_its_separator(data_dir):
     assert sorted(poems) == sorted(read_documents(data_dir / "tang-poems", "paragraphs"))
     names = (data_dir / "names" / "names.txt").read_text("utf-8").split("\n")
     assert list(read_documents("names")) == [name for name in names if name]
-    with pytest.raises(DataError, match=r"its form \(squad\) is not that of documents.*\.jsonl"):
+    with pytest.raises(DataError, match=r"its form \(squad\) is not that of documents.*finetune"):
         list(read_documents("xquad"))
 
 

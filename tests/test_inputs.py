@@ -258,16 +258,14 @@ def test_long_fields_are_read(tmp_path):
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".txt"])
 def test_parquet_and_arrow(suffix, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.ipc
-    import pyarrow.parquet
-
+    ipc, parquet = map(pytest.importorskip, ("pyarrow.ipc", "pyarrow.parquet"))
     table = pyarrow.table({"review": ["a", "b"], "sentiment": ["x", "y"]})
     path = tmp_path / f"a{suffix}"
     if suffix == ".arrow":
-        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+        with ipc.new_stream(path, table.schema) as writer:
             writer.write_table(table)
     else:
-        pyarrow.parquet.write_table(table, path)
+        parquet.write_table(table, path)
     assert [texts_of(example) for example in examples_of(path)] == [("a", "x"), ("b", "y")]
     assert list(read_documents(path, "review")) == ["a", "b"]
 
@@ -321,7 +319,7 @@ def test_the_likely_encoding_is_named_and_reads_the_file(text, encoding, tmp_pat
             list(read_documents(path, errors="replace"))
     assert "".join(read_documents(find_files(path, encoding=encoding))) == text
     utf16 = write(tmp_path / "b.txt", text.encode("utf-16"))
-    with pytest.raises(DataError, match="UTF-16 text.*--encoding utf-16"):
+    with pytest.raises(DataError, match=r"UTF-16 text.*--encoding utf-16"):
         list(read_documents(utf16))
     assert "".join(read_documents(find_files(utf16, encoding="utf-16"))) == text
     table = write(tmp_path / "c.csv", f"text,label\n{text[:5]},a\n".encode(encoding))

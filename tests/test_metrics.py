@@ -261,6 +261,8 @@ def test_rouge_equals_rouge_score(language, source, request):
     scorer = RougeScorer(names, tokenizer=Characters() if language == "zh" else None)
     seen = set()
     for prediction, target in zip(predictions, targets, strict=True):
+        if language == "en" and not all(map(metrics.is_english, (prediction, target))):
+            continue  # rouge-score finds no words of other scripts
         theirs = scorer.score(target, prediction)
         ours = {
             "rouge1": metrics.rouge_n(prediction, target, 1, language),

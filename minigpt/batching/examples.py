@@ -33,10 +33,10 @@ from minigpt.data.formats import (
     DataFile,
     ReadConfig,
     column_names,
+    file_lines,
     format_of,
     is_objects,
     json_kind,
-    lines_of,
 )
 from minigpt.data.records import read_records
 from minigpt.data.sniffing import delimiter_of, opening_lines, rows_of
@@ -205,13 +205,14 @@ def parallel_examples(
         (file, *more) = find_files(path, encoding=config.encoding)
         if more:
             raise DataError("several files", str(path), "give one file of lines on each side")
-        sides.append(lines_of(file, config.errors, counts))
+        sides.append(file_lines(file, config.errors, counts))
     counts.layouts[f"prompt from {prompts.name}, answer from {answers.name}"] += 1
     for left, right in itertools.zip_longest(*sides):
         if left is None or right is None:
-            longer, place = (answers, right) if left is None else (prompts, left)
+            longer = answers if left is None else prompts
+            where, _ = left or right or ("", "")
             remedy = "give two files of as many lines each"
-            raise DataError(f"{longer.name} has more lines", place[0], remedy)
+            raise DataError(f"{longer.name} has more lines", where, remedy)
         for _, text in (left, right):
             if isinstance(text, DataError):
                 raise text
@@ -483,8 +484,8 @@ def fill_template(template: str, record: dict, where: str, errors: Errors) -> st
 
     names = by_name(record)
 
-    def value(found: re.Match) -> str:
-        name = found[1]
+    def value(found: re.Match[str]) -> str:
+        name: str | None = found[1]
         if name is None:
             return found[0][0]
         name = name if name in record else names.get(name, name)

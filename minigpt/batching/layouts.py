@@ -216,9 +216,10 @@ def right_answers(value: Any) -> list[str] | None:
         return None
     if isinstance(texts, str):
         texts = [texts]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list):
         return None
-    return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    known = [text for text in texts if isinstance(text, str)]
+    return list(dict.fromkeys(text.strip() for text in known if text.strip()))
 
 
 def find_choices(record: dict, where: str) -> tuple[str, str, tuple[str, ...]] | None:

@@ -130,11 +130,11 @@ def plain_documents(file: DataFile, errors: Errors, counts: ReadCounts) -> Itera
     """Yield the documents of a plain text, parted by its separator or by marker lines."""
     pieces = read_plain(file, errors, counts)
     if file.separator:
-        return separated(pieces, written(file.separator))
+        return separated(pieces, separator_text(file.separator))
     return separated(pieces, MARKER_LINE) if has_markers(file) else pieces
 
 
-def written(separator: str) -> str:
+def separator_text(separator: str) -> str:
     """Return a separator as the command line means it: backslash and n are a line end."""
     return separator.replace("\\n", "\n").replace("\\t", "\t")
 

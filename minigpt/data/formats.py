@@ -9,6 +9,7 @@ To add a format, write a reader and an entry of FORMATS: suffixes as in {".parqu
 """
 
 import csv
+import importlib
 import io
 import itertools
 import json
@@ -97,7 +98,7 @@ def known_suffixes() -> list[str]:
 
 def read_json_lines(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
     """Yield the value of each line that is not blank."""
-    for where, text in lines_of(file, config.errors, counts):
+    for where, text in file_lines(file, config.errors, counts):
         try:
             if isinstance(text, DataError):
                 raise text
@@ -107,7 +108,7 @@ def read_json_lines(file: DataFile, config: ReadConfig, counts: ReadCounts) -> I
             yield where, error
 
 
-def lines_of(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Any]:
+def file_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Any]:
     """Yield place and text of each line of a file."""
     return read_lines(file.path, file.place, errors, counts, file.encoding)
 
@@ -170,7 +171,7 @@ def opened(item: Any, where: str) -> Iterator[Row]:
 
     That is an object with paragraphs, each a context with its questions ("qas") and their answers.
     """
-    paragraphs = item.get("paragraphs") if isinstance(item, dict) else None
+    paragraphs: Any = item.get("paragraphs") if isinstance(item, dict) else None
     if not is_objects(paragraphs):
         yield where, item
         return
@@ -236,7 +237,7 @@ def read_tsv(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator
 
 def table_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[str]:
     """Yield the lines of a table with their ends, which may be those of an old Macintosh."""
-    for _, text in lines_of(file, errors, counts):
+    for _, text in file_lines(file, errors, counts):
         if isinstance(text, DataError):
             raise text
         if "\r" in text.rstrip("\r\n"):
@@ -334,7 +335,7 @@ def line_record(text: str, kind: str, file: DataFile) -> dict[str, str]:
 
 def full_lines(file: DataFile, errors: Errors, counts: ReadCounts) -> Iterator[Row]:
     """Yield place and text of each line that is not blank, without its end."""
-    for where, text in lines_of(file, errors, counts):
+    for where, text in file_lines(file, errors, counts):
         if isinstance(text, DataError):
             yield where, text
         elif text.strip():
@@ -395,9 +396,8 @@ def babi_records(lines: Iterable[Row]) -> Iterator[Row]:
 def read_arrow(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterator[Row]:
     """Yield the rows of a parquet or arrow file, which pyarrow reads; a part is in memory."""
     try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
+        pyarrow = importlib.import_module("pyarrow")
+        ipc, parquet = map(importlib.import_module, ("pyarrow.ipc", "pyarrow.parquet"))
     except ImportError:
         remedy = "install it: pip install pyarrow, or pip install minigpt-course[parquet]"
         raise DataError("parquet and arrow files need pyarrow", file.place, remedy) from None
@@ -407,12 +407,12 @@ def read_arrow(file: DataFile, config: ReadConfig, counts: ReadCounts) -> Iterat
             head = stream.read(6)
             stream.seek(0)
             if head.startswith(b"PAR1"):
-                yield from pyarrow.parquet.ParquetFile(stream).iter_batches()
+                yield from parquet.ParquetFile(stream).iter_batches()
             elif head == b"ARROW1":
-                reader = pyarrow.ipc.open_file(stream)
+                reader = ipc.open_file(stream)
                 yield from map(reader.get_batch, range(reader.num_record_batches))
             else:
-                yield from pyarrow.ipc.open_stream(stream)
+                yield from ipc.open_stream(stream)
 
     number = 0
     try:

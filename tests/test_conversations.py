@@ -52,4 +52,5 @@ def test_cutting_takes_the_middle_of_the_longest_prompt():
         [False] * 3 + [True] * 2 + [False] * 6 + [True] * 3,
     )
     assert cut_middle(ids, trained, 11) is None, "no more than template tokens would be left"
-    assert cut_middle(ids, [True] * 20, 14) is None
+    whole = cut_middle(ids, [True] * 20, 14)
+    assert whole == ([*range(7), *range(13, 20)], [True] * 14), "a text that is learned whole"

@@ -122,7 +122,7 @@ def test_prepare_says_how_to_get_a_set(toy, cache, tmp_path):
 
 @pytest.mark.parametrize("words", [["prepare", "mmlu"], ["prepare", "xquad"]])
 def test_prepare_refuses_what_is_not_for_training(words, data_dir, tmp_path):
-    with pytest.raises(DataError, match=r"benchmark.*choose another|form.*jsonl"):
+    with pytest.raises(DataError, match=r"benchmark.*evaluate takes it|form.*finetune"):
         data.main([*words, "--out", str(tmp_path / "out")])
 
 

@@ -221,7 +221,8 @@ def test_a_tokenizer_learns_from_any_file(suffix, tmp_path, capsys):
     out = tmp_path / "tokenizer.json"
     assert main(["tokenizer", "train", "--data", word, "--kind", "char", "--out", str(out)]) == 0
     capsys.readouterr()
-    code = main(["tokenizer", "train", "--data", word, "--field", "body", "--out", str(out)])
+    other = str(tmp_path / "other.json")
+    code = main(["tokenizer", "train", "--data", word, "--field", "body", "--out", other])
     assert code == 1
     error = capsys.readouterr().err
     assert "body" in error and "label" in error and "--field" in error  # noqa: PT018

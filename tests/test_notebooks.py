@@ -729,6 +729,9 @@ def test_imports_of_the_package_print_nothing():
 
 # Modules whose tests have another module's name, and why.
 TESTED_ELSEWHERE = {
+    "batching.layouts": ("test_inputs", "what people bring is planted there, kind by kind"),
+    "data.foreign": ("test_inputs", "the same"),
+    "data.sniffing": ("test_inputs", "the same"),
     "__main__": ("test_commands", "it only calls the command line"),
     "classroom": ("test_grading", "its parts make sense together alone: one judge, one student"),
     "conversation": ("test_chat", "a chat is told from its messages to its answer"),

@@ -48,7 +48,7 @@ def test_wrong_gpt_by_hand(change, words):
     [
         ({"positions": False}, "wpe"),
         ({"last_norm": False}, "ln_f"),
-        ({"centerd": False}, "subtracts the mean"),
+        ({"centered": False}, "subtracts the mean"),
         ({"attention": False, "mlp": False}, "blocks are still missing"),
         ({"mlp": False}, "MLP is still missing"),
         ({"attention": False}, "Attention is still missing"),

@@ -124,10 +124,22 @@ FAULTS = [
         "packing",
     ),
     fault(
-        "a mixture deals every deck alike",
-        r"default_rng\(\(self\.seed, number\)\)",
-        "default_rng(self.seed)",
-        "packing",
+        "instruction tuning forgets the documents",
+        r"conversations\.joined\(documents\.first\(count\)\) if count else conversations",
+        "conversations",
+        "mixture",
+    ),
+    fault(
+        "rows that were added for the last process are trained on",
+        r"torch\.full_like\(targets\[:1\], IGNORE\)\.expand",
+        "targets[:1].expand",
+        "mixture",
+    ),
+    fault(
+        "the second phase begins as high as the first",
+        r"return config\.second_phase \* rise_and_fall",
+        "return rise_and_fall",
+        "recipe",
     ),
     fault(
         "no separator between conversations of a row",

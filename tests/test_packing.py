@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minigpt.batching.packing import DECK, Bucketed, EvalPacked, Mixed, Packed, Stages, best_fit
+from minigpt.batching.packing import Bucketed, EvalPacked, Packed, Stages, best_fit
 from minigpt.batching.windows import IGNORE
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.recipe import TrainConfig
@@ -85,16 +85,6 @@ def test_conversations_apart_have_numbers_of_their_own():
         numbers = [documents[row][conversation[row] == each].unique().tolist() for each in held]
         assert len(held) > 1
         assert sorted(n for (n,) in numbers) == sorted({n for (n,) in numbers})  # one each
-
-
-def test_mixed_rows_of_documents_keep_their_numbers():
-    made = conversations(40)
-    parts = [Packed(made, 4, 40, seed, separator=EOT, apart=True) for seed in (1, 2)]
-    idx, _, documents = Mixed(parts, [1, 1]).batch(3)
-    assert torch.equal(documents, (idx == EOT).cumsum(dim=1))
-    mixed = Mixed([parts[0], Packed(made, 4, 40, 3, separator=EOT)], [1, 1])
-    with pytest.raises(ValueError, match=r"zip\(\) argument"):
-        list(map(mixed.batch, range(4)))
 
 
 def test_a_conversation_that_just_fits_is_whole():
@@ -242,49 +232,6 @@ class Counting:
         numbers = self.first + step * self.batch_size + torch.arange(self.batch_size)
         rows = numbers[:, None].repeat(1, self.block_size)
         return rows, rows + 1
-
-
-def test_a_mixture_holds_the_weights_and_passes_over_no_row():
-    mixed = Mixed([Counting(0), Counting(10**6), Counting(2 * 10**6)], [5, 3, 2], seed=2)
-    batches = [mixed.batch(step) for step in range(2 * DECK // 4)]
-    assert all(torch.equal(idx + 1, targets) for idx, targets in batches)
-    numbers = torch.cat([idx[:, 0] for idx, _ in batches]).tolist()
-    for source, share in enumerate((1000, 600, 400)):
-        own = [number % 10**6 for number in numbers if number // 10**6 == source]
-        assert own == list(range(share))
-    assert numbers[:40] != sorted(numbers[:40]), "the sources must be mixed"
-
-
-def test_a_mixture_is_a_function_of_seed_and_step():
-    def make(seed: int) -> Mixed:
-        return Mixed([Counting(0), Counting(10**6)], [1, 2], seed)
-
-    wanted = [make(0).batch(step)[0] for step in range(300)]
-    again, other = make(0), make(1)
-    assert all(torch.equal(again.batch(step)[0], wanted[step]) for step in reversed(range(300)))
-    assert not all(torch.equal(other.batch(step)[0], wanted[step]) for step in range(300))
-
-
-def test_each_deck_of_a_mixture_has_an_order_of_its_own():
-    mixed = Mixed([Counting(0), Counting(10**6)], [1, 2], seed=0)
-    orders = [[mixed.row(deck * DECK + place)[0] for place in range(DECK)] for deck in range(3)]
-    assert orders[0] != orders[1] != orders[2] != orders[0]
-    assert len({sum(order) for order in orders}) == 1, "the shares are the same"
-
-
-@pytest.mark.parametrize(
-    ("sources", "weights", "cause"),
-    [
-        ([Counting(0), Counting(0, batch_size=5)], [1, 1], r"\(4, 3\), \(5, 3\)"),
-        ([Counting(0)], [1, 1], "for 1 sources"),
-        ([Counting(0), Counting(0)], [0, 0], "not all of them 0"),
-        ([Counting(0), Counting(0)], [1, -1], ">= 0"),
-        ([Counting(0), Counting(0)], [1, float("nan")], ">= 0"),
-    ],
-)
-def test_impossible_mixtures_are_refused(sources, weights, cause):
-    with pytest.raises(ConfigError, match=cause):
-        Mixed(sources, weights)
 
 
 def test_stages_follow_each_other_from_their_first_rows():

@@ -60,6 +60,14 @@ def test_impossible_settings_of_a_run_are_refused_by_name(name, value):
         dataclasses.replace(tiny(), **{name: value})
 
 
+def test_the_rate_rises_again_where_tuning_begins():
+    config = quickstart()
+    with pytest.raises(ConfigError, match=r"second_phase = 0.6 .* 0.5 \(tuning_fraction\)"):
+        dataclasses.replace(config, tuning_fraction=0.5)
+    once = dataclasses.replace(config.training, second_phase=0.0)
+    assert dataclasses.replace(config, tuning_fraction=0.5, training=once).tuning_fraction == 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -1,14 +1,14 @@
-"""Cut training batches from conversations: packed or apart, mixed with others, for validation.
+"""Cut training batches from conversations: several in a row, or one; and for validation.
 
 Fine-tuning is `train()` with another source of batches; there is no second training loop.
 
 Conversations have different lengths, and rows of a batch have one. `Packed` fills each row with
 several whole conversations, <|endoftext|> between them. With `apart` a conversation sees nothing of
 those before it in its row (attention within a document: Krell et al. 2021, arXiv:2107.02027);
-otherwise everything, as in GPT-3's
-training (Brown et al. 2020, appendix B). Then the model has to learn that neighbors do not matter:
-every epoch deals others, and the first conversation of a row sees what it sees in use, nothing
-else. Rotary positions are relative: it does not matter where in a row a conversation stands.
+otherwise everything, as in GPT-3's training (Brown et al. 2020, appendix B). Then the model has to
+learn that neighbors do not matter: every epoch deals others, and the first conversation of a row
+sees what it sees in use, nothing else. Rotary positions are relative: it does not matter where in a
+row a conversation stands.
 
 A small model that learns from little text pays for neighbors that it can see: trained from nothing
 on movie reviews, it judged 70 % of others rightly after packed rows, and 74 % after as many tokens
@@ -26,15 +26,13 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from minigpt.batching.conversations import Flat, OverLong, flatten
 from minigpt.batching.windows import Batch, with_documents
 from minigpt.chat import Encoded
-from minigpt.support.errors import ConfigError, require
+from minigpt.support.errors import require
 
 WIDTH_STEP = 8  # tokens by which rows of one conversation grow
-DECK = 1000  # rows in which a mixture holds its weights exactly
 
 
 # --- training ---
@@ -196,62 +194,6 @@ class RowSource(Protocol):
     block_size: int
 
     def batch(self, step: int) -> Batch: ...
-
-
-class Mixed:
-    """Rows of several sources by weight; all must have the same B and T, and documents or none.
-
-    Rows are dealt like cards: of every 1000 rows each source gives exactly its share, in an order
-    that is drawn anew. A source's rows come in its own order and none is passed over, so a `Packed`
-    source keeps its epochs.
-    """
-
-    def __init__(self, sources: Sequence[RowSource], weights: Sequence[float], seed: int = 0):
-        sizes = {(source.batch_size, source.block_size) for source in sources}
-        if len(sizes) != 1:
-            raise ConfigError(f"sources of (B, T) {sorted(sizes)}", "mixture", "make them equal")
-        good = len(weights) == len(sources) and all(weight >= 0 for weight in weights)
-        if not good or not 0 < sum(weights) < float("inf"):
-            raise ConfigError(
-                f"weights {list(weights)} for {len(sources)} sources",
-                "mixture",
-                "give one number >= 0 for each source, not all of them 0",
-            )
-        ((self.batch_size, self.block_size),) = sizes
-        self.sources, self.seed = list(sources), seed
-        shares = np.cumsum(weights) / sum(weights)
-        self.counts = np.diff(np.rint(shares * DECK).astype(int), prepend=0)  # in each deck
-        self.deck = functools.lru_cache(maxsize=2)(self._deck)
-
-    def batch(self, step: int) -> Batch:
-        """Return idx, targets and perhaps documents (B, T) int64 of a step."""
-        rows = [self.row(step * self.batch_size + row) for row in range(self.batch_size)]
-        built: dict[tuple[int, int], Batch] = {}
-        for source, number in rows:
-            key = source, number // self.batch_size
-            if key not in built:
-                built[key] = self.sources[source].batch(key[1])
-        picked = [
-            [part[number % self.batch_size] for part in built[source, number // self.batch_size]]
-            for source, number in rows
-        ]
-        return tuple(map(torch.stack, zip(*picked, strict=True)))
-
-    def row(self, number: int) -> tuple[int, int]:
-        """Return the source of a row of the mixture, and which row of that source it is."""
-        deck, place = divmod(number, DECK)
-        sources, ranks = self.deck(deck)
-        source = int(sources[place])
-        return source, int(deck * self.counts[source] + ranks[place])
-
-    def _deck(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the source of each row of a deck, and how many rows of it came before."""
-        rng = np.random.default_rng((self.seed, number))
-        sources = rng.permutation(np.repeat(np.arange(len(self.counts)), self.counts))
-        ranks = np.empty(DECK, dtype=int)
-        for source, count in enumerate(self.counts):
-            ranks[sources == source] = np.arange(count)
-        return sources, ranks
 
 
 class Stages:

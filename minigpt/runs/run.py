@@ -17,7 +17,7 @@ from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoi
 from minigpt.runs.resume import check_unchanged, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
 from minigpt.runs.upgrades import FORMAT, upgrade
-from minigpt.support.errors import CheckpointError, ConfigError, DataError
+from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import Tokenizer, load_tokenizer
@@ -63,6 +63,9 @@ class RunConfig:
 
     def __post_init__(self):
         check_fields(self)
+        tuning, second = self.tuning_fraction, self.training.second_phase
+        wanted = f"0, or {tuning} (tuning_fraction), so that both begin with the same step"
+        require(not self.dialogue_share or second in (0, tuning), "second_phase", second, wanted)
 
 
 def tiny() -> RunConfig:

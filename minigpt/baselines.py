@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from minigpt.machine.optimizer import LBFGS
 from minigpt.support.errors import DataError
 
 T = TypeVar("T", bound=Hashable)
@@ -168,10 +169,10 @@ class LogisticRegression:
         self.weight = torch.zeros(V + 1, K, dtype=torch.float64, requires_grad=True)
         self.bias = torch.zeros(K, dtype=torch.float64, requires_grad=True)
         parameters = [self.weight, self.bias]
-        optimizer = torch.optim.LBFGS(parameters, max_iter=max_iter, line_search_fn="strong_wolfe")
+        optimizer = LBFGS(parameters, max_iter=max_iter, line_search_fn="strong_wolfe")
 
         def closure() -> torch.Tensor:
-            optimizer.zero_grad()
+            self.weight.grad = self.bias.grad = None
             scores = self.scores(rows)
             loss = torch.nn.functional.cross_entropy(scores, targets, reduction="sum")
             loss = (loss + self.weight.square().sum() / 2) / len(targets)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from minigpt.machine.optimizer import AdamW, LightOptimizer, unwrapped
+from minigpt.machine.optimizer import LBFGS, AdamW, LightOptimizer, unwrapped
 from minigpt.muon import Muon
 
 
@@ -43,8 +43,27 @@ def test_a_step_builds_no_graph():
     assert torch.is_grad_enabled()
 
 
-def test_both_optimizers_are_light():
+def test_lbfgs_equals_torchs():
+    ends = []
+    for kind in (LBFGS, torch.optim.LBFGS):
+        weight = torch.tensor([3.0, -2.0, 0.5], requires_grad=True)
+        optimizer = kind([weight], max_iter=7, line_search_fn="strong_wolfe")
+
+        def closure(weight=weight) -> torch.Tensor:
+            weight.grad = None
+            loss = (weight[0] - 1) ** 2 + 10 * (weight[1] - weight[0] ** 2) ** 2 + weight[2] ** 4
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        ends.append(weight.detach())
+    assert torch.equal(*ends)
+    assert not torch.equal(ends[0], torch.tensor([3.0, -2.0, 0.5]))
+
+
+def test_all_optimizers_are_light():
     assert issubclass(Muon, LightOptimizer)
+    assert issubclass(LBFGS, torch.optim.LBFGS)
     assert issubclass(AdamW, torch.optim.AdamW)
 
 

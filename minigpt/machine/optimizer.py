@@ -27,3 +27,9 @@ class AdamW(LightOptimizer, torch.optim.AdamW):
     """Be torch's AdamW, bit for bit; its step needs no compiler either."""
 
     step = torch.no_grad()(unwrapped(torch.optim.AdamW.step))
+
+
+class LBFGS(LightOptimizer, torch.optim.LBFGS):
+    """Be torch's LBFGS, bit for bit; clear gradients by hand, since its `zero_grad` is wrapped."""
+
+    step = torch.no_grad()(unwrapped(torch.optim.LBFGS.step))

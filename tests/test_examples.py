@@ -332,6 +332,8 @@ def test_real_folders_of_labels_and_archives_are_read(data_dir, tmp_path, monkey
     found = pairs(read_examples(data_dir / "rt-polarity"))
     assert len(found) == 10662
     assert {label for _, label in found} == {"pos", "neg"}
-    found = pairs(read_examples(data_dir / "chnsenticorp", "{text_a}", "{label}"))
-    assert len(found) == 12000
-    assert {label for _, label in found} == {"0", "1"}
+    config = ExampleConfig("{text_a}", "{label}")  # of an archive with train.tsv, dev.tsv, test.tsv
+    for split, expected in (("train", 9600), ("test", 2400)):
+        examples, _ = load_examples(data_dir / "chnsenticorp", config, split)
+        assert len(examples) == expected
+        assert {example.messages[-1]["content"] for example in examples} == {"0", "1"}

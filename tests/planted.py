@@ -174,6 +174,12 @@ FAULTS = [
     ),
     # Training
     fault(
+        "torchrun's wish to end comes before the verdict on a lost peer",
+        r"raise watch\.wait_for_verdict\(\) or SystemExit",
+        "raise SystemExit",
+        "distributed",
+    ),
+    fault(
         "all processes draw the same dropout",
         r"\{seed\} \{step\} \{micro_step\} \{rank\}",
         "{seed} {step} {micro_step}",

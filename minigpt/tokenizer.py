@@ -33,6 +33,7 @@ from minigpt.bpe import (
 )
 from minigpt.cohesion import cut_words
 from minigpt.machine.chunks import splitter
+from minigpt.machine.pieces import PieceCutter
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.files import atomic_write
 from minigpt.vocabulary import AddedToken, Unsupported, Vocabulary, library_json, number_tokens
@@ -296,7 +297,7 @@ class BPETokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         remembered = self._remembered
-        for chunk in self._split(text):
+        for chunk in self._chunks(text):
             known = remembered.get(chunk)
             if known is None:
                 known = self._merge(chunk.encode("utf-8"))
@@ -304,6 +305,17 @@ class BPETokenizer(Tokenizer):
                     remembered[chunk] = known
             ids += known
         return ids
+
+    def _chunks(self, text: str) -> list[str]:
+        """Cut text where no merge may cross, and Chinese also where none does."""
+        chunks = self._split(text)
+        if text.isascii() or self.vocabulary.ignore_merges:  # a whole chunk may be a token
+            return chunks
+        return self._cutter.cut(text, chunks)
+
+    @functools.cached_property
+    def _cutter(self) -> PieceCutter:
+        return PieceCutter(self.vocabulary.merges)
 
     def _merge(self, data: bytes) -> list[int]:
         if self.vocabulary.ignore_merges and data in self.vocabulary.ids:

@@ -44,6 +44,7 @@ UNKNOWN = "<|unknown|>"
 WHITE = "".join(chr(n) for n in range(0x3001) if chr(n).isspace() and not 0x1C <= n <= 0x1F)
 REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
 NFC = tokenizers.normalizers.NFC()
+LONG = 5_000  # characters from which it pays to cut Chinese into pieces
 FEW_CORES = 4  # up to so many, our memory for words is faster than the library on all of them
 
 # --- the interface of all tokenizers ---
@@ -309,8 +310,8 @@ class BPETokenizer(Tokenizer):
     def _chunks(self, text: str) -> list[str]:
         """Cut text where no merge may cross, and Chinese also where none does."""
         chunks = self._split(text)
-        if text.isascii() or self.vocabulary.ignore_merges:  # a whole chunk may be a token
-            return chunks
+        if len(text) < LONG or text.isascii() or self.vocabulary.ignore_merges:
+            return chunks  # with ignore_merges a whole chunk may be a token
         return self._cutter.cut(text, chunks)
 
     @functools.cached_property

@@ -42,6 +42,19 @@ def fault(name: str, pattern: str, replacement: str, *tests: str) -> Fault:
 
 
 FAULTS = [
+    # Pieces of chunks
+    fault(
+        "a merge that begins inside a character is not looked at",
+        r"tail, head = last_part\(first\), first_part\(second\)",
+        'tail, head = first.decode("utf-8", "ignore")[-1:].encode(), first_part(second)',
+        "pieces",
+    ),
+    fault(
+        "a piece reaches over the end of a chunk",
+        r"joined\[np\.cumsum\(\[len\(chunk\) for chunk in chunks\]\)\[:-1\] - 1\] = False",
+        "pass",
+        "pieces",
+    ),
     # Attention
     fault(
         "bfloat16 on a CPU forgets the mask",

@@ -14,6 +14,11 @@ CHINESE = "却说曹操，引兵而来。刘备、关羽、张飞大喜，乃引
 MIXED = "naïve café, 曹操 says: don't! Ünïcode 🙂🙂 한국어 русский текст, ελληνικά"
 
 
+@pytest.fixture(autouse=True)
+def every_text_is_long(monkeypatch):
+    monkeypatch.setattr("minigpt.tokenizer.LONG", 0)
+
+
 def plain_ids(tokenizer: BPETokenizer, text: str) -> list[int]:
     """Merge each chunk as a whole: what pieces must be equal to."""
     return [

@@ -62,8 +62,8 @@ class PieceCutter:
                 self.tails_before[head].add(tail)
         self.endings: dict[tuple[bytes, ...], int] = {}
         self.beginnings: dict[tuple[bytes, ...], int] = {}
-        self.ending_of = np.full(CODE_POINTS, -1, np.int64)
-        self.beginning_of = np.full(CODE_POINTS, -1, np.int64)
+        self.ending_of = np.full(CODE_POINTS, -1, np.int32)
+        self.beginning_of = np.full(CODE_POINTS, -1, np.int32)
         self.with_tail: dict[bytes, list[int]] = defaultdict(list)
         self.with_head: dict[bytes, list[int]] = defaultdict(list)
         self.joined = np.zeros(PLACES, bool)
@@ -89,13 +89,13 @@ class PieceCutter:
             for tail in tails:
                 self.with_tail[tail].append(ending)
                 for head in self.heads_after[tail]:
-                    self.joined[place(ending, np.array(self.with_head[head], np.int64))] = True
+                    self.joined[place(ending, np.array(self.with_head[head], np.int32))] = True
         if heads not in self.beginnings:
             beginning = self.beginnings[heads] = len(self.beginnings)
             for head in heads:
                 self.with_head[head].append(beginning)
                 for tail in self.tails_before[head]:
-                    self.joined[place(np.array(self.with_tail[tail], np.int64), beginning)] = True
+                    self.joined[place(np.array(self.with_tail[tail], np.int32), beginning)] = True
         self.ending_of[code] = self.endings[tails]
         self.beginning_of[code] = self.beginnings[heads]
 

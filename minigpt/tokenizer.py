@@ -91,6 +91,7 @@ class Tokenizer:
         Words come again, and remembering their ids beats the library on a few cores. Clauses of
         Chinese hardly do: such texts, and all texts where cores are many, go to the library.
         """
+        refuse_text(texts, "encode_batch")
         few = min(len(texts), os.cpu_count() or 1) <= FEW_CORES
         ours = [few and len(text.encode("utf-8", "replace")) < 2 * len(text) for text in texts]
         theirs = [text for text, is_ours in zip(texts, ours, strict=True) if not is_ours]
@@ -179,6 +180,12 @@ class Tokenizer:
             )
 
 
+def refuse_text(texts: Iterable[str], where: str) -> None:
+    """Raise ConfigError where one text is given instead of a list: its letters would be texts."""
+    if isinstance(texts, str):
+        raise ConfigError("one text where a list is wanted", where, "give a list of texts: [text]")
+
+
 def cut_added(text: str, added: Iterable[AddedToken]) -> Iterator[str | int]:
     """Yield the ids of added tokens that a text spells, and the texts between them, in order.
 
@@ -253,6 +260,7 @@ class BPETokenizer(Tokenizer):
         those of the library's BpeTrainer. With a `word_cohesion` above 0 Chinese is cut into words
         first (see cohesion.py), and no token is learned that reaches beyond one.
         """
+        refuse_text(texts, "tokenizer training")
         special = number_special(special_tokens)
         first_new = len(special) + 256
         if vocab_size < first_new:
@@ -340,6 +348,7 @@ class CharTokenizer(Tokenizer):
         cls, texts: Iterable[str], special_tokens: Sequence[str] = (END_OF_TEXT,)
     ) -> "CharTokenizer":
         """Collect the characters of the texts; ids: special tokens, <|unknown|>, code points."""
+        refuse_text(texts, "tokenizer training")
         characters: set[str] = set()
         for text in texts:
             check_surrogates(text)
@@ -350,6 +359,7 @@ class CharTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text; Python is fast enough for one look-up a character."""
+        refuse_text(texts, "encode_batch")
         return [self.encode(text) for text in texts]
 
     def encode_bytes(self, data: bytes) -> list[int]:

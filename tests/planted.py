@@ -187,6 +187,18 @@ FAULTS = [
     ),
     # Training
     fault(
+        "a ring passes on the whole tensor in every round",
+        r"return \(size - 1\) / size \* whole",
+        "return (size - 1) * whole",
+        "cluster",
+    ),
+    fault(
+        "ZeRO splits gradients before the optimizer's averages",
+        r"for first in \(3, 2, 1\)",
+        "for first in (3, 1, 2)",
+        "cluster",
+    ),
+    fault(
         "torchrun's wish to end comes before the verdict on a lost peer",
         r"raise watch\.wait_for_verdict\(\) or SystemExit",
         "raise SystemExit",

@@ -59,6 +59,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "machine.optimizer": (),
     "machine.sorting": (12,),
     "machine.distributed": (13,),
+    "machine.cluster": (13,),
     "machine.compiling": (12,),
     "attention": (8, 9, 11),
     "layers": (9, 15),

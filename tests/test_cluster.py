@@ -45,7 +45,7 @@ def test_splitting_costs_half_as_much_traffic_again():
 
 @pytest.mark.parametrize(("stage", "held"), [(0, 16_000), (1, 10_000), (2, 7_000), (3, 4_000)])
 def test_each_stage_splits_one_thing_more(stage, held):
-    """1,000 parameters, four processes: 4,000 bytes of weights, as many gradients, 8,000 of AdamW."""
+    """Four processes share 4,000 bytes of weights, as many of gradients, 8,000 of averages."""
     assert rank_bytes(1000, 4, stage) == held
     assert rank_bytes(1000, 1, stage) == 16_000
 

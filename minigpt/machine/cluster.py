@@ -34,6 +34,9 @@ class Cluster:
         return self.inside if size <= self.gpus_per_node else self.between
 
 
+H200_NODES = Cluster()
+
+
 def all_gather_bytes(whole: float, size: int) -> float:
     """Return the bytes that each of `size` processes sends to gather a tensor of `whole` bytes.
 
@@ -97,7 +100,7 @@ def expect_step(
     tokens: float,
     size: int,
     is_sharded: bool = False,
-    cluster: Cluster = Cluster(),
+    cluster: Cluster = H200_NODES,
 ) -> Step:
     """Predict a step in which each of `size` GPUs works on its own `tokens`.
 
@@ -112,7 +115,7 @@ def expect_step(
     return Step(compute, exchange)
 
 
-def break_even_tokens(size: int, is_sharded: bool = False, cluster: Cluster = Cluster()) -> float:
+def break_even_tokens(size: int, is_sharded: bool = False, cluster: Cluster = H200_NODES) -> float:
     """Return how many tokens each GPU needs for computing to last as long as the exchange.
 
     Latency is left out. The number of parameters cancels: twice as many compute and send twice.
@@ -148,7 +151,7 @@ def expectation_table(batch_tokens: int | None, gpu_tokens: int = 16_384) -> str
             fits = [f"{held:.2g}" if held < 10 else f"{held:.0f}" for held in shown]
             steps = [expect_step(parameters, tokens, size, split) for split in (False, True)]
             ranges = [f"{s.efficiency:.0%}–{s.overlapped:.0%}" for s in steps]
-            if shown[0] > Cluster().memory:
+            if shown[0] > H200_NODES.memory:
                 ranges[0] = "too large"
             rows.append(
                 f"| {name} | {size:,} | {tokens:,} | {fits[0]} | {fits[1]} "

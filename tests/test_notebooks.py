@@ -6,6 +6,7 @@ nbval runs the notebooks themselves; here they are only read.
 import ast
 import builtins
 import copy
+import linecache
 import os
 import re
 import subprocess
@@ -348,6 +349,13 @@ def run_cells(book: list, names: dict) -> str | None:
 
     for cell, may_raise in book:
         raised = None
+        lines = cell.python.splitlines(keepends=True)
+        linecache.cache[cell.where] = (
+            len(cell.python),
+            None,
+            lines,
+            cell.where,
+        )  # inspect finds them
         try:
             exec(compile(cell.python, cell.where, "exec"), names)
         except (Exception, SystemExit) as error:

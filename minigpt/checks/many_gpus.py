@@ -231,7 +231,13 @@ def reshard(answer: Callable, generator: Generator) -> None:
         require(fits, f"expected the names {', '.join(expected)}, got {sorted(map(str, got))}")
         for name, part in expected.items():
             look_at = _reshard_hint(got[name], name, shards, length, size)
+            fits = not isinstance(got[name], Tensor) or got[name].shape == part.shape
+            require(fits, f"{name} has the shape {_shape(got[name])} ({case}). {look_at}")
             same_tensor(got[name], part, f"{case}, {name}", look_at)
+
+
+def _shape(part: Any) -> tuple:
+    return tuple(part.shape) if isinstance(part, Tensor) else ()
 
 
 def cut(whole: Tensor, size: int) -> dict[str, Tensor]:

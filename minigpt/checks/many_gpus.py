@@ -149,7 +149,7 @@ def memory(answer: Callable, generator: Generator) -> None:
     for _ in range(3):
         shapes = integers(generator, 1, 60, 12)
         pairs = list(zip(shapes[::2], shapes[1::2], strict=True))
-        cases.append(([pairs[:2], pairs[2:5], pairs[5:]], *integers(generator, 2, 9)))
+        cases.append(([pairs[:2], pairs[2:5], pairs[5:]], integers(generator, 2, 9)[0]))
     for blocks, size in cases:
         for stage in range(4):
             case = f"blocks = {blocks}, size = {size}, stage = {stage}"

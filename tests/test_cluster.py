@@ -1,8 +1,14 @@
 """Formulas of a cluster: against rings walked through by hand, and the page that prints them."""
 
+import re
+import shlex
+
 import pytest
+import tyro
 from machinery import ROOT
 
+from minigpt.commands.arguments import parse, stored_settings
+from minigpt.commands.train import TrainCommand
 from minigpt.machine.cluster import (
     SIZES,
     Cluster,
@@ -15,6 +21,9 @@ from minigpt.machine.cluster import (
     rank_bytes,
     step_bytes,
 )
+from minigpt.runs.run import PRESETS
+
+PAGE = ROOT / "docs/clusters.md"
 
 
 def walk_ring(size: int, part: int) -> int:
@@ -92,5 +101,31 @@ def test_a_pipelines_bubble_is_that_of_its_timetable(stages, pieces):
 
 @pytest.mark.parametrize("batch_tokens", [524_288, None])
 def test_the_page_on_clusters_prints_what_the_formulas_say(batch_tokens):
-    page = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
-    assert expectation_table(batch_tokens) in page
+    assert expectation_table(batch_tokens) in PAGE.read_text(encoding="utf-8")
+
+
+def commands_on_the_page() -> list[str]:
+    """Return what follows `train` in each command of the page, variables put in."""
+    page = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"(?m)-m minigpt train (.*)$", page)
+    settings = re.findall(r'settings="(.*)"', page)
+    plain = [command for command in found if "$" not in command]
+    script = [command for command in found if "$" in command]
+    assert len(plain) >= 5
+    assert len(script) == 1
+    assert len(settings) == 2
+    return plain + [
+        script[0].replace("$settings", each).replace("$out", "out") for each in settings
+    ]
+
+
+@pytest.mark.parametrize("command", commands_on_the_page())
+def test_each_command_of_the_page_on_clusters_is_understood(command):
+    words = shlex.split(command)
+    preset = words[0] if words[0] in PRESETS else None
+    stored = stored_settings(words, preset)
+    assert (stored is None) == (preset is not None)  # a resumed run brings its own settings
+    words = words[1:] if preset else words
+    defaults = TrainCommand(tyro.MISSING, run=PRESETS[preset or "tiny"]())
+    chosen = parse(TrainCommand, "train", words, defaults)
+    assert chosen.resume == (stored is not None)

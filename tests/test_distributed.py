@@ -298,13 +298,14 @@ def watch_two(monkeypatch) -> tuple[distributed.Watch, torch.distributed.Store]:
     return distributed.Watch(store, World(0, 2)), store
 
 
+BREAKS = ("connection broke", "wish while it unwinds")
 LIVING = {"connection broke": RuntimeError}  # what a block ends with where no peer is gone
 
 
 def be_judged(watch: distributed.Watch, way: str) -> None:
     """Meet in the watched block what follows when a peer dies."""
     with distributed.judged(watch):
-        if way == "connection broke":
+        if way in BREAKS:
             raise RuntimeError("connection closed by peer")
         with end_on_signals() if "command" in way else contextlib.nullcontext():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -313,7 +314,7 @@ def be_judged(watch: distributed.Watch, way: str) -> None:
 
 @not_on_windows
 @pytest.mark.parametrize("is_gone", [True, False])
-@pytest.mark.parametrize("way", ["wish to end", "connection broke", "wish taken by a command"])
+@pytest.mark.parametrize("way", ["wish to end", "wish taken by a command", *BREAKS])
 def test_whatever_comes_first_a_lost_peer_is_named(monkeypatch, way, is_gone):
     """torchrun asks the others to end as soon as one is gone, while torch's error unwinds."""
     watch, store = watch_two(monkeypatch)
@@ -325,6 +326,14 @@ def test_whatever_comes_first_a_lost_peer_is_named(monkeypatch, way, is_gone):
                 return
             store.set("rank 1", f"process 7 on host\n{beat}")
 
+    def wish_first() -> distributed.TrainingError | None:  # it comes just before it is put off
+        monkeypatch.setattr(watch, "wait_for_verdict", wait)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return wait()
+
+    wait = watch.wait_for_verdict
+    if way == "wish while it unwinds":
+        monkeypatch.setattr(watch, "wait_for_verdict", wish_first)
     peer = threading.Thread(target=live)
     peer.start()
     watch.thread.start()

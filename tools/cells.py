@@ -123,7 +123,8 @@ def segments(source: str) -> dict[str, str]:
     """Return the text of each top-level definition and each method, by (dotted) name.
 
     A segment runs from the comments and decorators right above a definition to its last line;
-    methods are dedented. Names bound by an assignment count as definitions.
+    methods are dedented. A method that calls `super()` keeps the first line of its class, without
+    which Python would not run it. Names bound by an assignment count as definitions.
     """
     lines = source.split("\n")
     found = {}
@@ -133,7 +134,10 @@ def segments(source: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
-                    found[f"{node.name}.{inner.name}"] = textwrap.dedent(_segment(lines, inner))
+                    text = _segment(lines, inner)
+                    in_class = f"{lines[node.lineno - 1]}\n{text}"
+                    alone = in_class if "super()" in text else textwrap.dedent(text)
+                    found[f"{node.name}.{inner.name}"] = alone
     return found
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -215,7 +216,7 @@ NOT_YET: dict[str, set[str]] = {
     "06_tokenizer": {"broken"},  # not run under this test yet
     "07_counting_and_embeddings": {"broken"},  # not run under this test yet
     "08_attention": {"broken"},
-    "09_gpt": {"unresolved", "unused", "broken"},
+    "09_gpt": {"broken"},
     "10_training": {"broken"},
     "11_generation": {"broken"},
 }
@@ -513,6 +514,41 @@ TERMS = {
         *("classification", "regression", "logistic", "likelihood", "calibrated", "generalization"),
         *("regularization", "double descent", "universal approximation", "distribution shift"),
     ],
+    "05_data": [
+        *("contamination", "decontamination", "deduplication", "locality-sensitive hashing", "PII"),
+        *("quality filter", "language identification", "Common Crawl", "boilerplate", "mojibake"),
+    ],
+    "06_tokenizer": [
+        *("pre-tokenization", "fertility", "Unigram", "WordPiece", "prompt injection"),
+        *("byte-pair encoding", "special token", "vocabulary"),
+    ],
+    "07_counting_and_embeddings": [
+        *("word2vec", "GloVe", "KL divergence", "likelihood", "interpolation", "backoff"),
+        *(
+            "one-hot",
+            "hidden state",
+            "overfitting",
+            "backpropagation through time",
+            "negative sampling",
+        ),
+        *("standard error", "perplexity", "recurrent neural network", "vanishing gradient"),
+    ],
+    "08_attention": [
+        *("self-attention", "cross-attention", "multi-head attention", "encoder", "decoder"),
+        *("causal", "induction", "state_dict"),
+    ],
+    "09_gpt": [
+        *("residual stream", "weight tying", "RMSNorm", "LayerNorm", "SwiGLU", "degradation"),
+        *("ablation", "FLOPs", "logit lens"),
+    ],
+    "10_training": [
+        *("gradient accumulation", "mixed precision", "checkpoint", "baseline", "Muon"),
+        *("learning-rate finder", "NaN"),
+    ],
+    "11_generation": [
+        *("greedy", "temperature", "top-k", "top-p", "min-p", "beam search", "repetition penalty"),
+        *("KV cache", "prefill", "decoding", "inference_mode"),
+    ],
 }
 
 
@@ -553,6 +589,70 @@ def test_the_fields_words_stand_in_their_chapters(stem):
     cells_of = nbformat.read(ROOT / "chapters" / f"{stem}.ipynb", as_version=4).cells
     prose = " ".join(c.source for c in cells_of if c.cell_type == "markdown").lower()
     assert [term for term in TERMS[stem] if term.lower() not in prose] == []
+
+
+# The glossary
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+
+def glossary_rows(text: str) -> list[tuple[str, str, str]]:
+    """Return each row's term, the chapter that it links to, and the heading that the link names."""
+    place = r"\[\d\d, ([^|]+)\]\(\.\./chapters/([^)#]+)#([^)]+)\)"
+    found = re.findall(rf"(?m)^\| `?([^|`]+)`? \| [^|]+ \| {place} \|$", text)
+    assert len(found) == len(re.findall(r"(?m)^\| ", text)) - 2, "a row that cannot be read"
+    for term, heading, _, anchor in found:
+        assert unquote(anchor) == heading.replace(" ", "-"), term
+    return [(term.lower(), chapter, heading) for term, heading, chapter, _ in found]
+
+
+def sections(path: Path) -> dict[str, str]:
+    """Map each heading of a chapter to the prose below it, in lower case."""
+    found, heading = {}, ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for line in cell.source.split("\n") if cell.cell_type == "markdown" else ():
+            heading = line.lstrip("# ") if line.startswith("#") else heading
+            found[heading] = found.get(heading, "") + line.lower() + "\n"
+    return found
+
+
+def glossary_faults(rows: list[tuple[str, str, str]], folder: Path) -> list[str]:
+    """Name each term that its section does not have, and each section that is not there."""
+    faults = []
+    for term, chapter, heading in rows:
+        prose = sections(folder / chapter).get(heading)
+        if prose is None:
+            faults.append(f"{term}: {chapter} has no heading {heading!r}")
+        elif term.replace("-", " ") not in prose.replace("-", " "):
+            faults.append(f"{term}: not in {chapter}, {heading!r}")
+    return faults
+
+
+def test_the_glossary_has_every_term_and_leads_to_its_place():
+    rows = glossary_rows(GLOSSARY.read_text(encoding="utf-8"))
+    terms = [term for term, _, _ in rows]
+    assert terms == sorted(set(terms)), "in alphabetical order, each once"
+    asked = {term.lower() for found in TERMS.values() for term in found}
+    assert asked - set(terms) == set()
+    assert not (found := glossary_faults(rows, ROOT / "chapters")), "\n".join(found)
+
+
+def test_a_glossary_that_leads_nowhere_is_caught(tmp_path):
+    cell = nbformat.v4.new_markdown_cell("## 2 · Choosing\n\nTake the **likeliest**.")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "01_x.ipynb")
+    row = "| {} | What. | [01, {}](../chapters/01_x.ipynb#{}) |"
+    good = row.format("likeliest", "2 · Choosing", "2-%C2%B7-Choosing")
+    head = "| term | in one sentence | introduced in |\n| --- | --- | --- |\n"
+    assert glossary_faults(glossary_rows(head + good), tmp_path) == []
+    wrong = row.format("likeliest", "Gone", "Gone") + "\n" + row.format("greedy", "Gone", "Gone")
+    assert len(glossary_faults(glossary_rows(head + wrong), tmp_path)) == 2
+    absent = row.format("greedy", "2 · Choosing", "2-%C2%B7-Choosing")
+    assert len(glossary_faults(glossary_rows(head + absent), tmp_path)) == 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "chapters/00_start_here.ipynb"])
+def test_the_glossary_is_linked(page):
+    assert "docs/glossary.md)" in (ROOT / page).read_text(encoding="utf-8")
 
 
 # Answers to questions

@@ -251,11 +251,21 @@ def method_faults(cells: list[Cell]) -> Iterator[str]:
         if not (hasattr(builtins, name) or any(_binds(s, name) for s in scopes[:position])):
             continue
         for cell, scope in zip(cells[position + 1 :], scopes[position + 1 :], strict=True):
-            if _binds(scope, name):
+            if _binds(scope, name) or _hands_over(cell, shown.header[2]):
                 break
             if _reads(scope, name):
                 yield f"{cell.where}: {name} is the method of cell {shown.number}; bind it anew"
                 break
+
+
+def _hands_over(cell: Cell, method: str) -> bool:
+    """Tell whether a cell gives the method to its class, as `Block.forward = forward` does."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node) == method
+        for node in ast.walk(cell.tree())
+    )
 
 
 def _binds(scope: symtable.SymbolTable, name: str) -> bool:

@@ -591,6 +591,51 @@ def test_the_fields_words_stand_in_their_chapters(stem):
     assert [term for term in TERMS[stem] if term.lower() not in prose] == []
 
 
+# English
+
+UNIT = "nats?|bits?|bytes?|tokens?|seconds?|minutes?|milliseconds?|operations?|parameters?|weights?"
+WHOLE = "word|token|story|second|minute|byte|character|step|parameter|weight|layer|text|day|row"
+# What a native engineer would not write, and what instead.
+PHRASES = {
+    r"\bwhat when\b": "what happens when",
+    r"(?<![Yy]ou )\bshall\b": "will, or the present",  # Firth 1957 is quoted
+    r"\b(?:and|or) the like\b": "and so on, or name them",
+    r"\bbold(?:er|ly|est)\b": "say what a temperature does to the odds",
+    r"\bheld back to\b": "kept for",
+    r"\b[Ss]omebody who\b": "anyone who, a reader who",
+    r"\bunhandy\b": "unwieldy",
+    rf"\b(?:{UNIT}) an? (?:{WHOLE})\b": "per",
+    r"\b(?:cell|question|word|it|what|rows?) stands? (?:at|in(?! for)|before|behind)\b": "is",
+}
+
+
+def phrase_faults(text: str) -> list[str]:
+    """Return each phrase of the list with what comes before and after it."""
+    return [
+        f"...{text[max(0, match.start() - 30) : match.end() + 20]!r}: {instead}"
+        for phrase, instead in PHRASES.items()
+        for match in re.finditer(phrase, text)
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_no_phrase_of_the_list_stands_in_a_notebook(path):
+    """What a code cell prints, and the names of its axes, are read as prose is."""
+    found = nbformat.read(path, as_version=4).cells
+    assert not (faults := [f for cell in found for f in phrase_faults(cell.source)]), faults
+
+
+def test_the_phrases_of_the_list_are_caught():
+    wrong = (
+        "And what when it fails? We shall see. Lists, tuples and the like. A bolder model; drawn "
+        "boldly. Ten are held back to test. Somebody who knows. Unhandy, unhandy. 2 nats a word. "
+        "The question stands at the end."
+    )
+    assert len(phrase_faults(wrong)) == 10
+    right = "You shall know a word. 2 nats per word, a token a model reads. It stands for a word."
+    assert phrase_faults(right) == []
+
+
 # The glossary
 
 GLOSSARY = ROOT / "docs" / "glossary.md"

@@ -113,7 +113,7 @@ def averaged(part: np.ndarray, whole: np.ndarray, average: Average) -> np.ndarra
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), loss in nats a token: as unsure as among this many equal choices.
+    """Return exp(loss), loss in nats per token: as unsure as among this many equal choices.
 
     Jelinek et al. 1977, "Perplexity - a measure of the difficulty of speech recognition tasks".
 

@@ -69,7 +69,7 @@ class Model:
     ) -> Iterator[str]:
         """Return an iterator over the pieces of the text that `write` returns, as they are made."""
         config = with_settings(sampling or SampleConfig(), settings)
-        ids = [self.tokenizer.eot_id, *self.tokenizer.encode(prompt)]
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         tokens = stream(self.model, ids, config, stop_ids=[self.tokenizer.eot_id])
         return itertools.chain([prompt], self._pieces(tokens, StopStrings(stop)))
 

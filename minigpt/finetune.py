@@ -32,7 +32,7 @@ from minigpt.batching.examples import (
     split_examples,
 )
 from minigpt.batching.packing import Bucketed, EvalPacked
-from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, longest_answer, special_ids
+from minigpt.chat import SPECIAL, Encoded, TrainOn, chat_format, encode_chats, longest_answer
 from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
@@ -253,7 +253,7 @@ def start(
         tokenizer = load_tokenizer(path)
     elif base:
         tokenizer = base.tokenizer
-        special_ids(tokenizer)  # or else it cannot chat
+        chat_format(tokenizer)  # or else it cannot chat
     else:
         tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
     tokenizer.save(path)

@@ -153,7 +153,7 @@ def tokenizer_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def end_ids(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids at which a text is over; where a model can chat, the end of an answer first."""
+    """Return the ids at which a text is over; the end of an answer comes first."""
     ids = [tokenizer.eot_id]
     if can_chat(tokenizer):
         ids.insert(0, tokenizer.special_tokens[chat_format(tokenizer).end])

@@ -12,12 +12,14 @@ names and settings as github.com/huggingface/transformers has them, version 5.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from minigpt.chat import SPECIAL
 from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.support.errors import CheckpointError, ConfigError
 from minigpt.support.tensor_files import (
@@ -27,7 +29,8 @@ from minigpt.support.tensor_files import (
     read_object,
     wrong_type,
 )
-from minigpt.tokenizer import Tokenizer, load_tokenizer
+from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from minigpt.vocabulary import AddedToken
 
 HUB = "hf:"  # begins the name of a model to be downloaded: hf:Qwen/Qwen3-0.6B
 HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -323,3 +326,29 @@ def pad_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     """
     tokenizer.token_bytes += [b""] * (vocab_size - tokenizer.vocab_size)
     tokenizer.vocab_size = len(tokenizer.token_bytes)
+
+
+# --- learning on ---
+
+
+def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that has the special tokens of conversations too, after all its others."""
+    if not isinstance(tokenizer, BPETokenizer):
+        return tokenizer
+    missing = [name for name in SPECIAL if name not in tokenizer.special_tokens]
+    added = [AddedToken(name, tokenizer.vocab_size + n) for n, name in enumerate(missing)]
+    vocabulary = tokenizer.vocabulary
+    return BPETokenizer(replace(vocabulary, added=(*vocabulary.added, *added)))
+
+
+def with_more_tokens(weights: dict[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
+    """Return weights with rows for more tokens: each new one begins as the mean of the others.
+
+    So it is neither likely nor unlikely at first, and its logit is of the usual size.
+    """
+    grown = dict(weights)
+    for name in ("embedding.weight", "head.weight"):
+        table = weights[name]
+        new = table.mean(dim=0, keepdim=True).expand(vocab_size - len(table), -1)
+        grown[name] = torch.cat((table, new))
+    return grown

@@ -177,7 +177,7 @@ def own_card(command: EvaluateCommand, run: Run) -> dict:
 
     A model of the package comes without its texts: they are told again, as it has read them.
     """
-    if not run.config.data:
+    if run.is_published:
         raise ConfigError(
             "a published model comes without a validation text",
             str(command.checkpoint),

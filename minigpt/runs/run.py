@@ -256,6 +256,8 @@ class Run:
     folder: Path | None = None
     """Where the run lies; None for a model of the package or a published one: beside these nothing
     is written."""
+    is_published: bool = False
+    """Whether the model comes from elsewhere, with weights and a tokenizer alone."""
 
 
 def open_run(path: Path, device: str = "auto") -> Run:
@@ -270,7 +272,8 @@ def open_run(path: Path, device: str = "auto") -> Run:
         model, tokenizer = load_pretrained(path)
         pad_vocabulary(tokenizer, model.config.vocab_size)
         config = RunConfig(data="", tokenizer=str(path), model=model.config)
-        return Run(model.to(choose_device(device)), tokenizer, config, 0)
+        model = model.to(choose_device(device))
+        return Run(model, tokenizer, config, 0, is_published=True)
     if is_shipped(path):
         run_dir, checkpoint = load_shipped(str(path))
     elif (path / "manifest.json").is_file():

@@ -1,7 +1,7 @@
 """Read tensors from safetensors files of strangers: one file, or several with an index.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON: type, shape and place
-of each tensor) and raw numbers. Nothing in it can run, unlike in a pickle, but it can lie. So names,
+of each tensor) and raw numbers. Unlike a pickle it cannot run anything, but it can lie. So names,
 types, shapes and places are checked before a number is read, and an index may name nothing outside
 of its own folder. Knows no models.
 

@@ -99,7 +99,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     header = {name: entry_of(name, value, path) for name, value in content.items()}
     places = sorted((entry.start, entry.end) for entry in header.values())
     gaps = [b for (_, a), (b, _) in itertools.pairwise([(0, 0), *places]) if a != b]
-    if gaps or (places and places[-1][1] != size - 8 - length):
+    end = places[-1][1] if places else 0
+    if gaps or end != size - 8 - length:
         raise unusable(path, "its tensors overlap, or do not fill the file")
     return header
 

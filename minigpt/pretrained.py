@@ -24,7 +24,7 @@ from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig
 from minigpt.support.errors import CheckpointError, ConfigError
 from minigpt.support.tensor_files import (
     WEIGHT_TYPES,
-    Reader,
+    OpenTensors,
     TensorFiles,
     read_object,
     wrong_type,
@@ -105,7 +105,7 @@ def place_of(name: str, family: str) -> Place:
     return Place(f"{prefix}{names[module]}.{kind}", third, is_gpt2 and is_matrix)
 
 
-def take(tensors: Reader | dict[str, Tensor], place: Place) -> Tensor:
+def take(tensors: OpenTensors | dict[str, Tensor], place: Place) -> Tensor:
     """Return the tensor of a place, laid out as ours are: rows are outputs."""
     tensor = tensors[place.name]
     tensor = tensor.T if place.transposed else tensor

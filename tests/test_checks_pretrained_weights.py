@@ -186,7 +186,7 @@ TEMPLATE = (
         ("{%- if add_generation_prompt %}", "{%- if true %}", "only with add_generation_prompt"),
         ("'[ASSISTANT]'", "''", "ends with [ASSISTANT]"),
         ("'[ASSISTANT]'", "'[ASSISTANT] '", "White space differs"),
-        ("'[ASSISTANT]'", "'[YOU]'", "comes '[YOU]'"),
+        ("'[ASSISTANT]'", "'[YOU]'", "comes 'YOU]'"),
         ("{%- endfor %}", "", "Jinja says"),
     ],
 )

@@ -153,7 +153,7 @@ class TensorFiles:
                 raise unusable(self.folder / INDEX, what)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator["Reader"]:
+    def reading(self) -> Iterator["OpenTensors"]:
         """Open the files for a while; they are mapped, so only what is asked for is read."""
         with contextlib.ExitStack() as stack:
             handles = {}
@@ -162,10 +162,10 @@ class TensorFiles:
                     handles[path] = stack.enter_context(safe_open(path, framework="pt"))
                 except (SafetensorError, OSError) as error:
                     raise unusable(path, f"not a safetensors file: {error}") from None
-            yield Reader(self.files, handles)
+            yield OpenTensors(self.files, handles)
 
 
-class Reader:
+class OpenTensors:
     """Give tensors by name from open files."""
 
     def __init__(self, files: dict[str, Path], handles: dict[Path, Any]):

@@ -121,7 +121,8 @@ def ours_of(theirs: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
     for layer in range(n_layer):
         for kind in ("weight", "bias"):
             joint = theirs[f"h.{layer}.attn.c_attn.{kind}"].t()
-            parts = dict(zip(("query", "key", "value"), joint.chunk(3), strict=True))
+            names = ["query", "key", "value"]
+            parts = dict(zip(names, joint.chunk(3), strict=True))
             parts["output"] = theirs[f"h.{layer}.attn.c_proj.{kind}"].t()
             found |= {f"blocks.{layer}.attention.{n}.{kind}": t for n, t in parts.items()}
     return found

@@ -26,7 +26,8 @@ def load(path: str | Path = "little", device: str = "auto") -> "Model":
     """Open a run directory, or one checkpoint directory in it, for writing and chatting.
 
     "little" and "little-base" are models that come with the package, after and before it learned
-    to answer; a directory of that name comes first.
+    to answer; a directory of that name comes first. A folder with a published model of GPT-2's,
+    Llama 3's or Qwen3's family is opened in the same way, and so is "hf:" with its name.
     Raises CheckpointError or DataError, each with a remedy, where there is no sound run.
     """
     return Model(open_run(Path(path), device))
@@ -43,7 +44,8 @@ class Model:
         self.model, self.tokenizer, self.config = run.model, run.tokenizer, run.config
 
     def __repr__(self) -> str:
-        return f"<minigpt.Model on {self.config.data!r}, step {self.run.step}>"
+        origin = f"on {self.config.data!r}" if self.config.data else f"of {self.config.tokenizer!r}"
+        return f"<minigpt.Model {origin}, step {self.run.step}>"
 
     def write(
         self,
@@ -69,7 +71,7 @@ class Model:
     ) -> Iterator[str]:
         """Return an iterator over the pieces of the text that `write` returns, as they are made."""
         config = with_settings(sampling or SampleConfig(), settings)
-        ids = [self.tokenizer.eot_id, *self.tokenizer.encode(prompt)]
+        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
         tokens = stream(self.model, ids, config, stop_ids=[self.tokenizer.eot_id])
         return itertools.chain([prompt], self._pieces(tokens, StopStrings(stop)))
 

@@ -54,13 +54,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return weights @ v  # (..., T, D)
 
 
-def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    length: int, head_dim: int, theta: float, slowdown: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, each (length, head_dim): place t rotates pair i by t / theta^(2i/D).
 
     Pair i is made of dimensions i and i + D/2; the sine of a pair's first half is stored negative,
-    as `apply_rotary` needs it. Source: Su et al. 2021, equations 15 and 34.
+    as `apply_rotary` needs it. slowdown: how many times slower each pair rotates, (D/2).
+    Source: Su et al. 2021, equations 15 and 34.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
+    if slowdown is not None:
+        frequencies = frequencies / slowdown
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (length, D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (length, D)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from minigpt import metrics
 from minigpt.batching.conversations import fit_prompts
 from minigpt.batching.examples import Example
-from minigpt.chat import Message, encode_prompts, end_id, special_ids
+from minigpt.chat import Message, encode_prompts, end_id, mark_ids
 from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
@@ -93,10 +93,11 @@ def text_score(
 ) -> TextScore:
     """Return perplexity and bits per byte of any text, or of many documents together.
 
-    A document is read from its start, after <|endoftext|>; its end is not predicted. Of a document
-    longer than the context, windows of block_size tokens are read that begin `stride` tokens (None:
-    half of block_size) after each other, and each token is predicted once, in the first window
-    that holds it: from all tokens before it, or at least block_size - stride of them.
+    A document is read from its start, after <|endoftext|> (Llama: <|begin_of_text|>); its end is
+    not predicted. Of a document longer than the context, windows of block_size tokens are read that
+    begin `stride` tokens (None: half of block_size) after each other, and each token is predicted
+    once, in the first window that holds it: from all tokens before it, or at least
+    block_size - stride of them.
 
     EleutherAI's harness (lm-eval) predicts the same tokens, but gives its last window a whole
     context; with stride = block_size the two differed by 0.00 to 0.06 bits a byte on 12 texts, the
@@ -111,7 +112,7 @@ def text_score(
         ids = tokenizer.encode_batch([text])[0]
         if not ids:
             continue
-        windows = cut_windows([tokenizer.eot_id, *ids], block_size, stride)
+        windows = cut_windows([tokenizer.bos_id, *ids], block_size, stride)
         while group := list(islice(windows, WINDOWS_AT_A_TIME)):
             losses = token_losses(model, [row for row, _ in group])
             for row_losses, (_, new) in zip(losses, group, strict=True):
@@ -226,7 +227,7 @@ def answers(
     room = block_size // 4 if max_new_tokens is None else max_new_tokens
     kept_free = min(room, block_size // 2)  # or else a long answer would leave no prompt
     prompts = encode_prompts(conversations, tokenizer)
-    marks = set(special_ids(tokenizer).values())
+    marks = mark_ids(tokenizer)
     prompts, n_cut = fit_prompts(prompts, block_size - kept_free, marks)
     if n_cut:
         warnings.warn(

@@ -32,10 +32,19 @@ from minigpt.batching.examples import (
     split_examples,
 )
 from minigpt.batching.packing import Bucketed, EvalPacked
-from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, longest_answer, special_ids
+from minigpt.chat import (
+    SPECIAL,
+    Encoded,
+    TrainOn,
+    can_chat,
+    chat_format,
+    encode_chats,
+    longest_answer,
+)
 from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device, choose_dtype
+from minigpt.pretrained import with_chat_tokens, with_more_tokens
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import checkpoint_paths
 from minigpt.runs.run import (
@@ -58,6 +67,7 @@ from minigpt.validation import evaluate_loss
 SETTINGS = "finetune.json"
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
 USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before
+LONGEST_CONTEXT = 4096  # tokens that a published model is trained with, unless examples need more
 CONTEXT_STEP = 64  # block_size is a multiple of it
 PRETRAINING_RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
 
@@ -70,7 +80,8 @@ class FinetuneConfig:
     """Examples: .jsonl, .json, .csv, .tsv, bAbI text, a folder, an archive, a pattern in quotes, or
     the name of a public data set."""
     checkpoint: Path | None = None
-    """A run with the model to start from, or little or little-base (None: start from nothing)."""
+    """A run with the model to start from, little or little-base, or a published model: its folder
+    or hf: and its name (None: start from nothing)."""
     held_out: str | None = None
     """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
@@ -253,21 +264,39 @@ def start(
         tokenizer = load_tokenizer(path)
     elif base:
         tokenizer = base.tokenizer
-        special_ids(tokenizer)  # or else it cannot chat
+        if base.is_published and not can_chat(tokenizer):
+            tokenizer = with_chat_tokens(tokenizer)
+        chat_format(tokenizer)  # or else it cannot chat
     else:
         tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
     tokenizer.save(path)
     if config.checkpoint:
         kept = base.config.model if base else load_config(run_dir).model
-        model_config = dataclasses.replace(kept, dropout=config.model.dropout)
+        n_ids = max(kept.vocab_size, tokenizer.vocab_size)  # a tokenizer may have gained some
+        kept = dataclasses.replace(kept, dropout=config.model.dropout, vocab_size=n_ids)
+        model_config = shortened(kept, tokenizer, examples)
     else:
         encoded = encode_chats([example.messages for example in examples], tokenizer)
         model_config = fitting_model(config.model, tokenizer, encoded)
     torch.manual_seed(config.training.seed)
     model = GPT(model_config)
     if base:
-        model.load_state_dict(base.model.state_dict())
+        model.load_state_dict(with_more_tokens(base.model.state_dict(), model_config.vocab_size))
     return model, tokenizer
+
+
+def shortened(model: GPTConfig, tokenizer: Tokenizer, examples: Sequence[Example]) -> GPTConfig:
+    """Return a model's settings with a context that can be trained.
+
+    Published models reach 100,000 tokens. Each row of a batch would take the memory for all of
+    them, so the context becomes LONGEST_CONTEXT, or what the longest example needs.
+    """
+    if model.block_size <= LONGEST_CONTEXT or model.positions != "rotary":
+        return model
+    encoded = encode_chats([example.messages for example in examples], tokenizer)
+    needed = max(len(ids) for ids, _ in encoded)
+    block_size = min(model.block_size, max(needed, LONGEST_CONTEXT))
+    return dataclasses.replace(model, block_size=block_size)
 
 
 def learn_tokenizer(

@@ -23,7 +23,16 @@ from torch.nn import functional as F
 from minigpt.attention import Attention, RMSNorm, begin_as_copying
 from minigpt.batching.windows import IGNORE
 from minigpt.cache import KVCache
-from minigpt.layers import MLP, LearnedPositions, NoPositions, Rotary, SwiGLU, gelu, squared_relu
+from minigpt.layers import (
+    MLP,
+    LearnedPositions,
+    NoPositions,
+    Rotary,
+    SwiGLU,
+    gelu,
+    llama3_slowdown,
+    squared_relu,
+)
 from minigpt.machine.device import logits_at_once
 from minigpt.support.errors import require
 from minigpt.support.settings import above, at_least, at_most, below, check_fields
@@ -56,6 +65,9 @@ class GPTConfig:
     """Share of activations dropped in training; 0 is best when no text is seen twice."""
     rope_theta: Annotated[float, above(1), below(1e30)] = 10_000.0
     """Base of the rotary wavelengths, in positions."""
+    rope_scaling: tuple[float, float, float, float] | None = None
+    """Slower rotations for a longer context, as Llama 3.1 has them: factor, low and high turns, and
+    the context before (None: as they are). See `layers.llama3_slowdown`."""
     norm_eps: Annotated[float, above(0), below(1)] = 1e-6
     """Added to the mean square before its root is taken."""
     tie_embeddings: bool = True
@@ -85,6 +97,8 @@ class GPTConfig:
         n_kv_head = self.n_kv_head or self.n_head
         wanted = f"a divisor of n_head ({self.n_head})"
         require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head, wanted)
+        if self.rope_scaling is not None:
+            object.__setattr__(self, "rope_scaling", check_scaling(self.rope_scaling))
 
     def resolved(self) -> "ResolvedConfig":
         """Return the same config with every None replaced by the number that it stands for."""
@@ -95,6 +109,17 @@ class GPTConfig:
         settings["head_dim"] = self.head_dim or self.n_embd // self.n_head
         settings["n_hidden"] = self.n_hidden or default_hidden
         return ResolvedConfig(**settings)
+
+
+def check_scaling(numbers: Any) -> tuple[float, float, float, float]:
+    """Return a config's `rope_scaling` as a tuple (JSON makes lists); ConfigError if impossible."""
+    is_four = isinstance(numbers, tuple | list) and len(numbers) == 4
+    holds = is_four and all(type(n) in (int, float) and 0 < n < 1e12 for n in numbers)
+    holds = holds and numbers[0] >= 1 and numbers[1] < numbers[2]
+    wanted = "four numbers: a factor from 1 on, low turns, more high turns, the context before"
+    require(holds, "rope_scaling", numbers, wanted)
+    factor, low, high, context = map(float, numbers)
+    return factor, low, high, context
 
 
 @dataclass(frozen=True)
@@ -133,7 +158,12 @@ MLPS: dict[str, Maker] = {
     "relu2": lambda c: MLP(c.n_embd, c.n_hidden, squared_relu, c.biases),
 }
 POSITIONS: dict[str, Maker] = {
-    "rotary": lambda c: Rotary(c.block_size, c.head_dim, c.rope_theta),
+    "rotary": lambda c: Rotary(
+        c.block_size,
+        c.head_dim,
+        c.rope_theta,
+        c.rope_scaling and llama3_slowdown(c.head_dim, c.rope_theta, *c.rope_scaling),
+    ),
     "learned": lambda c: LearnedPositions(c.block_size, c.n_embd),
     "none": lambda c: NoPositions(),
 }

@@ -9,6 +9,7 @@ Sources: Shazeer 2020, "GLU Variants Improve Transformer"; Hendrycks and Gimpel 
 Error Linear Units"; So et al. 2021, "Primer" (squared ReLU); Su et al. 2021, "RoFormer".
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -68,15 +69,34 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, block_size: int, head_dim: int, theta: float):
+    def __init__(
+        self, block_size: int, head_dim: int, theta: float, slowdown: Tensor | None = None
+    ):
         super().__init__()
-        cos, sin = rotary_table(block_size, head_dim, theta)
+        cos, sin = rotary_table(block_size, head_dim, theta, slowdown)
         self.register_buffer("cos", cos, persistent=False)  # (block_size, D)
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return x and the cosines and sines, (1, T, D) or (B, 1, T, D), of these positions."""
         return x, (self.cos[positions].unsqueeze(-3), self.sin[positions].unsqueeze(-3))
+
+
+def llama3_slowdown(
+    head_dim: int, theta: float, factor: float, low: float, high: float, context: float
+) -> Tensor:
+    """Return how many times slower each pair of a head rotates in a longer context, (D/2).
+
+    A pair that turned fewer than `low` times within the old context rotates `factor` times slower:
+    it has not seen a whole turn, and would come to angles that are new to it. One that turned more
+    than `high` times stays as it is, since neighbors are told apart by it. In between the change is
+    gradual. Source: Grattafiori et al. 2024, "The Llama 3 Herd of Models", section 3.4.2, as the
+    published configurations of Llama 3.1 spell it out.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2)
+    turns = context * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return 1 / (kept + (1 - kept) / factor)
 
 
 class LearnedPositions(nn.Module):

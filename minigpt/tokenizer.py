@@ -40,6 +40,7 @@ from minigpt.vocabulary import AddedToken, Unsupported, Vocabulary, library_json
 
 END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "<|end_of_text|>")  # what published models call it: GPT-2 and Qwen, Llama 3
+BEGIN_OF_TEXT = "<|begin_of_text|>"  # Llama 3 begins a text with a token of its own
 UNKNOWN = "<|unknown|>"
 WHITE = "".join(chr(n) for n in range(0x3001) if chr(n).isspace() and not 0x1C <= n <= 0x1F)
 REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
@@ -73,6 +74,12 @@ class Tokenizer:
             f"special tokens {list(self.special_tokens)[:5]}",
             f"use a tokenizer with one of {', '.join(ENDS)}",
         )
+
+    @functools.cached_property
+    def bos_id(self) -> int:
+        """The id that a text begins after: <|begin_of_text|>, or else what ends a document."""
+        known = self.special_tokens.get(BEGIN_OF_TEXT)
+        return self.eot_id if known is None else known
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Return the ids of `text`; special tokens only where `allowed_special` names them.

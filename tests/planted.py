@@ -101,6 +101,55 @@ FAULTS = [
         "attention",
         "gpt",
     ),
+    # Published models
+    fault(
+        "GPT-2's matrices are not turned round",
+        r"third, is_gpt2 and is_matrix\)",
+        "third, False)",
+        "pretrained",
+    ),
+    fault(
+        "GPT-2's queries and keys are exchanged",
+        r'JOINT = \("attention\.query", "attention\.key",',
+        'JOINT = ("attention.key", "attention.query",',
+        "pretrained",
+    ),
+    fault(
+        "rotations are not slowed down for a longer context",
+        r"frequencies = frequencies / slowdown",
+        "pass",
+        "pretrained",
+    ),
+    fault(
+        "a tensor that the model does not have is passed over",
+        r"(    )if surplus:\n",
+        r"\1if not surplus:\n",
+        "pretrained",
+    ),
+    fault(
+        "an index may name files of other folders",
+        r'set\(name\) & set\("/[^"]*"\)',
+        "False",
+        "pretrained",
+    ),
+    fault(
+        "a header may claim any length",
+        r"if length > min\(LARGEST_HEADER, size - 8\):",
+        "if False:",
+        "tensor_files",
+    ),
+    fault(
+        "an exported model that can chat does not stop at the end of an answer",
+        r"ids\.insert\(0, tokenizer\.special_tokens\[chat_format\(tokenizer\)\.end\]\)",
+        "pass",
+        "export",
+    ),
+    fault(
+        "Llama's pairs are not brought together for llama.cpp",
+        r"tensor = interleaved\(tensor, c\.head_dim\)",
+        "pass",
+        "export",
+    ),
     # Cache
     fault(
         "a prompt after a past loses its mask",

@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "talk with a trained model",
     "generate": "generate text with a trained model",
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
+    "export": "write a model for transformers, vLLM or llama.cpp",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
     "data": "get public data sets, or clean your own text",
     "bench": "measure speed beside other packages",

@@ -25,7 +25,8 @@ class ChatCommand:
     """
 
     checkpoint: Path = Path("little")
-    """A run directory, one checkpoint directory in it, or little or little-base."""
+    """A run directory, one checkpoint directory in it, little or little-base, the folder of a
+    published model (GPT-2, Llama 3, Qwen3), or its name: hf:Qwen/Qwen3-0.6B."""
     message: tuple[str, ...] = ()
     """Messages to send one after the other, instead of asking for them."""
     system: str = ""

@@ -32,7 +32,8 @@ class EvaluateCommand:
     """Evaluate a trained model on its own task, on any text, or on examples of your own."""
 
     checkpoint: Path
-    """A run directory, one checkpoint directory in it, or little or little-base."""
+    """A run directory, one checkpoint directory in it, little or little-base, the folder of a
+    published model (GPT-2, Llama 3, Qwen3), or its name: hf:Qwen/Qwen3-0.6B."""
     out: Path | None = None
     """Directory of the report (by default "evaluation" in the run; little: only printed)."""
     text: Path | None = None
@@ -176,6 +177,12 @@ def own_card(command: EvaluateCommand, run: Run) -> dict:
 
     A model of the package comes without its texts: they are told again, as it has read them.
     """
+    if run.is_published:
+        raise ConfigError(
+            "a published model comes without a validation text",
+            str(command.checkpoint),
+            "give --data FILE with examples, or --text FILE",
+        )
     training = dataclasses.replace(run.config.training, device=command.device)
     config = dataclasses.replace(run.config, training=training)
     with text_folder(run) as folder:

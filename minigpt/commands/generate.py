@@ -15,7 +15,8 @@ class GenerateCommand:
     """Generate text with a trained model: continue a prompt, and print the text as it is made."""
 
     checkpoint: Path
-    """A run directory, one checkpoint directory in it, or little or little-base."""
+    """A run directory, one checkpoint directory in it, little or little-base, the folder of a
+    published model (GPT-2, Llama 3, Qwen3), or its name: hf:Qwen/Qwen3-0.6B."""
     prompt: str = ""
     """How the text begins; empty: the model begins by itself."""
     count: int = 1

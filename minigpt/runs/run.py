@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device
+from minigpt.pretrained import is_pretrained, load_pretrained, pad_vocabulary
 from minigpt.recipe import CHANGEABLE, TrainConfig
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.runs.resume import check_unchanged, metrics_lines
@@ -253,16 +254,26 @@ class Run:
     notes: tuple[str, ...] = ()
     """What a reader should know, such as damaged checkpoints that were passed over."""
     folder: Path | None = None
-    """Where the run lies; None for a model of the package, beside which nothing is written."""
+    """Where the run lies; None for a model of the package or a published one: beside these nothing
+    is written."""
+    is_published: bool = False
+    """Whether the model comes from elsewhere, with weights and a tokenizer alone."""
 
 
 def open_run(path: Path, device: str = "auto") -> Run:
     """Open a run directory (its newest good checkpoint) or one checkpoint directory inside it.
 
-    Or, by its name, a model that comes with the package (`shipped.NAMES`).
+    Or, by its name, a model that comes with the package (`shipped.NAMES`); or a published model of
+    GPT-2's, Llama 3's or Qwen3's family: its folder, or "hf:" and its name on huggingface.co.
     """
     path = Path(path)
     notes = notes_on_name(path)
+    if is_pretrained(path):
+        model, tokenizer = load_pretrained(path)
+        pad_vocabulary(tokenizer, model.config.vocab_size)
+        config = RunConfig(data="", tokenizer=str(path), model=model.config)
+        model = model.to(choose_device(device))
+        return Run(model, tokenizer, config, 0, is_published=True)
     if is_shipped(path):
         run_dir, checkpoint = load_shipped(str(path))
     elif (path / "manifest.json").is_file():
@@ -284,6 +295,7 @@ def open_run(path: Path, device: str = "auto") -> Run:
     tokenizer = load_tokenizer(run_dir / "tokenizer.json")
     check_tokenizer(checkpoint, tokenizer, run_dir)
     check_model(checkpoint, config, run_dir)
+    pad_vocabulary(tokenizer, config.model.vocab_size)
     model = GPT(config.model)
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()

@@ -17,7 +17,10 @@ from minigpt.support.errors import CheckpointError
 MODELS = Path(__file__).resolve().parents[1] / "models"
 NAMES = {"little": "little/tuned.safetensors", "little-base": "little/base.safetensors"}
 SUMS = "SHA256SUMS"
-REMEDY = "give the directory that train wrote, or little: the model that comes with the package"
+REMEDY = (
+    "give the directory that train wrote, or the folder of a published model, or little: the model "
+    "that comes with the package"
+)
 
 
 def is_shipped(path: Path) -> bool:

@@ -115,8 +115,8 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
     toward 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # Muon is for matrices that map vectors to vectors. An embedding is a table: most steps touch few
-    # of its rows, and AdamW keeps a pace for each of its numbers.
+    # Muon is for matrices that map vectors to vectors. An embedding is a table of which most steps
+    # touch few rows, and AdamW keeps a pace for each of its numbers.
     inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
     matrices = [p for p in parameters if p in inside and p.ndim >= 2]
     rest = [p for p in parameters if p not in inside or p.ndim < 2]

@@ -39,6 +39,7 @@ def skip_gram_pairs(tokens: np.ndarray, eot_id: int, window: int = 5) -> np.ndar
     """
     require(window >= 1, "window", window, "1 or more words")
     tokens = np.asarray(tokens)
+    # Numbers the documents, so that no pair reaches from one into the next.
     document = np.cumsum(tokens == eot_id)
     found = []
     for distance in range(1, window + 1):
@@ -60,6 +61,7 @@ def thin_frequent(
     require(threshold > 0, "threshold", threshold, "a share of the text above 0")
     tokens = np.asarray(tokens)
     shares = np.bincount(tokens) / len(tokens)
+    # At most 1: words rarer than the threshold always stay.
     stays = np.sqrt(threshold / np.maximum(shares, threshold))
     stays[eot_id] = 1.0
     return tokens[rng.random(len(tokens)) < stays[tokens]]
@@ -87,6 +89,8 @@ class SkipGram(nn.Module):
         self.centers = nn.Embedding(vocab_size, n_embd)
         self.contexts = nn.Embedding(vocab_size, n_embd)
         nn.init.uniform_(self.centers.weight, -0.5 / n_embd, 0.5 / n_embd, generator)
+        # One side at 0 makes every score 0 at first; the other is random, or all words would learn
+        # the same.
         nn.init.zeros_(self.contexts.weight)
 
     def forward(self, centers: Tensor, contexts: Tensor, noise: Tensor) -> Tensor:
@@ -111,6 +115,7 @@ def skip_gram_batches(
     """
     while True:
         thinned = thin_frequent(tokens, eot_id, threshold, rng)
+        # Shuffled: neighbors in the text would put the same few words into one batch.
         pairs = torch.from_numpy(rng.permutation(skip_gram_pairs(thinned, eot_id, window)))
         if len(pairs) == 0:
             raise DataError(
@@ -185,6 +190,7 @@ class WordVectors:
     def nearest(self, vector: np.ndarray, k: int, without: Iterable[str] = ()) -> list:
         """Return the k words that point most in the direction of a vector, with the cosines."""
         cosines = self.vectors @ (vector / np.linalg.norm(vector))
+        # The asked words would otherwise win: b - a + c lies near b and c themselves.
         cosines[[self.place[word] for word in without]] = -np.inf
         best = np.argsort(-cosines, kind="stable")[:k]
         return [(self.words[place], round(float(cosines[place]), 2)) for place in best]

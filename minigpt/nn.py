@@ -56,6 +56,7 @@ class Dropout:
         if not training or self.share == 0:
             return x
         kept = self.rng.random(x.shape) >= self.share
+        # Scaled up now, so that nothing need be scaled when the layer is used.
         return x * (kept / (1 - self.share))
 
 
@@ -82,6 +83,7 @@ class MLP:
     def __call__(self, x: Tensor | ArrayLike, training: bool = False) -> Tensor:
         """Return the logits; training: let dropout act."""
         x = as_tensor(x)
+        # The last layer has no activation: logits may be any numbers, negative ones included.
         for layer in self.layers[:-1]:
             x = self.dropout(self.activation(layer(x)), training)
         return self.layers[-1](x)
@@ -114,12 +116,14 @@ def cross_entropy(logits: Tensor, targets: ArrayLike) -> Tensor:
     targets, V = np.asarray(targets), logits.shape[-1]
     assert logits.shape[:-1] == targets.shape, f"logits {logits.shape}, targets {targets.shape}"
     assert np.isin(targets, np.arange(V)).all(), f"targets must be whole numbers from 0 to {V - 1}"
+    # From log_softmax, not from log(softmax): a probability that rounds to 0 has no logarithm.
     log_probabilities = log_softmax(logits).reshape(-1, V)
     return -log_probabilities[np.arange(targets.size), targets.ravel()].mean()
 
 
 def mean_squared_error(predictions: Tensor, targets: ArrayLike) -> Tensor:
     """Return the mean squared difference; the shapes must be equal, not just broadcastable."""
+    # (N, 1) against (N,) would broadcast to (N, N) and give a loss of nothing that was meant.
     shapes = predictions.shape, np.shape(targets)
     assert shapes[0] == shapes[1], f"predictions {shapes[0]}, targets {shapes[1]}"
     return ((predictions - targets) ** 2).mean()

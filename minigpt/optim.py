@@ -66,6 +66,7 @@ class Momentum(Optimizer):
     def step(self) -> None:
         """Update the velocities, and move every parameter by its own."""
         for i, p in enumerate(self.parameters):
+            # Steady gradients add up to 1 / (1 - momentum) times one; alternating ones cancel.
             self.velocity[i] = self.momentum * self.velocity[i] + p.grad
             move = p.grad + self.momentum * self.velocity[i] if self.nesterov else self.velocity[i]
             p.data = p.data - self.learning_rate * move
@@ -124,6 +125,7 @@ class AdamW(Adam):
     def step(self) -> None:
         """Shrink every parameter, then move it as Adam does."""
         for p in self.parameters:
+            # Times the rate, so that a schedule that ends at 0 also ends the shrinking.
             p.data = p.data * (1 - self.learning_rate * self.weight_decay)
         super().step()
 
@@ -133,6 +135,7 @@ class AdamW(Adam):
 
 def constant_factor(step: int, warmup_steps: int = 0) -> float:
     """Rise in equal parts to 1 in `warmup_steps` steps (warm-up), and stay there."""
+    # step + 1: a first step with rate 0 would be wasted.
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
@@ -165,5 +168,6 @@ def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
     length = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))
     if length > largest:
         for p in parameters:
+            # One factor for all: clipping each number alone would turn the direction.
             p.grad = p.grad * (largest / length)
     return length

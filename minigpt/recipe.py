@@ -115,6 +115,8 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
     toward 0 is no simplification.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # Muon is for matrices that map vectors to vectors. An embedding is a table of which most steps
+    # touch few rows, and AdamW keeps a pace for each of its numbers.
     inside = set(model.blocks.parameters()) if config.optimizer == "muon" else set()
     matrices = [p for p in parameters if p in inside and p.ndim >= 2]
     rest = [p for p in parameters if p not in inside or p.ndim < 2]
@@ -133,6 +135,7 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[Optimizer]:
         optimizers.append(AdamW(groups, lr=config.learning_rate, betas=betas, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
+            # The schedule multiplies this one, since `lr` itself changes in every step.
             group["initial_lr"] = group["lr"]
     return optimizers
 
@@ -148,6 +151,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 def rise_and_fall(step: int, steps: int, config: TrainConfig) -> float:
     """Return the factor of one of `steps` steps in which the learning rate rises and falls once."""
     warmup_steps = config.warmup_steps
+    # The first gradients are large and the optimizers' means are not settled yet.
     if warmup_steps is None:
         warmup_steps = min(20, steps // 10)
     if step < warmup_steps:
@@ -155,6 +159,7 @@ def rise_and_fall(step: int, steps: int, config: TrainConfig) -> float:
     begin = max(warmup_steps, steps * (1 - config.cooldown_fraction))
     if config.schedule == "constant" or step < begin:
         return 1.0
+    # A resumed run may be longer than its schedule; then the rate stays at its end.
     done = min((step - begin) / (steps - begin), 1.0)  # from 0 to just below 1
     left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return config.final_learning_rate_fraction + (1 - config.final_learning_rate_fraction) * left

@@ -23,6 +23,7 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Return the text that is complete after this id; often a word, sometimes nothing."""
+        # Bytes, not text: a token may end inside a character (most Chinese ones have 3 bytes).
         return self._decoder.decode(self.tokenizer.decode_bytes([token]))
 
     def flush(self) -> str:
@@ -59,6 +60,8 @@ class StopStrings:
             return ""
         text = self.held + text
         places = [(text.find(string), string) for string in self.strings]
+        # The one that is complete first wins, not the one that begins first: the result must not
+        # depend on how the text was cut into pieces.
         ends = [(place + len(string), place) for place, string in places if place >= 0]
         self.found = bool(ends)
         safe = min(ends)[1] if ends else self.safe_length(text)

@@ -96,6 +96,7 @@ class Trainer:
         check_processes(config, self.world.size, self.dtype)
         self.model = model.to(self.device).train()
         self.model.zero_grad(set_to_none=True)
+        # Before the optimizers: sharding replaces the parameters that they hold.
         self.forward: Any = wrap_model(model, self.device, config.shard)
         if config.compile:
             require_compiler(self.device)
@@ -123,6 +124,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
             parameters, limit = self.model.parameters(), config.grad_clip or math.inf
+            # Clipped after unscaling: the limit is meant for the true gradient.
             norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
             loss, norm = torch.stack([loss, norm]).tolist()  # the step's only wait for the device
             finite = math.isfinite(loss) and math.isfinite(norm)
@@ -147,6 +149,7 @@ class Trainer:
         hence the factor), and wherever targets are ignored.
         """
         step, rank, size = self.progress.step, self.world.rank, self.world.size
+        # Of the whole batch, over all processes: each piece weighs by its share of it.
         total = int((batch[1] != IGNORE).sum())
         if total == 0:
             raise DataError(
@@ -165,10 +168,12 @@ class Trainer:
             share = int((wanted != IGNORE).sum()) / total
             if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
                 wanted = torch.zeros_like(wanted)
+            # The rank too: processes with one seed would drop the same numbers of different rows.
             seed_step(self.config.seed, step, micro_step, rank)
             with no_sync(self.forward, is_last=start + rows >= len(idx)):
                 with autocast(self.device, self.dtype):
                     _, loss = self.forward(piece.to(self.device), wanted.to(self.device), mask=mask)
+                # `size` undoes the mean that the processes form of their gradients.
                 self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
         return all_reduce(loss_sum), total
@@ -185,6 +190,7 @@ class Trainer:
                 group["lr"] = group["initial_lr"] * factor
             if finite:
                 optimizer.step()
+        # After a step that overflowed as well: this is how the scale finds its size.
         self.scaler.update()
 
     def refuse_update(self, loss: float, norm: float, batch: Batch) -> None:
@@ -212,6 +218,7 @@ class Trainer:
         rank, size = self.world.rank, self.world.size
         mine = (shard_validation(batch, rank, size) for batch in validation)
         sums = sum_losses(self.model, mine, self.device, self.dtype)
+        # Sums travel, not means: the processes may have different numbers of targets.
         loss_sum, count = all_reduce(torch.tensor(sums, dtype=torch.float64)).tolist()
         loss = mean_loss(loss_sum, count)
         if not math.isfinite(loss):
@@ -288,6 +295,7 @@ class Trainer:
         if state is None:
             return
         restore_tensors(found[0] if found else None, self.model, self.optimizers)
+        # No generator is restored: each step seeds its own random numbers.
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.saved_step = self.progress.step

@@ -36,9 +36,11 @@ def sum_losses(
             mask = {"mask": document_mask(documents[0].to(device))} if documents else {}
             with autocast(device, dtype):
                 _, loss = model(idx.to(device), targets.to(device), **mask)
+            # Weighed by targets: batches differ in length, and every token counts the same.
             loss_sum += loss.item() * predicted
             count += predicted
     finally:
+        # Also where a batch fails: the caller may go on training with dropout.
         model.train(was_training)
     return loss_sum, count
 

@@ -50,6 +50,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "batching.prepare": (),
     "batching.windows": (10,),
     "batching.layouts": (),
+    "batching.messages": (),
     "batching.examples": (),
     "batching.conversations": (18,),
     "batching.packing": (17, 18),

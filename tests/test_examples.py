@@ -337,3 +337,11 @@ def test_real_folders_of_labels_and_archives_are_read(data_dir, tmp_path, monkey
         examples, _ = load_examples(data_dir / "chnsenticorp", config, split)
         assert len(examples) == expected
         assert {example.messages[-1]["content"] for example in examples} == {"0", "1"}
+
+
+@pytest.mark.parametrize(("number", "text"), [("1e400", "inf"), ("1.0", "1"), ("-0.0", "0")])
+def test_a_number_of_any_size_is_a_label(tmp_path, number, text):
+    data = "".join(f'{{"text": "line {n}", "label": {number}}}\n' for n in range(4))
+    (tmp_path / "my.jsonl").write_text(data, encoding="utf-8")
+    found = {messages[-1]["content"] for messages in read_examples(tmp_path / "my.jsonl")}
+    assert found == {text}

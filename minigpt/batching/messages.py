@@ -6,6 +6,7 @@ recognized (`layouts.py`), and what was understood is counted so that a command 
 one record at a time, and nothing of files but where a record stands.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -286,7 +287,8 @@ def as_text(value: object, name: str, where: str, errors: Errors) -> str:
     elif isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, int | float):
-        value = str(int(value)) if value == int_of(value) else str(value)
+        whole = math.isfinite(value) and value == int_of(value)  # JSON's 1e400 is infinite
+        value = str(int(value)) if whole else str(value)
     if not isinstance(value, str):
         what = f"column {name!r} holds {json_kind(value)}, not a text"
         raise DataError(what, where, "correct it, or leave it out with --skip-bad")

@@ -34,9 +34,9 @@ HAND = {
 HAND_HINTS = {
     "memory": "In MB: weights, gradients, AdamW's two averages, activations; 4 bytes a number.",
     "rows": "From 40 MB take weights, gradients and averages; one text of 100 tokens takes 2 MB.",
-    "intensity": "2 x 10 x 100 x 100 operations; inputs, weights and outputs are moved once each.",
+    "intensity": "2 x 10 x 100 x 100 operations; inputs, weights, outputs move once each.",
     "microseconds": "Operations / peak and bytes / bandwidth: the GREATER of the two.",
-    "two_bytes": "The bytes are halved and the operations are not: which of the two is greater now?",
+    "two_bytes": "The bytes are halved, the operations are not: which of the two is greater?",
 }
 HAND_SLIPS = {  # (key, what was written) -> what to look at
     ("memory", (4, 4, 4, 8)): "AdamW keeps two averages for each weight.",
@@ -196,8 +196,8 @@ def lying_benchmark(answer: Callable, generator: Generator) -> None:
     ratio = max(found.values()) / min(found.values())
     require(
         ratio < 1.1,
-        f"three equal works on a device that gets warm and slow: you say that one takes {ratio:.2f} "
-        f"times as long as another. Let them take turns",
+        f"three equal works on a device that gets slower: you say that one takes {ratio:.2f} times as "
+        f"long as another. Let them take turns",
     )
 
 

@@ -196,8 +196,8 @@ def lying_benchmark(answer: Callable, generator: Generator) -> None:
     ratio = max(found.values()) / min(found.values())
     require(
         ratio < 1.1,
-        f"three equal works on a device that gets slower: you say that one takes {ratio:.2f} times as "
-        f"long as another. Let them take turns",
+        f"three equal works on a device that gets slower: you say that one takes {ratio:.2f} "
+        f"times as long as another. Let them take turns",
     )
 
 

@@ -64,6 +64,11 @@ def exclusive(parameters, row_bytes, batch_size, free):
     return rows_and_pieces(parameters, row_bytes, batch_size, free - 1)
 
 
+def at_least_one(parameters, row_bytes, batch_size, free):
+    rows, pieces = rows_and_pieces(parameters, row_bytes, batch_size, free)
+    return max(rows, 1), pieces or batch_size
+
+
 def as_one(parameters, row_bytes, batch_size, free):
     rows, pieces = rows_and_pieces(parameters, row_bytes, batch_size, free)
     return rows, min(pieces, 1)
@@ -78,7 +83,7 @@ def as_one(parameters, row_bytes, batch_size, free):
         (as_one, "rows times pieces"),
         (lambda *case: rows_and_pieces(*case, state=4), "16 bytes a parameter"),
         (lambda *case: rows_and_pieces(*case, state=0), "(0, 0), and only there"),
-        (lambda p, r, b, f: (1, b), "not even one row"),
+        (at_least_one, "not even one row"),
         (lambda *case: rows_and_pieces(*case)[::-1], ""),
         (lambda *case: rows_and_pieces(*case)[0], "two whole numbers"),
         (lambda p, r, b, f: (0.0, 0), "two whole numbers"),
@@ -154,7 +159,7 @@ def test_a_pretend_device_works_while_its_user_goes_on():
     ("change", "words"),
     [
         ({"operations": 3 * 1.7e9}, "not a training step"),
-        ({"writing": 30.0}, "one byte each"),
+        ({"writing": 37.0}, "one byte each"),
         ({"writing": 18.5}, "one byte each"),
         ({"writing": 1200.0}, "the road is slower"),
         ({"reading": 397.0}, "nothing is trained"),

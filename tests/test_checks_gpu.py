@@ -82,7 +82,7 @@ def as_one(parameters, row_bytes, batch_size, free):
         (exclusive, "More rows would fit"),
         (as_one, "rows times pieces"),
         (lambda *case: rows_and_pieces(*case, state=4), "16 bytes a parameter"),
-        (lambda *case: rows_and_pieces(*case, state=0), "(0, 0), and only there"),
+        (lambda *case: rows_and_pieces(*case, state=0), "16 bytes a parameter"),
         (at_least_one, "not even one row"),
         (lambda *case: rows_and_pieces(*case)[::-1], ""),
         (lambda *case: rows_and_pieces(*case)[0], "two whole numbers"),

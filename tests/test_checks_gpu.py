@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minigpt.checks import judge
 from minigpt.checks.gpu import PHONE_MODEL, PretendDevice, rows_and_pieces
 from minigpt.counts import flops_per_token
-from minigpt.gpt import GPT, GPTConfig
+from minigpt.gpt import GPT
 
 pytestmark = pytest.mark.usefixtures("student")
 
@@ -178,13 +178,12 @@ def test_wrong_phones(change, words):
 
 
 def test_the_oracle_of_the_phone_is_torchs_counter():
-    config = GPTConfig(**PHONE_MODEL)
     for T in (1, 512):
         with torch.device("meta"):
-            model, idx = GPT(config), torch.zeros(1, T, dtype=torch.long)
+            model, idx = GPT(PHONE_MODEL), torch.zeros(1, T, dtype=torch.long)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(idx)
-        assert counter.get_total_flops() == pytest.approx(T * flops_per_token(config, T), rel=0.01)
+        assert counter.get_total_flops() == pytest.approx(T * flops_per_token(PHONE_MODEL, T), rel=0.01)
 
 
 @pytest.mark.parametrize(

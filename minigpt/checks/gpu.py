@@ -227,14 +227,9 @@ def measured(
 
 # A phone
 
-PHONE_MODEL = {
-    "vocab_size": 32_768,
-    "block_size": 2048,
-    "n_layer": 16,
-    "n_head": 16,
-    "n_kv_head": 8,
-    "n_embd": 2048,
-}
+PHONE_MODEL = GPTConfig(
+    vocab_size=32_768, block_size=2048, n_layer=16, n_head=16, n_kv_head=8, n_embd=2048
+)
 PHONE_PEAK, PHONE_BANDWIDTH = 2e12, 60e9
 
 
@@ -243,9 +238,8 @@ def phone(answer: Any, generator: Generator) -> None:
     """Expect a dict of four numbers and a letter."""
     keys = {"operations", "writing", "reading", "texts", "why"}
     require(isinstance(answer, dict) and set(answer) == keys, f"expected a dict of {sorted(keys)}")
-    config = GPTConfig(**PHONE_MODEL)
-    weights = count_parameters(config)
-    one, many = (flops_per_token(config, T) for T in (1, 512))
+    weights = count_parameters(PHONE_MODEL)
+    one, many = (flops_per_token(PHONE_MODEL, T) for T in (1, 512))
     look_at = "FlopCounterMode around one forward pass of one token; not a training step."
     same_number(answer["operations"], one, "operations", look_at, 0.01 * one)
     writing = PHONE_BANDWIDTH / weights

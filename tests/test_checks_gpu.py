@@ -183,7 +183,8 @@ def test_the_oracle_of_the_phone_is_torchs_counter():
             model, idx = GPT(PHONE_MODEL), torch.zeros(1, T, dtype=torch.long)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(idx)
-        assert counter.get_total_flops() == pytest.approx(T * flops_per_token(PHONE_MODEL, T), rel=0.01)
+        expected = T * flops_per_token(PHONE_MODEL, T)
+        assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ One script for all: without a GPU only the quick form runs, at tiny sizes on the
 that nothing in it is broken; its figures then mean nothing.
 """
 
+import dataclasses
+import functools
 import json
 import math
 import tempfile
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.pairs import PairGPT
 from benchmarks.timing import Row, clock, take_turns
@@ -39,6 +42,7 @@ def measure_gpu(
         skip("gpu: there is none here (--quick tries the same script at tiny sizes)")
         return
     yield from measure_gpt2(device, quick)
+    yield from measure_remedies(device, quick)
     yield from measure_decoding(device, quick)
     if text is None:
         skip("gpu, time to 1.4697: no Tiny Shakespeare (give --data or MINIGPT_DATA)")
@@ -79,6 +83,43 @@ def measure_gpt2(device: torch.device, quick: bool) -> list[Row]:
         ),
         Row(PART, "the same: share of the measured peak", 100 * speed / peak, "%"),
     ]
+
+
+def measure_remedies(device: torch.device, quick: bool) -> list[Row]:
+    """Change one thing of a GPT-2 step at a time, in turns: what chapter 12 does on any machine."""
+    config = GPTConfig(65, 16, 2, 2, None, 32, **ARCHITECTURES["gpt2"]) if quick else GPT2
+    rows = 4 if quick else 16
+    settings = TrainConfig(
+        optimizer="adamw", batch_size=rows, learning_rate=1e-5, device=device.type
+    )
+    changes = {
+        "as it is": {},
+        "in float32": {"dtype": "float32"},
+        "in 4 pieces": {"micro_batch_size": rows // 4},
+        "compiled": {"compile": not quick},
+    }
+    ids = torch.randint(config.vocab_size, (rows, config.block_size + 1))
+    batch = ids[:, :-1], ids[:, 1:].contiguous()
+    ways: dict[str, Callable[[], object]] = {}
+    for name, change in changes.items():
+        torch.manual_seed(0)
+        trainer = Trainer(GPT(config), dataclasses.replace(settings, **change), Path(), {})
+        ways[name] = functools.partial(trainer.train_step, batch)
+    ways["attention not fused"] = functools.partial(step_unfused, ways["as it is"])
+    seconds, _ = take_turns(ways, 1 if quick else 5)
+    plain = seconds.pop("as it is")
+    dtype = str(choose_dtype(device)).removeprefix("torch.")
+    note = f"{rows} rows of {config.block_size} tokens; as it is: {dtype}, {1000 * plain:.1f} ms"
+    return [
+        Row(PART, f"time of a step {name}, as it is = 1", each / plain, "", note=note)
+        for name, each in seconds.items()
+    ]
+
+
+def step_unfused(step: Callable[[], object]) -> None:
+    """Take a step whose attention stores the T x T weights."""
+    with sdpa_kernel(SDPBackend.MATH):
+        step()
 
 
 def measure_decoding(device: torch.device, quick: bool) -> list[Row]:

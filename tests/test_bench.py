@@ -293,6 +293,7 @@ def test_quick_measures_every_part_and_writes_both_files(capsys, tmp_path, nanog
         "share of that peak",
         "790 TFLOP/s",
         "1.4697",
+        "attention not fused",
     ):
         assert words in measured
     assert "number of parameters" not in printed  # what peers print is left out

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.lora import merge, own_state
 from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
+from minigpt.runs.adapters import adapt, read_adapter
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.runs.resume import check_unchanged, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
@@ -284,8 +286,15 @@ def open_run(path: Path, device: str = "auto") -> Run:
     tokenizer = load_tokenizer(run_dir / "tokenizer.json")
     check_tokenizer(checkpoint, tokenizer, run_dir)
     check_model(checkpoint, config, run_dir)
-    model = GPT(config.model)
-    load_weights(model, checkpoint)
+    adapter = read_adapter(run_dir)
+    if adapter is None:
+        model = GPT(config.model)
+        load_weights(model, checkpoint)
+    else:  # merged, so that whoever uses the run sees a plain model
+        base = open_run(adapter.base_path(run_dir), device)
+        model = adapt(base.model, adapter, run_dir)
+        load_weights(model, checkpoint)
+        model = merge(model)
     model = model.to(choose_device(device)).eval()
     folder = None if is_shipped(path) else run_dir
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes), folder)
@@ -329,8 +338,10 @@ def check_model(checkpoint: Checkpoint, config: RunConfig, run_dir: Path) -> Non
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into the model; names and shapes must fit."""
+    own = own_state(model).keys()
+    frozen = {name: weight for name, weight in model.state_dict().items() if name not in own}
     try:
-        model.load_state_dict(checkpoint.model)
+        model.load_state_dict(frozen | checkpoint.model)
     except RuntimeError as error:
         raise CheckpointError(
             f"weights do not fit the settings: {str(error).splitlines()[-1].strip()}",

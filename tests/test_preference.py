@@ -111,9 +111,9 @@ def test_an_epoch_gives_each_pair_once_and_another_gives_another_order():
     assert all(sorted(epoch) == list(range(2, 22)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     again = PairSource(many, 4, block_size=8, seed=3)
-    assert torch.equal(again.batch(7)[0], source.batch(7)[0])
+    assert torch.equal(again.batch(7)[1], source.batch(7)[1])
     other = PairSource(many, 4, block_size=8, seed=4)
-    assert not torch.equal(other.batch(0)[0], source.batch(0)[0])
+    assert not torch.equal(other.batch(0)[1], source.batch(0)[1])
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_half_a_pair_is_refused(tmp_path):
     model = make_model()
     objective = dpo_objective(copy.deepcopy(model))
     source = PairSource([Pair([1], [2], [3])], 3, block_size=7)
+    config = make_config(batch_size=6, micro_batch_size=3)
     with pytest.raises(ConfigError, match="half a pair"):
-        config = make_config(batch_size=6, micro_batch_size=3)
         train(model, source, config, tmp_path, objective=objective)
     with pytest.raises(ConfigError, match="beta"):
         dpo_objective(model, beta=0.0)

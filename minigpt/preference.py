@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt.batching.windows import IGNORE, Batch
+from minigpt.batching.windows import Batch, answer_rows
 from minigpt.gpt import GPT
 from minigpt.support.errors import ConfigError, DataError, require
 from minigpt.validation import Objective
@@ -125,15 +125,9 @@ class PairSource:
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
-    """Return idx, targets (B, T) of some pairs; T is what the longest needs."""
-    answers = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    T = max(len(prompt) + len(answer) - 1 for prompt, answer in answers)
-    idx, targets = torch.zeros(len(answers), T).long(), torch.full((len(answers), T), IGNORE)
-    for row, (prompt, answer) in enumerate(answers):
-        ids = torch.tensor([*prompt, *answer])
-        idx[row, : len(ids) - 1] = ids[:-1]
-        targets[row, len(prompt) - 1 : len(ids) - 1] = ids[len(prompt) :]
-    return idx, targets
+    """Return idx, targets (B, T) of some pairs, each chosen row before its rejected one."""
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    return answer_rows(prompts, [answer for pair in pairs for answer in pair[1:]])
 
 
 def check_pair(pair: Pair, number: int, block_size: int) -> None:

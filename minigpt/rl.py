@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt.batching.windows import IGNORE, Batch
+from minigpt.batching.windows import IGNORE, Batch, answer_rows
 from minigpt.generate import generate
 from minigpt.gpt import GPT
 from minigpt.sampling import SampleConfig
@@ -195,7 +195,8 @@ class Rollouts:
         ended = [
             [*ids, self.stop_ids[0]] if len(ids) < c.max_answer_tokens else ids for ids in answers
         ]
-        return rollout_batch(prompts, ended, advantages)
+        idx, targets = answer_rows(prompts, ended)  # (B, T) each
+        return idx, targets, advantages[:, None].expand(targets.shape)
 
     def sample(self, numbers: Sequence[int], seed: int) -> list[list[int]]:
         """Return an answer of the model to each of the prompts with these numbers."""
@@ -204,21 +205,6 @@ class Rollouts:
         )
         prompts = [self.prompts[number] for number in numbers]
         return generate(self.model, prompts, config, self.stop_ids)
-
-
-def rollout_batch(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], advantages: Tensor
-) -> Batch:
-    """Return idx, targets and advantages (B, T); prompts are no targets, rows are padded."""
-    T = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) - 1
-    idx = torch.zeros(len(prompts), T).long()
-    targets, weights = torch.full_like(idx, IGNORE), torch.zeros(len(prompts), T)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ids = torch.tensor([*prompt, *answer])
-        idx[row, : len(ids) - 1] = ids[:-1]
-        targets[row, len(prompt) - 1 : len(ids) - 1] = ids[len(prompt) :]
-        weights[row] = advantages[row]
-    return idx, targets, weights
 
 
 def summary(step: int, rewards: Tensor, answers: Sequence[Sequence[int]]) -> dict[str, float]:

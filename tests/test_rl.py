@@ -10,7 +10,7 @@ import torch
 from helpers import random_model
 from small_training import make_config, make_model, same, weights
 
-from minigpt.batching.windows import IGNORE
+from minigpt.batching.windows import IGNORE, answer_rows
 from minigpt.rl import (
     RLConfig,
     Rollouts,
@@ -22,7 +22,6 @@ from minigpt.rl import (
     pass_at_k,
     policy_gradient_loss,
     rl_objective,
-    rollout_batch,
     token_entropy,
     token_log_probs,
 )
@@ -63,7 +62,7 @@ def exact_task():
 
 
 def probabilities(model, answers):
-    idx, targets, _ = rollout_batch([[1]] * len(answers), answers, torch.zeros(len(answers)))
+    idx, targets = answer_rows([[1]] * len(answers), answers)
     return token_log_probs(model(idx)[0].double(), targets).sum(dim=1), idx, targets
 
 
@@ -171,14 +170,17 @@ def rollouts(model, reward=count_fives, **changes) -> Rollouts:
     return Rollouts(model, prompts, reward, dataclasses.replace(CONFIG, **changes), [END])
 
 
-def test_rows_hold_prompt_and_answer_and_each_answer_its_advantage():
-    idx, targets, advantages = rollout_batch(
-        [[1, 2], [3]], [[5, 6, END], [7]], torch.tensor([0.5, -1.0])
-    )
-    X = IGNORE
-    assert idx.tolist() == [[1, 2, 5, 6], [3, 0, 0, 0]]
-    assert targets.tolist() == [[X, 5, 6, END], [7, X, X, X]]
-    assert advantages.tolist() == [[0.5] * 4, [-1.0] * 4]
+def test_each_answer_has_its_advantage_at_every_token():
+    source = rollouts(random_model())
+    idx, targets, advantages = source.batch(0)
+    assert advantages.shape == targets.shape == idx.shape
+    assert torch.equal(advantages, advantages[:, :1].expand_as(advantages))
+    by_group = advantages[:, 0].view(2, 6)
+    assert torch.allclose(by_group.sum(dim=1), torch.zeros(2), atol=1e-6)
+    holds_five = (targets == 5).any(dim=1).view(2, 6)
+    differs = holds_five.any(dim=1) & ~holds_five.all(dim=1)
+    assert differs.any()
+    assert torch.equal((by_group > 0)[differs], holds_five[differs])
 
 
 def test_what_ended_learns_its_end_and_what_was_cut_does_not():

@@ -64,6 +64,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "layers": (9, 15),
     "gpt": (9, 15),
     "counts": (9,),
+    "classification": (17,),
     "muon": (15,),
     "recipe": (10,),
     "runs.upgrades": (),

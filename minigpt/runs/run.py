@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from minigpt.classification import Classifier
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import choose_device
 from minigpt.recipe import CHANGEABLE, TrainConfig
@@ -285,6 +286,9 @@ def open_run(path: Path, device: str = "auto") -> Run:
     check_tokenizer(checkpoint, tokenizer, run_dir)
     check_model(checkpoint, config, run_dir)
     model = GPT(config.model)
+    facts = checkpoint.state["facts"]
+    if "labels" in facts:
+        model = Classifier(model, facts["labels"], facts["pooling"])
     load_weights(model, checkpoint)
     model = model.to(choose_device(device)).eval()
     folder = None if is_shipped(path) else run_dir

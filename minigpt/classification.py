@@ -36,7 +36,7 @@ class Classifier(GPT):
     """A GPT whose head predicts one of K labels for the text read so far.
 
     It shares its body with the GPT that it is made of: what one learns, the other has learned. The
-    head begins with zeros, so every label is equally likely at first and the loss is ln K.
+    head begins with zeros, so every label is equally probable at first and the loss is ln K.
 
     >>> model = Classifier(GPT(GPTConfig(vocab_size=65)), ["bad", "good"])
     >>> logits, _ = model(torch.zeros(2, 16).long())
@@ -68,7 +68,7 @@ class Classifier(GPT):
         nothing of what comes after it, so padding on the right changes nothing.
         """
         assert cache is None, "a classifier reads whole texts"
-        x = super().hidden(idx, mask=mask)  # (B, T, C)
+        x = GPT.hidden(self, idx, mask=mask)  # (B, T, C)
         if self.pooling == "last":
             return x
         counts = torch.arange(1, x.size(1) + 1, device=x.device)[:, None]  # (T, 1)
@@ -77,12 +77,8 @@ class Classifier(GPT):
     def reader(self) -> GPT:
         """Return a GPT with this very body and a new head for tokens: what it reads, both know."""
         model = GPT(self.config)
-        model.embedding, model.positions, model.dropout = (
-            self.embedding,
-            self.positions,
-            self.dropout,
-        )
-        model.blocks, model.norm = self.blocks, self.norm
+        model.embedding, model.positions = self.embedding, self.positions
+        model.dropout, model.blocks, model.norm = self.dropout, self.blocks, self.norm
         if self.config.tie_embeddings:
             model.head.weight = self.embedding.weight
         return model
@@ -159,13 +155,13 @@ def encode_labeled(
 
 
 @torch.no_grad()
-def features(model: Classifier, rows: Sequence[Sequence[int]]) -> Tensor:
+def text_features(model: Classifier, rows: Sequence[Sequence[int]]) -> Tensor:
     """Return what the head sees at the end of each row of ids, (N, C), on the CPU.
 
     Rows of like length are read together.
     """
     was_training, device = model.training, model.embedding.weight.device
-    lengths = np.array([len(row) for row in rows])
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
     found = torch.zeros(len(rows), model.config.n_embd)
     model.eval()
@@ -188,8 +184,8 @@ def label_probabilities(
 ) -> np.ndarray:
     """Return how probable each label is for each text, (N, K); rows sum to 1."""
     rows = encode_texts(texts, tokenizer, model.config.block_size)
-    logits = model.head.cpu()(features(model, rows)) if rows else torch.zeros(0, len(model.labels))
-    model.head.to(model.embedding.weight.device)
+    weight, bias = model.head.weight.cpu(), model.head.bias.cpu()
+    logits = F.linear(text_features(model, rows), weight, bias)  # (N, K)
     return logits.double().softmax(dim=1).numpy()
 
 
@@ -208,8 +204,8 @@ def fit_head(
     """Return weight (K, C) and bias (K,) of the best head for features x (N, C), targets (N,).
 
     Multinomial logistic regression: the summed cross-entropy plus half of `decay` times the squared
-    weights, on features that are scaled to mean 0 and deviation 1; the scales end up in the weights.
-    Equals scikit-learn's LogisticRegression(C=1 / decay) on standardized features.
+    weights, on features scaled to mean 0 and deviation 1; the scales end up in the weights. Equals
+    scikit-learn's LogisticRegression(C=1 / decay) on standardized features.
     """
     x = x.double()
     mean, deviation = x.mean(dim=0), x.std(dim=0, correction=0)
@@ -232,11 +228,14 @@ def fit_head(
 
 
 def begin_with_best_head(
-    model: Classifier, rows: Sequence[Sequence[int]], targets: Sequence[str]
+    model: Classifier, rows: Sequence[Sequence[int]], targets: Sequence[str], decay: float = 1.0
 ) -> None:
-    """Give a classifier the best head for its body as it is now; nothing else changes."""
+    """Give a classifier the best head for its body as it is now; nothing else changes.
+
+    The larger `decay`, the less sure the head is, and the more is left for the body to learn.
+    """
     numbers = torch.tensor([model.labels.index(target) for target in targets])
-    weight, bias = fit_head(features(model, rows), numbers, len(model.labels))
+    weight, bias = fit_head(text_features(model, rows), numbers, len(model.labels), decay)
     with torch.no_grad():
         model.head.weight.copy_(weight)
         model.head.bias.copy_(bias)

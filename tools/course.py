@@ -19,7 +19,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "autograd": (1, 2),
     "optim": (3,),
     "nn": (4,),
-    "metrics": (4, 7, 18, 22),
+    "metrics": (4, 7, 17, 18, 22),
     "baselines": (22,),
     "storyworld": (5,),
     "data.foreign": (),

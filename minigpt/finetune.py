@@ -4,6 +4,9 @@ A new model first learns all of the examples' text, prompts too; then it learns 
 A model from a checkpoint has read enough and begins with the answers. Each phase is a run in a
 directory of its own: a stopped one goes on where it was, to the same bits.
 
+An answer is text, written token by token; or, with `task="classify"`, one of the labels, which a
+head on the model's body predicts (`classification.py`).
+
 Knows nothing of the command line, and does not grade: that is `evaluate.py`'s job.
 """
 
@@ -32,11 +35,29 @@ from minigpt.batching.examples import (
     split_examples,
 )
 from minigpt.batching.packing import Bucketed, EvalPacked
-from minigpt.chat import SPECIAL, Encoded, TrainOn, encode_chats, longest_answer, special_ids
+from minigpt.chat import (
+    SPECIAL,
+    Encoded,
+    Message,
+    TrainOn,
+    encode_chats,
+    longest_answer,
+    special_ids,
+)
+from minigpt.classification import (
+    Classifier,
+    begin_with_best_head,
+    encode_labeled,
+    encode_texts,
+    refuse_classifier,
+    train_last,
+)
 from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.lora import LoRAConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.recipe import TrainConfig
+from minigpt.runs.adapters import adapt, begin_adapter, read_adapter
 from minigpt.runs.checkpoint import checkpoint_paths
 from minigpt.runs.run import (
     RunConfig,
@@ -48,7 +69,7 @@ from minigpt.runs.run import (
     save_config,
 )
 from minigpt.runs.upgrades import FORMAT, upgrade
-from minigpt.support.errors import CheckpointError, ConfigError, DataError
+from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
@@ -58,6 +79,7 @@ from minigpt.validation import evaluate_loss
 SETTINGS = "finetune.json"
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
 USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before
+LEAST_LABEL_STEPS = 100  # of a classifier, whose head is the best one from the first step on
 CONTEXT_STEP = 64  # block_size is a multiple of it
 PRETRAINING_RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
 
@@ -73,6 +95,15 @@ class FinetuneConfig:
     """A run with the model to start from, or little or little-base (None: start from nothing)."""
     held_out: str | None = None
     """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
+    task: Literal["answer", "classify"] = "answer"
+    """Write answers as text, or choose one of the labels with a head of its own."""
+    train_blocks: Annotated[int | None, at_least(0)] = None
+    """With classify: how many blocks learn, counted from the last (None: the whole model; 0: only
+    the head)."""
+    lora: bool = False
+    """Train thin matrices beside those of the checkpoint, which stay as they are: the run's own
+    weights are then some 100 kB."""
+    adapter: LoRAConfig = field(default_factory=LoRAConfig)
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """The part of --data that is kept for the test where there are no other examples for it."""
     epochs: Annotated[float | None, above(0)] = None
@@ -104,6 +135,16 @@ class FinetuneConfig:
 
     def __post_init__(self):
         check_fields(self)
+        classifies = self.task == "classify" or self.train_blocks is None
+        wanted = "left out, or --task classify beside it"
+        require(classifies, "train_blocks", self.train_blocks, wanted)
+        has_base = self.checkpoint is not None and not self.pretrain_epochs
+        wanted = "left out, or --checkpoint beside it and no --pretrain-epochs"
+        require(has_base or not self.lora, "lora", self.lora, wanted)
+        wanted = "left out beside --lora, which trains thin matrices of all blocks"
+        require(
+            not self.lora or self.train_blocks is None, "train_blocks", self.train_blocks, wanted
+        )
 
     def pretraining(self) -> TrainConfig:
         """Return the settings of the first phase: its rates are its own."""
@@ -130,8 +171,9 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
         content = upgrade(SETTINGS, content, version, str(path))
         for name in ("out", "resume"):  # older versions stored the command's words as well
             content.pop(name, None)
-        parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
-        content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
+        parts = {"examples": ExampleConfig, "adapter": LoRAConfig}
+        parts |= {"model": GPTConfig, "training": TrainConfig}
+        content |= {name: build(kind, content.get(name, {}), name) for name, kind in parts.items()}
         content["checkpoint"] = content["checkpoint"] and Path(content["checkpoint"])
         content["examples"] = dataclasses.replace(
             content["examples"], columns=tuple(content["examples"].columns)
@@ -231,6 +273,23 @@ def assistant_texts(examples: Sequence[Example]) -> Iterator[str]:
         yield from (m["content"] for m in example.messages if m["role"] == "assistant")
 
 
+def text_of(messages: Sequence[Message]) -> str:
+    """Return all that stands before the answer: what a classifier reads."""
+    return "\n".join(message["content"] for message in messages[:-1])
+
+
+def labels_of(examples: Sequence[Example]) -> list[str]:
+    """Return the labels of some examples in order; DataError where the answers are no labels."""
+    labels = sorted({example.messages[-1]["content"] for example in examples})
+    if len(labels) > len(examples) / 2:
+        raise DataError(
+            f"{len(labels):,} different answers in {len(examples):,} examples are no labels",
+            examples[0].where,
+            "leave --task classify out, so that answers are written as text",
+        )
+    return labels
+
+
 # --- the model to begin with ---
 
 
@@ -253,7 +312,9 @@ def start(
         tokenizer = load_tokenizer(path)
     elif base:
         tokenizer = base.tokenizer
-        special_ids(tokenizer)  # or else it cannot chat
+        refuse_classifier(base.model, "be tuned further")
+        if config.task == "answer":
+            special_ids(tokenizer)  # or else it cannot chat
     else:
         tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
     tokenizer.save(path)
@@ -267,7 +328,23 @@ def start(
     model = GPT(model_config)
     if base:
         model.load_state_dict(base.model.state_dict())
+        if config.lora:
+            model = begin_adapter(model, config.adapter, config.checkpoint, run_dir)
+    elif config.lora:
+        model = open_adapter(run_dir, model, device)
+    if config.task == "classify":
+        model = Classifier(model, labels_of(examples))
     return model, tokenizer
+
+
+def open_adapter(run_dir: Path, model: GPT, device: str) -> GPT:
+    """Return the model of a run of an adapter that goes on: its base, and thin matrices."""
+    adapter = read_adapter(run_dir)
+    if adapter is None:
+        raise CheckpointError("no adapter.json", str(run_dir), "restore it, or start anew")
+    base = open_run(adapter.base_path(run_dir), device)
+    model.load_state_dict(base.model.state_dict())
+    return adapt(model, adapter, run_dir)
 
 
 def learn_tokenizer(
@@ -315,14 +392,15 @@ class Phase:
         epochs = config.pretrain_epochs if train_on == "all" else config.epochs
         rows = training.batch_size, model.config.block_size
         taught, held_out = (
-            encode_chats([example.messages for example in side], tokenizer, train_on)
+            encode_side(side, model, tokenizer, config.task, train_on)
             for side in (sides.train, sides.held_out[:VALIDATION_EXAMPLES])
         )
         places = [example.where for example in sides.train]
         eot = tokenizer.eot_id
         self.source = Bucketed(taught, *rows, training.seed, config.over_long, eot, places)
         self.validation = EvalPacked(held_out, *rows, "cut", eot)
-        steps = steps_of(self.source.n_batches, epochs, train_on)
+        least = LEAST_LABEL_STEPS if isinstance(model, Classifier) else LEAST_STEPS
+        steps = steps_of(self.source.n_batches, epochs, train_on, least)
         self.config = RunConfig(
             config.data,
             tokenizer=str(config.checkpoint or "bpe"),
@@ -330,6 +408,7 @@ class Phase:
             training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
         )
         self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
+        self.sides, self.train_blocks = sides, config.train_blocks
 
     def describe(self) -> str:
         """Say in a line what will be learned."""
@@ -359,6 +438,9 @@ class Phase:
             "tokenizer_sha256": self.tokenizer.fingerprint,
             "train_sha256": hashlib.sha256(self.source.flat.ids.tobytes()).hexdigest(),
         }
+        if isinstance(self.model, Classifier):
+            facts |= self.model.facts()
+            self.begin_classifier(self.model)
         return train(
             self.model,
             self.source,
@@ -371,6 +453,17 @@ class Phase:
             manifest=facts,
         )
 
+    def begin_classifier(self, model: Classifier) -> None:
+        """Say what learns and, in a run that is new, begin with the best head for the body."""
+        train_last(model, self.train_blocks)
+        if checkpoint_paths(self.run_dir):
+            return
+        texts = [text_of(example.messages) for example in self.sides.train]
+        targets = [example.messages[-1]["content"] for example in self.sides.train]
+        model.to(choose_device(self.config.training.device))
+        rows = encode_texts(texts, self.tokenizer, model.config.block_size)
+        begin_with_best_head(model, rows, targets)
+
     def val_loss(self) -> float:
         """Return the loss on what was held out, in nats a token."""
         device = choose_device(self.config.training.device)
@@ -378,11 +471,37 @@ class Phase:
         return evaluate_loss(self.model, self.validation, device, dtype)
 
 
-def steps_of(n_batches: int, epochs: float | None, train_on: Literal["answers", "all"]) -> int:
+def encode_side(
+    examples: Sequence[Example],
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: Literal["answer", "classify"],
+    train_on: TrainOn,
+) -> list[Encoded]:
+    """Return examples as ids and what is trained on: conversations, or texts with their labels.
+
+    A label that the classifier does not know is no target, so its text is left out.
+    """
+    conversations = [example.messages for example in examples]
+    if task == "answer":
+        return encode_chats(conversations, tokenizer, train_on)
+    if isinstance(model, Classifier):
+        conversations = [m for m in conversations if m[-1]["content"] in model.labels]
+    texts = [text_of(messages) for messages in conversations]
+    rows = encode_texts(texts, tokenizer, model.config.block_size)
+    if isinstance(model, Classifier):
+        targets = [messages[-1]["content"] for messages in conversations]
+        return encode_labeled(rows, targets, model.labels)
+    return [([*ids, tokenizer.eot_id], [True] * (len(ids) + 1)) for ids in rows]
+
+
+def steps_of(
+    n_batches: int, epochs: float | None, train_on: TrainOn, least: int = LEAST_STEPS
+) -> int:
     """Return the steps that some epochs take; None means the usual number of them."""
     if epochs is not None:
         return math.ceil(epochs * n_batches)
-    usual = max(USUAL_EPOCHS * n_batches, LEAST_STEPS)
+    usual = max(USUAL_EPOCHS * n_batches, least)
     return usual // 2 if train_on == "all" else usual
 
 
@@ -395,7 +514,9 @@ def phases(
     epochs = config.pretrain_epochs
     has_read = epochs == 0 or (epochs is None and config.checkpoint is not None)
     if not has_read and not checkpoint_paths(run_dir):
-        found.insert(0, Phase(run_dir / "pretrained", *parts[1:], "all"))
+        reader = model.reader() if isinstance(model, Classifier) else model
+        first = run_dir / "pretrained", config, reader, tokenizer, sides
+        found.insert(0, Phase(*first, "all"))
     return found
 
 

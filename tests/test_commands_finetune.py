@@ -74,7 +74,7 @@ def test_one_command_goes_from_a_file_to_a_report(trained):
     report = json.loads((trained / "report.json").read_text("utf-8"))
     assert report["examples"]["train"] + report["examples"]["held_out"] == 400
     assert report["examples"]["overlap"] == 0
-    assert report["tasks"].keys() == {"accuracy", "f1"}
+    assert report["tasks"].keys() == {"accuracy", "f1", "precision", "recall"}
     for task in report["tasks"].values():
         assert task.keys() >= {"metric", "score", "baseline", "low", "high", "n"}
         assert task["n"] == report["examples"]["held_out"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from minigpt.classification import Classifier
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.lora import merge, own_state
 from minigpt.machine.device import choose_device
@@ -289,12 +290,14 @@ def open_run(path: Path, device: str = "auto") -> Run:
     adapter = read_adapter(run_dir)
     if adapter is None:
         model = GPT(config.model)
-        load_weights(model, checkpoint)
-    else:  # merged, so that whoever uses the run sees a plain model
-        base = open_run(adapter.base_path(run_dir), device)
-        model = adapt(base.model, adapter, run_dir)
-        load_weights(model, checkpoint)
-        model = merge(model)
+    else:
+        model = open_run(adapter.base_path(run_dir), device).model
+        model = adapt(model, adapter, run_dir)
+    facts = checkpoint.state["facts"]
+    if "labels" in facts:
+        model = Classifier(model, facts["labels"], facts["pooling"])
+    load_weights(model, checkpoint)
+    model = merge(model)  # whoever uses an adapter sees a plain model
     model = model.to(choose_device(device)).eval()
     folder = None if is_shipped(path) else run_dir
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes), folder)

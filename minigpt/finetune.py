@@ -103,6 +103,8 @@ class FinetuneConfig:
     lora: bool = False
     """Train thin matrices beside those of the checkpoint, which stay as they are: the run's own
     weights are then some 100 kB."""
+    lora_learning_rate: Annotated[float, above(0)] = 1e-2
+    """Learning rate of the thin matrices, some ten times that of whole ones; AdamW trains them."""
     adapter: LoRAConfig = field(default_factory=LoRAConfig)
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """The part of --data that is kept for the test where there are no other examples for it."""
@@ -141,10 +143,16 @@ class FinetuneConfig:
         has_base = self.checkpoint is not None and not self.pretrain_epochs
         wanted = "left out, or --checkpoint beside it and no --pretrain-epochs"
         require(has_base or not self.lora, "lora", self.lora, wanted)
+        alone = not self.lora or self.train_blocks is None
         wanted = "left out beside --lora, which trains thin matrices of all blocks"
-        require(
-            not self.lora or self.train_blocks is None, "train_blocks", self.train_blocks, wanted
-        )
+        require(alone, "train_blocks", self.train_blocks, wanted)
+
+    def tuning(self) -> TrainConfig:
+        """Return the settings of the phase that learns answers."""
+        if not self.lora:
+            return self.training
+        rate = self.lora_learning_rate
+        return dataclasses.replace(self.training, optimizer="adamw", learning_rate=rate)
 
     def pretraining(self) -> TrainConfig:
         """Return the settings of the first phase: its rates are its own."""
@@ -173,7 +181,8 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
             content.pop(name, None)
         parts = {"examples": ExampleConfig, "adapter": LoRAConfig}
         parts |= {"model": GPTConfig, "training": TrainConfig}
-        content |= {name: build(kind, content.get(name, {}), name) for name, kind in parts.items()}
+        content.setdefault("adapter", {})  # older versions had none
+        content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
         content["checkpoint"] = content["checkpoint"] and Path(content["checkpoint"])
         content["examples"] = dataclasses.replace(
             content["examples"], columns=tuple(content["examples"].columns)
@@ -388,7 +397,7 @@ class Phase:
         train_on: TrainOn,
     ):
         self.name = "pre-training" if train_on == "all" else "training"
-        training = config.pretraining() if train_on == "all" else config.training
+        training = config.pretraining() if train_on == "all" else config.tuning()
         epochs = config.pretrain_epochs if train_on == "all" else config.epochs
         rows = training.batch_size, model.config.block_size
         taught, held_out = (

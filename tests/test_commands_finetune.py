@@ -464,7 +464,7 @@ def test_chat_needs_no_flag_for_a_short_context(capsys, trained):
 
 
 def test_lora_writes_an_adapter_that_opens_with_its_base(tmp_path, capsys):
-    examples = [{"prompt": f"Say {n % 3}.", "answer": "abc"[n % 3]} for n in range(60)]
+    examples = [{"prompt": f"Say {n} and {n % 3}.", "answer": "abc"[n % 3]} for n in range(60)]
     text = "".join(json.dumps(example) + "\n" for example in examples)
     data = write(tmp_path / "my.jsonl", text)
     out = tmp_path / "tuned"
@@ -491,5 +491,6 @@ def test_lora_writes_an_adapter_that_opens_with_its_base(tmp_path, capsys):
 
 def test_lora_without_a_base_is_refused(tmp_path, capsys):
     data = write(tmp_path / "my.jsonl", '{"prompt": "a", "answer": "b"}\n' * 20)
-    line = refused(capsys, "finetune", "--data", data, "--out", tmp_path / "tuned", "--lora")
-    assert "--checkpoint" in line
+    code, _, err = run(capsys, "finetune", "--data", data, "--out", tmp_path / "tuned", "--lora")
+    assert code == 2
+    assert "--checkpoint beside it" in " ".join(err.split())

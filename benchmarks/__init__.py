@@ -31,6 +31,7 @@ class Peers:
     minbpe: Path | None = None
     micrograd: Path | None = None
     text: str | None = None  # Tiny Shakespeare
+    chinese: str | None = None  # the novel of the data set sanguo
 
 
 def measure(
@@ -51,7 +52,12 @@ def measure(
         if peers.text is None:
             skip("tokenizer: no Tiny Shakespeare (give --data or MINIGPT_DATA)")
         else:
-            yield from measure_tokenizer(minbpe, package("tiktoken", skip), peers.text, quick)
+            texts = {"Tiny Shakespeare": peers.text}
+            if peers.chinese is None:
+                skip("tokenizer on Chinese: no sanguo (give --data or MINIGPT_DATA a folder)")
+            else:
+                texts["sanguo"] = peers.chinese
+            yield from measure_tokenizer(minbpe, package("tiktoken", skip), texts, quick)
     elif part == "autograd":
         engine, layers = (
             clone(peers.micrograd, f"micrograd.{name}", "micrograd", skip)

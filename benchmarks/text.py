@@ -12,15 +12,42 @@ from minigpt.tokenizer import END_OF_TEXT, BPETokenizer
 PART = "tokenizer"
 
 
+SIZES = (512, 8000)  # of the vocabularies
+MOST = 400_000  # characters of a text
+
+
 def measure_tokenizer(
-    minbpe: ModuleType | None, tiktoken: ModuleType | None, text: str, quick: bool
+    minbpe: ModuleType | None, tiktoken: ModuleType | None, texts: dict[str, str], quick: bool
 ) -> list[Row]:
-    """Learn 512 merges from a text, and encode that text, in turns with the others."""
-    merges, rounds = (20, 1) if quick else (512, 5)
-    text = text[:5000] if quick else text
+    """Learn vocabularies of two sizes from each named text, and encode it, with the others."""
+    sizes = (277,) if quick else SIZES
+    rows = []
+    for name, text in texts.items():
+        for size in sizes:
+            rows += measure_vocabulary(tiktoken, name, text[: 5000 if quick else MOST], size, quick)
+    if minbpe is not None:
+        name, text = next(iter(texts.items()))
+        rows.append(measure_minbpe(minbpe, name, text[: 5000 if quick else None], quick))
+    return rows
+
+
+def measure_minbpe(minbpe: ModuleType, name: str, text: str, quick: bool) -> Row:
+    """Learn merges once as minbpe does."""
+    merges = 20 if quick else 512
+    ours, _ = clock(lambda: BPETokenizer.train([text], 257 + merges))
+    theirs, _ = clock(lambda: minbpe.RegexTokenizer(PATTERN).train(text, 256 + merges))
+    what = f"training, {merges} merges of {name}, beside minbpe's RegexTokenizer (once)"
+    return Row(PART, what, theirs / ours, "x faster", 100, note=f"{theirs:.1f} s")
+
+
+def measure_vocabulary(
+    tiktoken: ModuleType | None, name: str, text: str, vocab_size: int, quick: bool
+) -> list[Row]:
+    """Learn a vocabulary from a text, and encode that text, in turns with the others."""
+    rounds = 1 if quick else 3
     ways = {
-        "minigpt": lambda: BPETokenizer.train([text], 256 + 1 + merges),
-        "tokenizers": lambda: train_library(text, 256 + 1 + merges),
+        "minigpt": lambda: BPETokenizer.train([text], vocab_size),
+        "tokenizers": lambda: train_library(text, vocab_size),
     }
     seconds, trained = take_turns(ways, rounds)
     ours = trained["minigpt"]
@@ -29,22 +56,18 @@ def measure_tokenizer(
     rows = [
         Row(
             PART,
-            f"training, {merges} merges of {megabytes:.1f} MB, beside tokenizers",
+            f"training, {name} ({megabytes:.1f} MB), vocabulary {vocab_size}, beside tokenizers",
             seconds["tokenizers"] / seconds["minigpt"],
             "x faster",
             1,
             note=f"{seconds['minigpt']:.2f} s; {say_same(is_same)}",
         )
     ]
-    if minbpe is not None:
-        theirs, _ = clock(lambda: minbpe.RegexTokenizer(PATTERN).train(text, 256 + merges))
-        what, note = "training, beside minbpe's RegexTokenizer (once)", f"{theirs:.1f} s"
-        rows.append(Row(PART, what, theirs / seconds["minigpt"], "x faster", 100, note=note))
-    return rows + measure_encoding(ours, tiktoken, text, rounds)
+    return rows + measure_encoding(ours, tiktoken, f"{name}, vocabulary {vocab_size}", text, rounds)
 
 
 def measure_encoding(
-    ours: BPETokenizer, tiktoken: ModuleType | None, text: str, rounds: int
+    ours: BPETokenizer, tiktoken: ModuleType | None, name: str, text: str, rounds: int
 ) -> list[Row]:
     """Encode a text with a tokenizer that has not seen it yet."""
     special = len(ours.special_tokens)
@@ -61,11 +84,12 @@ def measure_encoding(
         ways["tiktoken"] = lambda: theirs.encode_ordinary(text)
     seconds, ids = take_turns(ways, rounds)
     speed = len(text.encode("utf-8")) / 1e6 / seconds["minigpt"]
-    rows = [Row(PART, "encoding", speed, "MB a second")]
+    rows = [Row(PART, f"encoding, {name}", speed, "MB a second")]
     if tiktoken is not None:
         is_same = [rank + special for rank in ids["tiktoken"]] == ids["minigpt"]
         ratio, note = seconds["minigpt"] / seconds["tiktoken"], say_same(is_same)
-        rows.append(Row(PART, "encoding, beside tiktoken", ratio, "x its time", 3, True, note))
+        what = f"encoding, {name}, beside tiktoken"
+        rows.append(Row(PART, what, ratio, "x its time", 3, True, note))
     return rows
 
 

@@ -202,8 +202,8 @@ def merge_short(
     found = [merges.get(pair, NO_MERGE) for pair in pairwise(ids)]
     while found and (number := min(found)) != NO_MERGE:
         left = found.index(number)
-        ids[left : left + 2] = [new_id := new_ids[number]]
-        del found[left]
+        ids[left] = new_id = new_ids[number]
+        del ids[left + 1], found[left]
         if left > 0:
             found[left - 1] = merges.get((ids[left - 1], new_id), NO_MERGE)
         if left < len(found):

@@ -99,6 +99,10 @@ def text_score(
     longer than the context, windows of block_size tokens are read that begin `stride` tokens (None:
     half of block_size) after each other, and each token is predicted once, in the first window
     that holds it: from all tokens before it, or at least block_size - stride of them.
+
+    EleutherAI's harness (lm-eval) predicts the same tokens, but gives its last window a whole
+    context; with stride = block_size the two differed by 0.00 to 0.06 bits a byte on 12 texts, the
+    most at 28 tokens of text and a context of 16.
     """
     block_size = model.config.block_size
     stride = max(1, block_size // 2) if stride is None else stride

@@ -161,7 +161,7 @@ def pair_counts(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> np
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), loss in nats a token: as unsure as among this many equal choices.
+    """Return exp(loss), loss in nats per token: as unsure as among this many equal choices.
 
     Jelinek et al. 1977, "Perplexity - a measure of the difficulty of speech recognition tasks".
 
@@ -295,6 +295,9 @@ def split_sentences(text: str) -> list[str]:
 def exact_match(prediction: str, target: str, language: Language = "en") -> float:
     """Return 1.0 where two answers have the same words in the same order, else 0.0.
 
+    In English that of SQuAD's official script, version 2.0; in Chinese all punctuation is left
+    out (CMRC 2018's script has a list of its own: see `cmrc_match`).
+
     >>> exact_match("the red ball!", "Red ball"), exact_match("ball red", "red ball")
     (1.0, 0.0)
     """
@@ -305,6 +308,9 @@ def exact_match(prediction: str, target: str, language: Language = "en") -> floa
 def token_f1(prediction: str, target: str, language: Language = "en") -> float:
     """Return the F1 of the answers' words as bags: Rajpurkar et al. 2016 (SQuAD), section 6.1.
 
+    In English that of SQuAD's official script, version 2.0; in Chinese of characters, as in MLQA
+    (Lewis et al. 2020, arXiv:1910.07475). CMRC 2018 has another one: see `cmrc_f1`.
+
     >>> token_f1("a big red ball", "the red ball")
     0.8
     """
@@ -312,6 +318,56 @@ def token_f1(prediction: str, target: str, language: Language = "en") -> float:
     if not a or not b:
         return float(a == b)  # nothing is the right answer to nothing
     return overlap_f1((Counter(a) & Counter(b)).total(), len(a), len(b))
+
+
+CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+
+
+def cmrc_match(prediction: str, target: str) -> float:
+    """Return 1.0 where two answers are equal but for case and CMRC 2018's marks, else 0.0.
+
+    >>> cmrc_match("《红球》。", "红球"), cmrc_match("红 球", "红球")
+    (1.0, 0.0)
+    """
+    a, b = (cmrc_plain(text) for text in (prediction, target))
+    return float(a == b)
+
+
+def cmrc_plain(text: str) -> str:
+    """Return a text in lower case without the marks that CMRC 2018's script removes.
+
+    Its list also has "……", but is asked for single characters, so an ellipsis stays.
+    """
+    return "".join(letter for letter in text.strip().lower() if letter not in CMRC_MARKS)
+
+
+def cmrc_units(text: str) -> list[str]:
+    """Cut an answer into Chinese characters, other words and marks: "用GPT-2" -> ["用", "gpt2"]."""
+    return re.findall(r"[一-\u9fa5]|[^\W一-\u9fa5]+|[^\w\s]", cmrc_plain(text))
+
+
+def cmrc_f1(prediction: str, target: str) -> float:
+    """Return the F1 of two Chinese answers by their longest common run of units.
+
+    That of the official script of CMRC 2018 (Cui et al. 2019, arXiv:1810.07366), where
+    `token_f1(..., "zh")` takes the characters as a bag. The script cuts words of other scripts
+    by NLTK; here they are runs of letters and digits.
+
+    >>> cmrc_f1("大红球", "红球大"), token_f1("大红球", "红球大", "zh")
+    (0.6666666666666666, 1.0)
+    """
+    a, b = cmrc_units(prediction), cmrc_units(target)
+    return overlap_f1(common_run(a, b), len(a), len(b))
+
+
+def common_run(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return the length of the longest run that both have without a gap: "abcd", "xbcy" -> 2."""
+    longest, lengths = 0, [0] * (len(b) + 1)
+    for unit in a:
+        before = lengths
+        lengths = [0, *(before[j] + 1 if unit == other else 0 for j, other in enumerate(b))]
+        longest = max(longest, *lengths)
+    return longest
 
 
 def rouge_n(prediction: str, target: str, n: int, language: Language = "en") -> float:
@@ -364,11 +420,17 @@ def common_length(a: Sequence[str], b: Sequence[str]) -> int:
 BLEU_ORDER = 4
 
 
-def bleu(predictions: Sequence[str], targets: Sequence[str], language: Language = "en") -> float:
-    """Return the BLEU of a whole corpus, one right text each: Papineni et al. 2002, section 2.3.
+def bleu(
+    predictions: Sequence[str],
+    targets: Sequence[str | Sequence[str]],
+    language: Language = "en",
+) -> float:
+    """Return the BLEU of a whole corpus: Papineni et al. 2002, section 2.
 
-    The share of n-grams, n = 1 to 4, that the right text has too (geometric mean), times a
-    penalty for being shorter. Equals sacrebleu's score / 100, its tokenize "13a" or "char".
+    The share of n-grams, n = 1 to 4, that a right text has too (geometric mean), times a penalty
+    for being shorter. A target is one right text or a list of several: an n-gram counts as often
+    as in the one that has it most often, and the length is that of the nearest one. Equals
+    sacrebleu's score / 100, its tokenize "13a" or "char".
 
     >>> round(bleu(["the cat sat on the mat"], ["the cat sat on a mat"]), 4)
     0.5373
@@ -377,7 +439,9 @@ def bleu(predictions: Sequence[str], targets: Sequence[str], language: Language 
 
 
 def bleu_counts(
-    predictions: Sequence[str], targets: Sequence[str], language: Language = "en"
+    predictions: Sequence[str],
+    targets: Sequence[str | Sequence[str]],
+    language: Language = "en",
 ) -> np.ndarray:
     """Return what BLEU needs of each text, (N, 10): two lengths, then shared and all n-grams.
 
@@ -388,10 +452,20 @@ def bleu_counts(
     check_pairs(predictions, targets)
     rows = []
     for prediction, target in zip(predictions, targets, strict=True):
-        a, b = (cut(text, language, bleu_words) for text in (prediction, target))
-        pairs = [(ngrams(a, n), ngrams(b, n)) for n in range(1, BLEU_ORDER + 1)]
-        shared = [(mine & right).total() for mine, right in pairs]  # none counted more than it is
-        rows.append([len(a), len(b), *shared, *(mine.total() for mine, _ in pairs)])
+        texts = [target] if isinstance(target, str) else list(target)
+        if not texts:
+            raise DataError("no right text", "bleu", "give at least one for each prediction")
+        own = cut(prediction, language, bleu_words)
+        rights = [cut(text, language, bleu_words) for text in texts]
+        length = min(map(len, rights), key=lambda n: (abs(n - len(own)), n))
+        shared, total = [], []
+        for n in range(1, BLEU_ORDER + 1):
+            mine, most = ngrams(own, n), Counter()
+            for right in rights:
+                most |= ngrams(right, n)
+            shared.append((mine & most).total())  # none counted more often than it is right
+            total.append(mine.total())
+        rows.append([len(own), length, *shared, *total])
     return np.array(rows)
 
 

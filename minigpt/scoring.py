@@ -81,6 +81,8 @@ GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from
     "sentences": lambda text, item: metrics.sentence_accuracy(text, item.answer),
     "exact_match": nearest(metrics.exact_match),
     "token_f1": nearest(metrics.token_f1),
+    "cmrc_match": nearest(lambda text, right, language: metrics.cmrc_match(text, right)),
+    "cmrc_f1": nearest(lambda text, right, language: metrics.cmrc_f1(text, right)),
     "rouge_l": nearest(metrics.rouge_l),
     "accepted": lambda text, item: float(is_accepted(text, item)),
 }
@@ -99,7 +101,9 @@ def scorer(
     metrics.check_pairs(predictions, items)
     pairs = list(zip(predictions, items, strict=True))
     if metric == "bleu":
-        counts = np.array([nearest_counts(text, item) for text, item in pairs])
+        counts = np.concatenate(
+            [metrics.bleu_counts([text], [item.right], item.language) for text, item in pairs]
+        )
         return lambda places: metrics.bleu_from_counts(counts[places].sum(axis=0))
     if metric in BY_LABEL:
         texts = [text.strip() for text in predictions]
@@ -110,12 +114,6 @@ def scorer(
         )
     values = np.array([GRADES[metric](text, item) for text, item in pairs])
     return lambda places: float(values[places].mean())
-
-
-def nearest_counts(text: str, item: Item) -> np.ndarray:
-    """Return what BLEU counts (10,) against the right answer with which a text shares most."""
-    rows = [metrics.bleu_counts([text], [right], item.language)[0] for right in item.right]
-    return max(rows, key=lambda row: (*row[2:6], -abs(int(row[0]) - int(row[1]))))
 
 
 def label_scorer(

@@ -33,6 +33,7 @@ from minigpt.bpe import (
 )
 from minigpt.cohesion import cut_words
 from minigpt.machine.chunks import splitter
+from minigpt.machine.pieces import PieceCutter
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.files import atomic_write
 from minigpt.vocabulary import AddedToken, Unsupported, Vocabulary, library_json, number_tokens
@@ -43,6 +44,7 @@ UNKNOWN = "<|unknown|>"
 WHITE = "".join(chr(n) for n in range(0x3001) if chr(n).isspace() and not 0x1C <= n <= 0x1F)
 REMEMBERED = 200_000  # chunks whose ids are kept, if they have at most 32 characters
 NFC = tokenizers.normalizers.NFC()
+LONG = 5_000  # characters from which it pays to cut Chinese into pieces
 FEW_CORES = 4  # up to so many, our memory for words is faster than the library on all of them
 
 # --- the interface of all tokenizers ---
@@ -89,6 +91,7 @@ class Tokenizer:
         Words come again, and remembering their ids beats the library on a few cores. Clauses of
         Chinese hardly do: such texts, and all texts where cores are many, go to the library.
         """
+        refuse_text(texts, "encode_batch")
         few = min(len(texts), os.cpu_count() or 1) <= FEW_CORES
         ours = [few and len(text.encode("utf-8", "replace")) < 2 * len(text) for text in texts]
         theirs = [text for text, is_ours in zip(texts, ours, strict=True) if not is_ours]
@@ -177,6 +180,12 @@ class Tokenizer:
             )
 
 
+def refuse_text(texts: Iterable[str], where: str) -> None:
+    """Raise ConfigError where one text is given instead of a list: its letters would be texts."""
+    if isinstance(texts, str):
+        raise ConfigError("one text where a list is wanted", where, "give a list of texts: [text]")
+
+
 def cut_added(text: str, added: Iterable[AddedToken]) -> Iterator[str | int]:
     """Yield the ids of added tokens that a text spells, and the texts between them, in order.
 
@@ -251,6 +260,7 @@ class BPETokenizer(Tokenizer):
         those of the library's BpeTrainer. With a `word_cohesion` above 0 Chinese is cut into words
         first (see cohesion.py), and no token is learned that reaches beyond one.
         """
+        refuse_text(texts, "tokenizer training")
         special = number_special(special_tokens)
         first_new = len(special) + 256
         if vocab_size < first_new:
@@ -296,7 +306,7 @@ class BPETokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         remembered = self._remembered
-        for chunk in self._split(text):
+        for chunk in self._chunks(text):
             known = remembered.get(chunk)
             if known is None:
                 known = self._merge(chunk.encode("utf-8"))
@@ -304,6 +314,17 @@ class BPETokenizer(Tokenizer):
                     remembered[chunk] = known
             ids += known
         return ids
+
+    def _chunks(self, text: str) -> list[str]:
+        """Cut text where no merge may cross, and Chinese also where none does."""
+        chunks = self._split(text)
+        if len(text) < LONG or text.isascii() or self.vocabulary.ignore_merges:
+            return chunks  # with ignore_merges a whole chunk may be a token
+        return self._cutter.cut(text, chunks)
+
+    @functools.cached_property
+    def _cutter(self) -> PieceCutter:
+        return PieceCutter(self.vocabulary.merges)
 
     def _merge(self, data: bytes) -> list[int]:
         if self.vocabulary.ignore_merges and data in self.vocabulary.ids:
@@ -327,6 +348,7 @@ class CharTokenizer(Tokenizer):
         cls, texts: Iterable[str], special_tokens: Sequence[str] = (END_OF_TEXT,)
     ) -> "CharTokenizer":
         """Collect the characters of the texts; ids: special tokens, <|unknown|>, code points."""
+        refuse_text(texts, "tokenizer training")
         characters: set[str] = set()
         for text in texts:
             check_surrogates(text)
@@ -337,6 +359,7 @@ class CharTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text; Python is fast enough for one look-up a character."""
+        refuse_text(texts, "encode_batch")
         return [self.encode(text) for text in texts]
 
     def encode_bytes(self, data: bytes) -> list[int]:

@@ -42,6 +42,19 @@ def fault(name: str, pattern: str, replacement: str, *tests: str) -> Fault:
 
 
 FAULTS = [
+    # Pieces of chunks
+    fault(
+        "a merge that begins inside a character is not looked at",
+        r"tail, head = last_part\(first\), first_part\(second\)",
+        'tail, head = first.decode("utf-8", "ignore")[-1:].encode(), first_part(second)',
+        "pieces",
+    ),
+    fault(
+        "a piece reaches over the end of a chunk",
+        r"joined\[np\.cumsum\(\[len\(chunk\) for chunk in chunks\]\)\[:-1\] - 1\] = False",
+        "pass",
+        "pieces",
+    ),
     # Attention
     fault(
         "bfloat16 on a CPU forgets the mask",
@@ -207,6 +220,24 @@ FAULTS = [
         "windows",
     ),
     # Training
+    fault(
+        "a ring passes on the whole tensor in every round",
+        r"return \(size - 1\) / size \* whole",
+        "return (size - 1) * whole",
+        "cluster",
+    ),
+    fault(
+        "ZeRO splits gradients before the optimizer's averages",
+        r"for first in \(3, 2, 1\)",
+        "for first in (3, 1, 2)",
+        "cluster",
+    ),
+    fault(
+        "torchrun's wish to end comes before the verdict on a lost peer",
+        r"raise watch\.wait_for_verdict\(\) or SystemExit",
+        "raise SystemExit",
+        "distributed",
+    ),
     fault(
         "all processes draw the same dropout",
         r"\{seed\} \{step\} \{micro_step\} \{rank\}",

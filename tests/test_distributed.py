@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +27,7 @@ from minigpt.machine.distributed import (
 from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import latest_checkpoint
 from minigpt.support.errors import ConfigError, DataError
+from minigpt.support.signals import end_on_signals
 from minigpt.trainer import Trainer, check_processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -278,6 +281,72 @@ def test_a_port_in_use_is_named_with_the_remedy(monkeypatch):
             connected(CPU),
         ):
             pass
+
+
+def watch_two(monkeypatch) -> tuple[distributed.Watch, torch.distributed.Store]:
+    """Return rank 0's watch, whose thread does not run yet, and the place of rank 1's words."""
+
+    class Store(torch.distributed.HashStore):
+        def clone(self):
+            return self
+
+    monkeypatch.setattr(distributed, "BEAT", 0.1)
+    monkeypatch.setattr(distributed, "SILENCE", 1.0)
+    monkeypatch.setattr(distributed, "FAREWELL", 60.0)
+    store = Store()
+    store.set("rank 1", "process 7 on host\n5")
+    return distributed.Watch(store, World(0, 2)), store
+
+
+BREAKS = ("connection broke", "wish while it unwinds")
+LIVING = {"connection broke": RuntimeError}  # what a block ends with where no peer is gone
+
+
+def be_judged(watch: distributed.Watch, way: str) -> None:
+    """Meet in the watched block what follows when a peer dies."""
+    with distributed.judged(watch):
+        if way in BREAKS:
+            raise RuntimeError("connection closed by peer")
+        with end_on_signals() if "command" in way else contextlib.nullcontext():
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(30)
+
+
+@not_on_windows
+@pytest.mark.parametrize("is_gone", [True, False])
+@pytest.mark.parametrize("way", ["wish to end", "wish taken by a command", *BREAKS])
+def test_whatever_comes_first_a_lost_peer_is_named(monkeypatch, way, is_gone):
+    """torchrun asks the others to end as soon as one is gone, while torch's error unwinds."""
+    watch, store = watch_two(monkeypatch)
+    over = threading.Event()
+
+    def live() -> None:  # as rank 1's thread does
+        for beat in range(6, 600):
+            if is_gone or over.wait(distributed.BEAT):
+                return
+            store.set("rank 1", f"process 7 on host\n{beat}")
+
+    def wish_first() -> distributed.TrainingError | None:  # it comes just before it is put off
+        monkeypatch.setattr(watch, "wait_for_verdict", wait)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return wait()
+
+    wait = watch.wait_for_verdict
+    if way == "wish while it unwinds":
+        monkeypatch.setattr(watch, "wait_for_verdict", wish_first)
+    peer = threading.Thread(target=live)
+    peer.start()
+    watch.thread.start()
+    error = distributed.TrainingError if is_gone else LIVING.get(way, SystemExit)
+    try:
+        with pytest.raises(error) as caught:
+            be_judged(watch, way)
+    finally:
+        over.set()
+        peer.join()
+        watch.ended.set()
+        watch.thread.join()
+    assert ("rank 1 (process 7 on host) is gone" in str(caught.value)) == is_gone
 
 
 def test_an_apple_gpu_is_not_shared(monkeypatch):

@@ -503,3 +503,51 @@ def test_unknown_label_is_named_with_its_place(predictions, targets, named):
 def test_bad_values_say_the_cause_and_the_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# ---- several right texts, and Chinese answers by CMRC 2018
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("language", "tokenize"), [("en", "13a"), ("zh", "char")])
+def test_bleu_with_several_right_texts_equals_sacrebleu(language, tokenize, seed):
+    rng = random.Random(seed)
+    words = ["a", "b", "c", "d", "e", ",", "."] if language == "en" else list("红球大小在，。")
+    join = " " if language == "en" else ""
+
+    def text() -> str:
+        return join.join(rng.choices(words, k=rng.randrange(4, 12)))
+
+    n_texts, n_right = 12, rng.randrange(2, 5)
+    predictions = [text() for _ in range(n_texts)]
+    rights = [[text() for _ in range(n_right)] for _ in range(n_texts)]
+    streams = [list(stream) for stream in zip(*rights, strict=True)]
+    expected = sacrebleu.corpus_bleu(predictions, streams, tokenize=tokenize, force=True).score
+    assert metrics.bleu(predictions, rights, language) == pytest.approx(expected / 100, abs=1e-8)
+    one = metrics.bleu(predictions, [texts[0] for texts in rights], language)
+    assert one != pytest.approx(expected / 100, abs=1e-8)
+
+
+def test_bleu_clips_over_all_right_texts_and_not_by_the_best_alone():
+    # "a" is in the first, "b" in the second: together both are right.
+    (counts,) = metrics.bleu_counts(["a b"], [["a x", "b y z"]])
+    assert counts.tolist() == [2, 2, 2, 0, 0, 0, 2, 1, 0, 0]
+    with pytest.raises(DataError, match="no right text"):
+        metrics.bleu_counts(["a"], [[]])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "match", "f1"),
+    [
+        ("《红球》。", "红球", 1, 1),
+        ("在1998年8月", "1998年8月", 0, 8 / 9),  # 5 units and 4: 在, 1998, 年, 8, 月
+        ("红大球", "红球", 0, 0.4),  # a run of 1: a bag of characters would give 0.8
+        ("GPT", "gpt", 1, 1),
+        ("红……", "红", 0, 0.5),  # an ellipsis stays
+        ("", "红", 0, 0),
+        ("a.b", "ab", 0, 0),  # the full stop of Latin script is none of CMRC's marks
+    ],
+)
+def test_chinese_answers_by_the_definition_of_cmrc_2018(prediction, target, match, f1):
+    assert metrics.cmrc_match(prediction, target) == match
+    assert metrics.cmrc_f1(prediction, target) == pytest.approx(f1)

@@ -7,6 +7,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.recipe import TrainConfig, make_optimizers
 from minigpt.runs.checkpoint import Checkpoint, save_checkpoint
 from minigpt.runs.resume import (
+    Metrics,
     check_unchanged,
     collect_tensors,
     expected_state,
@@ -144,3 +145,18 @@ def test_a_setting_that_the_checkpoint_lacks_must_have_its_usual_value():
 def test_a_setting_that_only_the_checkpoint_has_counts_as_changed():
     with pytest.raises(ConfigError, match=r"noise 0\.5 -> 'not set'"):
         check_unchanged({"noise": 0.5}, {}, set(), "x")
+
+
+def test_a_metrics_file_of_someone_else_is_never_replaced(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for foreign in ('{"accuracy": 0.9}\n', "my notes\n", '{"step": "one"}\n[1]\n'):
+        path.write_text(foreign, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"no training wrote.*metrics\.jsonl.*move it away"):
+            Metrics(path, 0, None)
+        assert path.read_text(encoding="utf-8") == foreign
+    path.write_text('{"step": 1, "lo', encoding="utf-8")  # torn: a crash in the very first row
+    with Metrics(path, 0, None) as metrics:
+        metrics.write({"step": 1, "loss": 2.0})
+    with Metrics(path, 1, None):
+        pass
+    assert path.read_text(encoding="utf-8") == '{"step": 1, "loss": 2.0}\n'

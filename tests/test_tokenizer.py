@@ -385,3 +385,17 @@ def test_saved_and_loaded_tokenizer_is_the_same(any_tokenizer, tmp_path):
     assert loaded.encode(SAMPLE) == any_tokenizer.encode(SAMPLE)
     assert loaded.fingerprint == any_tokenizer.fingerprint
     assert loaded.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: BPETokenizer.train("one text", 270),
+        lambda: CharTokenizer.train("one text"),
+        lambda: BPETokenizer.train(["one text"], 270).encode_batch("one text"),
+        lambda: CharTokenizer.train(["one text"]).encode_batch("one text"),
+    ],
+)
+def test_one_text_where_a_list_is_wanted_is_refused(use):
+    with pytest.raises(ConfigError, match=r"one text where a list is wanted.*\[text\]"):
+        use()

@@ -100,6 +100,16 @@ def test_a_file_that_does_not_exist_is_caught(root):
     assert "there is no minigpt/attentoin.py" in faults(root)
 
 
+def test_a_method_that_calls_super_is_shown_inside_its_class(root):
+    """Alone, Python would not run it: `super()` has to know its class."""
+    module = "class Two(Pair):\n    def first(self):\n        return super().first()\n"
+    (root / "minigpt" / "attention.py").write_text(MODULE + "\n\n" + module, encoding="utf-8")
+    write(root, "# minigpt/attention.py: Two.first\n" + module.rstrip())
+    assert faults(root) == ""
+    write(root, "# minigpt/attention.py: Two.first\ndef first(self):\n    return super().first()")
+    assert "cell 0: differs from the package" in faults(root)
+
+
 def test_a_call_in_a_shown_cell_is_caught(root):
     write(root, SHOWN + "\n\n\ndouble(3)")
     assert "holds definitions only" in faults(root)
@@ -198,6 +208,7 @@ def test_a_method_with_the_name_of_a_function_of_python_is_caught(root):
         ("first = 3", METHOD, "def f(first):\n    return first"),
         ("first = 3", METHOD, "def f():\n    first = 1\n    return first"),
         ("first = 3", METHOD, "a.first"),
+        ("first = 3", METHOD, "Pair.first = first"),  # its class gets it
     ],
 )
 def test_a_method_in_nobodys_way_is_free(root, cells):

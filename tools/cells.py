@@ -123,7 +123,8 @@ def segments(source: str) -> dict[str, str]:
     """Return the text of each top-level definition and each method, by (dotted) name.
 
     A segment runs from the comments and decorators right above a definition to its last line;
-    methods are dedented. Names bound by an assignment count as definitions.
+    methods are dedented. A method that calls `super()` keeps the first line of its class, without
+    which Python would not run it. Names bound by an assignment count as definitions.
     """
     lines = source.split("\n")
     found = {}
@@ -133,7 +134,10 @@ def segments(source: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
-                    found[f"{node.name}.{inner.name}"] = textwrap.dedent(_segment(lines, inner))
+                    text = _segment(lines, inner)
+                    in_class = f"{lines[node.lineno - 1]}\n{text}"
+                    alone = in_class if "super()" in text else textwrap.dedent(text)
+                    found[f"{node.name}.{inner.name}"] = alone
     return found
 
 
@@ -247,11 +251,21 @@ def method_faults(cells: list[Cell]) -> Iterator[str]:
         if not (hasattr(builtins, name) or any(_binds(s, name) for s in scopes[:position])):
             continue
         for cell, scope in zip(cells[position + 1 :], scopes[position + 1 :], strict=True):
-            if _binds(scope, name):
+            if _binds(scope, name) or _hands_over(cell, shown.header[2]):
                 break
             if _reads(scope, name):
                 yield f"{cell.where}: {name} is the method of cell {shown.number}; bind it anew"
                 break
+
+
+def _hands_over(cell: Cell, method: str) -> bool:
+    """Tell whether a cell gives the method to its class, as `Block.forward = forward` does."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node) == method
+        for node in ast.walk(cell.tree())
+    )
 
 
 def _binds(scope: symtable.SymbolTable, name: str) -> bool:

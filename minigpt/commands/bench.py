@@ -52,7 +52,7 @@ def main(words: list[str]) -> int:
     command.out.mkdir(parents=True, exist_ok=True)
     benchmarks = load_benchmarks()
     clones = command.nanogpt, command.minbpe, command.micrograd
-    peers = benchmarks.Peers(*clones, find_text(command.data))
+    peers = benchmarks.Peers(*clones, find_text(command.data), find_chinese(command.data))
     rows = []
     skipped: dict[str, None] = {}  # each once, in order
 
@@ -107,6 +107,13 @@ def train_storyworld(out: Path) -> dict:
         "unit": "nats a token",
         "note": f"report and metrics in {out.name}",
     }
+
+
+def find_chinese(data: Path | None) -> str | None:
+    """Return the Chinese novel of the data set sanguo, or None where it is not."""
+    place = data if data is not None else Path(os.environ.get("MINIGPT_DATA", "nowhere"))
+    path = place / "sanguo" / "sanguo.txt"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def find_text(data: Path | None) -> str | None:

@@ -18,6 +18,7 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -33,7 +34,7 @@ from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from minigpt.support.errors import ConfigError, MinigptError, TrainingError
-from minigpt.support.signals import stop_on_signals
+from minigpt.support.signals import handled, stop_on_signals
 
 BEAT, SILENCE = 1.0, 15.0  # seconds between two signs of life; after so many without, it is gone
 FAREWELL = 5.0  # seconds in which a process whose peer is gone may end by itself
@@ -91,19 +92,40 @@ def connected(device: torch.device) -> Iterator[World]:
         return
     watch = connect(device)
     try:
-        yield watch.world
+        with judged(watch):
+            yield watch.world
     except MinigptError as error:
         watch.leave(f"stopped {error.exit_code} {error}")
         raise
-    except RuntimeError as error:  # so torch reports a connection that broke
-        verdict = watch.wait_for_verdict()
-        watch.leave(f"stopped 1 {verdict or error}")
-        raise (verdict or error) from error
     except BaseException as error:
-        watch.leave(f"stopped 1 {type(error).__name__}")
+        text = error if isinstance(error, RuntimeError) else type(error).__name__
+        watch.leave(f"stopped 1 {text}")
         raise
     else:
         watch.leave("left")
+
+
+@contextlib.contextmanager
+def judged(watch: "Watch") -> Iterator[None]:
+    """Turn what a lost peer causes in a block, here or in torchrun, into the error that names it.
+
+    torch reports a connection that broke as a RuntimeError. torchrun asks the others to end as soon
+    as one is gone; that wish may come first, and at any moment, so it waits for the verdict too.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise watch.wait_for_verdict() or SystemExit(128 + number)
+
+    with handled({signal.SIGTERM: end}):
+        try:
+            yield
+        except MinigptError:
+            raise
+        except (RuntimeError, SystemExit) as error:
+            verdict = watch.wait_for_verdict()
+            if verdict is None:
+                raise
+            raise verdict from error
 
 
 def connect(device: torch.device) -> "Watch":
@@ -176,14 +198,20 @@ class Watch:
         return None
 
     def wait_for_verdict(self) -> TrainingError | None:
-        """Wait until it is clear whether a connection broke because a peer is gone.
+        """Wait until it is clear whether a peer is gone; None: all of them live.
 
-        torchrun asks the others to end as soon as one is gone, so that wish is put off meanwhile.
+        A new word may have been said before the peer went; a second one after it may not.
         """
-        with stop_on_signals():
-            end = time.monotonic() + SILENCE + 3 * BEAT
+        peers = [rank for rank in range(self.world.size) if rank != self.world.rank]
+        heard: dict[int, set[str]] = {rank: {self.words[rank][0]} for rank in peers}
+        end = time.monotonic() + SILENCE + 3 * BEAT
+        with stop_on_signals():  # torchrun's wish to end is put off meanwhile
             while self.verdict is None and time.monotonic() < end:
                 time.sleep(BEAT / 10)
+                for rank in peers:
+                    heard[rank].add(self.words[rank][0])
+                if all("left" in words or len(words) > 2 for words in heard.values()):
+                    break
         return self.verdict
 
     def leave(self, word: str) -> None:

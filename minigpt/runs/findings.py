@@ -132,7 +132,10 @@ def text_rows(text: dict) -> list[Row]:
             f"{text['n_tokens']:,} tokens, {text['n_bytes']:,} bytes, "
             f"{text['n_documents']:,} documents",
         ),
-        ("windows", f"begin {text['stride']} tokens after each other"),
+        (
+            "windows",
+            f"begin {text['stride']} tokens after each other (those of lm-eval: a whole context)",
+        ),
     ]
     if text.get("n_unknown"):
         rows.append(("unknown", f"{text['n_unknown']:,} characters that the tokenizer lacks"))

@@ -242,6 +242,7 @@ class Metrics:
     def __init__(self, path: Path | None, step: int, on_log: Callable[[dict], None] | None):
         self.path, self.on_log = path, on_log
         if path is not None:
+            refuse_foreign_rows(path)
             atomic_write(path, "".join(rows_until(path, step)))
         path = path or Path(os.devnull)
         self.file = path.open("a", encoding="utf-8", newline="\n")
@@ -263,6 +264,16 @@ class Metrics:
         """Make sure that no checkpoint reaches the disk before its rows."""
         if self.path is not None:
             fsync(self.file)
+
+
+def refuse_foreign_rows(path: Path) -> None:
+    """Raise ConfigError where a metrics file holds lines, and none of them is a run's."""
+    if not path.is_file() or not path.read_bytes().count(b"\n"):
+        return
+    if next(metrics_lines(path), None) is None:
+        raise ConfigError(
+            "a file that no training wrote", str(path), "move it away, or choose another run_dir"
+        )
 
 
 def rows_until(path: Path, step: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.chat import Message, fit_messages
+from minigpt.classification import Classifier, label_probabilities
 from minigpt.conversation import answer_space, chat_sampling, stream_answer
 from minigpt.generate import stream
 from minigpt.runs.run import Run, open_run
@@ -112,6 +113,18 @@ class Model:
         room = answer_space(block_size, config)
         kept, _ = fit_messages(messages, self.tokenizer, room)
         return stream_answer(self.model, self.tokenizer, kept, config)
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Return for each text how probable each label is, the likeliest first.
+
+        For a run of `finetune --task classify`; ConfigError for any other.
+        """
+        if not isinstance(self.model, Classifier):
+            remedy = "python -m minigpt finetune --task classify makes one"
+            raise ConfigError("the model is no classifier", "minigpt.load(RUN)", remedy)
+        shares = label_probabilities(self.model, self.tokenizer, texts)
+        rows = [dict(zip(self.model.labels, row.tolist(), strict=True)) for row in shares]
+        return [dict(sorted(row.items(), key=lambda pair: -pair[1])) for row in rows]
 
 
 def with_settings(config: SampleConfig, settings: dict[str, Any]) -> SampleConfig:

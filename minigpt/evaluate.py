@@ -20,6 +20,7 @@ from minigpt import metrics
 from minigpt.batching.conversations import fit_prompts
 from minigpt.batching.examples import Example
 from minigpt.chat import Message, encode_prompts, end_id, mark_ids
+from minigpt.classification import Classifier, classify, refuse_classifier
 from minigpt.generate import evaluating, generate
 from minigpt.gpt import GPT
 from minigpt.ngram import NGram, count_ngrams
@@ -45,6 +46,7 @@ def token_losses(model: GPT, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
     Rows of like length share a forward pass; a row of n + 1 ids gives an array (n,).
     """
+    refuse_classifier(model, "predict text")
     found: list[np.ndarray] = [np.zeros(0)] * len(rows)
     device = model.embedding.weight.device
     with evaluating(model):
@@ -221,8 +223,12 @@ def answers(
     This is the one way in which `finetune`, `evaluate` and the exam ask. An answer gets at most
     `max_new_tokens` tokens (None: a quarter of the context), <|end|> included. A prompt that leaves
     no room for them, or for half of the context, loses the middle of its longest messages, with a
-    warning that counts such prompts. Prompts of like length are answered together.
+    warning that counts such prompts. Prompts of like length are answered together. A classifier's
+    answer is the likeliest of its labels for all that the conversation says.
     """
+    if isinstance(model, Classifier):
+        texts = ["\n".join(m["content"] for m in messages) for messages in conversations]
+        return classify(model, tokenizer, texts)
     block_size = model.config.block_size
     room = block_size // 4 if max_new_tokens is None else max_new_tokens
     kept_free = min(room, block_size // 2)  # or else a long answer would leave no prompt

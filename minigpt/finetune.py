@@ -4,6 +4,9 @@ A new model first learns all of the examples' text, prompts too; then it learns 
 A model from a checkpoint has read enough and begins with the answers. Each phase is a run in a
 directory of its own: a stopped one goes on where it was, to the same bits.
 
+An answer is text, written token by token; or, with `task="classify"`, one of the labels, which a
+head on the model's body predicts (`classification.py`).
+
 Knows nothing of the command line, and does not grade: that is `evaluate.py`'s job.
 """
 
@@ -35,17 +38,28 @@ from minigpt.batching.packing import Bucketed, EvalPacked
 from minigpt.chat import (
     SPECIAL,
     Encoded,
+    Message,
     TrainOn,
     can_chat,
     chat_format,
     encode_chats,
     longest_answer,
 )
+from minigpt.classification import (
+    Classifier,
+    begin_with_best_head,
+    encode_labeled,
+    encode_texts,
+    refuse_classifier,
+    train_last,
+)
 from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.lora import LoRAConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.pretrained import with_chat_tokens, with_more_tokens
 from minigpt.recipe import TrainConfig
+from minigpt.runs.adapters import adapt, begin_adapter, read_adapter
 from minigpt.runs.checkpoint import checkpoint_paths
 from minigpt.runs.run import (
     RunConfig,
@@ -57,7 +71,7 @@ from minigpt.runs.run import (
     save_config,
 )
 from minigpt.runs.upgrades import FORMAT, upgrade
-from minigpt.support.errors import CheckpointError, ConfigError, DataError
+from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
 from minigpt.support.files import atomic_write
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
@@ -68,6 +82,7 @@ SETTINGS = "finetune.json"
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
 USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of the text before
 LONGEST_CONTEXT = 4096  # tokens that a published model is trained with, unless examples need more
+LEAST_LABEL_STEPS = 100  # of a classifier, whose head is the best one from the first step on
 CONTEXT_STEP = 64  # block_size is a multiple of it
 PRETRAINING_RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
 
@@ -84,6 +99,17 @@ class FinetuneConfig:
     or hf: and its name (None: start from nothing)."""
     held_out: str | None = None
     """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
+    task: Literal["answer", "classify"] = "answer"
+    """Write answers as text, or choose one of the labels with a head of its own."""
+    train_blocks: Annotated[int | None, at_least(0)] = None
+    """With classify: how many blocks learn, counted from the last (None: the whole model; 0: only
+    the head)."""
+    lora: bool = False
+    """Train thin matrices beside those of the checkpoint, which stay as they are: the run's own
+    weights are then some 100 kB."""
+    lora_learning_rate: Annotated[float, above(0)] = 1e-2
+    """Learning rate of the thin matrices, some ten times that of whole ones; AdamW trains them."""
+    adapter: LoRAConfig = field(default_factory=LoRAConfig)
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """The part of --data that is kept for the test where there are no other examples for it."""
     epochs: Annotated[float | None, above(0)] = None
@@ -115,6 +141,22 @@ class FinetuneConfig:
 
     def __post_init__(self):
         check_fields(self)
+        classifies = self.task == "classify" or self.train_blocks is None
+        wanted = "left out, or --task classify beside it"
+        require(classifies, "train_blocks", self.train_blocks, wanted)
+        has_base = self.checkpoint is not None and not self.pretrain_epochs
+        wanted = "left out, or --checkpoint beside it and no --pretrain-epochs"
+        require(has_base or not self.lora, "lora", self.lora, wanted)
+        alone = not self.lora or self.train_blocks is None
+        wanted = "left out beside --lora, which trains thin matrices of all blocks"
+        require(alone, "train_blocks", self.train_blocks, wanted)
+
+    def tuning(self) -> TrainConfig:
+        """Return the settings of the phase that learns answers."""
+        if not self.lora:
+            return self.training
+        rate = self.lora_learning_rate
+        return dataclasses.replace(self.training, optimizer="adamw", learning_rate=rate)
 
     def pretraining(self) -> TrainConfig:
         """Return the settings of the first phase: its rates are its own."""
@@ -141,7 +183,9 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
         content = upgrade(SETTINGS, content, version, str(path))
         for name in ("out", "resume"):  # older versions stored the command's words as well
             content.pop(name, None)
-        parts = {"examples": ExampleConfig, "model": GPTConfig, "training": TrainConfig}
+        parts = {"examples": ExampleConfig, "adapter": LoRAConfig}
+        parts |= {"model": GPTConfig, "training": TrainConfig}
+        content.setdefault("adapter", {})  # older versions had none
         content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
         content["checkpoint"] = content["checkpoint"] and Path(content["checkpoint"])
         content["examples"] = dataclasses.replace(
@@ -242,6 +286,23 @@ def assistant_texts(examples: Sequence[Example]) -> Iterator[str]:
         yield from (m["content"] for m in example.messages if m["role"] == "assistant")
 
 
+def text_of(messages: Sequence[Message]) -> str:
+    """Return all that stands before the answer: what a classifier reads."""
+    return "\n".join(message["content"] for message in messages[:-1])
+
+
+def labels_of(examples: Sequence[Example]) -> list[str]:
+    """Return the labels of some examples in order; DataError where the answers are no labels."""
+    labels = sorted({example.messages[-1]["content"] for example in examples})
+    if len(labels) > len(examples) / 2:
+        raise DataError(
+            f"{len(labels):,} different answers in {len(examples):,} examples are no labels",
+            examples[0].where,
+            "leave --task classify out, so that answers are written as text",
+        )
+    return labels
+
+
 # --- the model to begin with ---
 
 
@@ -264,9 +325,14 @@ def start(
         tokenizer = load_tokenizer(path)
     elif base:
         tokenizer = base.tokenizer
-        if base.is_published and not can_chat(tokenizer):
+        refuse_classifier(base.model, "be tuned further")
+        if base.is_published and not can_chat(tokenizer) and config.task == "answer":
+            if config.lora:
+                what = "thin matrices alone cannot teach a base the marks of a conversation"
+                raise ConfigError(what, "--lora", "leave it out, or take a base that can chat")
             tokenizer = with_chat_tokens(tokenizer)
-        chat_format(tokenizer)  # or else it cannot chat
+        if config.task == "answer":
+            chat_format(tokenizer)  # or else it cannot chat
     else:
         tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
     tokenizer.save(path)
@@ -282,6 +348,12 @@ def start(
     model = GPT(model_config)
     if base:
         model.load_state_dict(with_more_tokens(base.model.state_dict(), model_config.vocab_size))
+        if config.lora and config.checkpoint:
+            model = begin_adapter(model, config.adapter, config.checkpoint, run_dir)
+    elif config.lora:
+        model = open_adapter(run_dir, model, device)
+    if config.task == "classify":
+        model = Classifier(model, labels_of(examples))
     return model, tokenizer
 
 
@@ -293,10 +365,22 @@ def shortened(model: GPTConfig, tokenizer: Tokenizer, examples: Sequence[Example
     """
     if model.block_size <= LONGEST_CONTEXT or model.positions != "rotary":
         return model
-    encoded = encode_chats([example.messages for example in examples], tokenizer)
-    needed = max(len(ids) for ids, _ in encoded)
+    needed = 0  # a classifier cuts what is longer
+    if can_chat(tokenizer):
+        encoded = encode_chats([example.messages for example in examples], tokenizer)
+        needed = max(len(ids) for ids, _ in encoded)
     block_size = min(model.block_size, max(needed, LONGEST_CONTEXT))
     return dataclasses.replace(model, block_size=block_size)
+
+
+def open_adapter(run_dir: Path, model: GPT, device: str) -> GPT:
+    """Return the model of a run of an adapter that goes on: its base, and thin matrices."""
+    adapter = read_adapter(run_dir)
+    if adapter is None:
+        raise CheckpointError("no adapter.json", str(run_dir), "restore it, or start anew")
+    base = open_run(adapter.base_path(run_dir), device)
+    model.load_state_dict(base.model.state_dict())
+    return adapt(model, adapter, run_dir)
 
 
 def learn_tokenizer(
@@ -340,18 +424,19 @@ class Phase:
         train_on: TrainOn,
     ):
         self.name = "pre-training" if train_on == "all" else "training"
-        training = config.pretraining() if train_on == "all" else config.training
+        training = config.pretraining() if train_on == "all" else config.tuning()
         epochs = config.pretrain_epochs if train_on == "all" else config.epochs
         rows = training.batch_size, model.config.block_size
         taught, held_out = (
-            encode_chats([example.messages for example in side], tokenizer, train_on)
+            encode_side(side, model, tokenizer, config.task, train_on)
             for side in (sides.train, sides.held_out[:VALIDATION_EXAMPLES])
         )
         places = [example.where for example in sides.train]
         eot = tokenizer.eot_id
         self.source = Bucketed(taught, *rows, training.seed, config.over_long, eot, places)
         self.validation = EvalPacked(held_out, *rows, "cut", eot)
-        steps = steps_of(self.source.n_batches, epochs, train_on)
+        least = LEAST_LABEL_STEPS if isinstance(model, Classifier) else LEAST_STEPS
+        steps = steps_of(self.source.n_batches, epochs, train_on, least)
         self.config = RunConfig(
             config.data,
             tokenizer=str(config.checkpoint or "bpe"),
@@ -359,6 +444,7 @@ class Phase:
             training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
         )
         self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
+        self.sides, self.train_blocks = sides, config.train_blocks
 
     def describe(self) -> str:
         """Say in a line what will be learned."""
@@ -388,6 +474,9 @@ class Phase:
             "tokenizer_sha256": self.tokenizer.fingerprint,
             "train_sha256": hashlib.sha256(self.source.flat.ids.tobytes()).hexdigest(),
         }
+        if isinstance(self.model, Classifier):
+            facts |= self.model.facts()
+            self.begin_classifier(self.model)
         return train(
             self.model,
             self.source,
@@ -400,6 +489,17 @@ class Phase:
             manifest=facts,
         )
 
+    def begin_classifier(self, model: Classifier) -> None:
+        """Say what learns and, in a run that is new, begin with the best head for the body."""
+        train_last(model, self.train_blocks)
+        if checkpoint_paths(self.run_dir):
+            return
+        texts = [text_of(example.messages) for example in self.sides.train]
+        targets = [example.messages[-1]["content"] for example in self.sides.train]
+        model.to(choose_device(self.config.training.device))
+        rows = encode_texts(texts, self.tokenizer, model.config.block_size)
+        begin_with_best_head(model, rows, targets)
+
     def val_loss(self) -> float:
         """Return the loss on what was held out, in nats a token."""
         device = choose_device(self.config.training.device)
@@ -407,11 +507,37 @@ class Phase:
         return evaluate_loss(self.model, self.validation, device, dtype)
 
 
-def steps_of(n_batches: int, epochs: float | None, train_on: Literal["answers", "all"]) -> int:
+def encode_side(
+    examples: Sequence[Example],
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: Literal["answer", "classify"],
+    train_on: TrainOn,
+) -> list[Encoded]:
+    """Return examples as ids and what is trained on: conversations, or texts with their labels.
+
+    A label that the classifier does not know is no target, so its text is left out.
+    """
+    conversations = [example.messages for example in examples]
+    if task == "answer":
+        return encode_chats(conversations, tokenizer, train_on)
+    if isinstance(model, Classifier):
+        conversations = [m for m in conversations if m[-1]["content"] in model.labels]
+    texts = [text_of(messages) for messages in conversations]
+    rows = encode_texts(texts, tokenizer, model.config.block_size)
+    if isinstance(model, Classifier):
+        targets = [messages[-1]["content"] for messages in conversations]
+        return encode_labeled(rows, targets, model.labels)
+    return [([*ids, tokenizer.eot_id], [True] * (len(ids) + 1)) for ids in rows]
+
+
+def steps_of(
+    n_batches: int, epochs: float | None, train_on: TrainOn, least: int = LEAST_STEPS
+) -> int:
     """Return the steps that some epochs take; None means the usual number of them."""
     if epochs is not None:
         return math.ceil(epochs * n_batches)
-    usual = max(USUAL_EPOCHS * n_batches, LEAST_STEPS)
+    usual = max(USUAL_EPOCHS * n_batches, least)
     return usual // 2 if train_on == "all" else usual
 
 
@@ -424,7 +550,9 @@ def phases(
     epochs = config.pretrain_epochs
     has_read = epochs == 0 or (epochs is None and config.checkpoint is not None)
     if not has_read and not checkpoint_paths(run_dir):
-        found.insert(0, Phase(run_dir / "pretrained", *parts[1:], "all"))
+        reader = model.reader() if isinstance(model, Classifier) else model
+        first = run_dir / "pretrained", config, reader, tokenizer, sides
+        found.insert(0, Phase(*first, "all"))
     return found
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minigpt.cache import KVCache
+from minigpt.classification import refuse_classifier
 from minigpt.gpt import GPT
 from minigpt.sampling import Constraint, History, SampleConfig, next_tokens, relative_logits
 from minigpt.support.errors import ConfigError
@@ -48,6 +49,7 @@ class DecodingState:
         max_new_tokens: int,
         compile: bool = False,
     ):
+        refuse_classifier(model, "write")
         self.model, self.block_size = model, model.config.block_size
         self.windows = [
             [int(token) for token in prompt[window_start(len(prompt), self.block_size) :]]

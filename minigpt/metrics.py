@@ -1,4 +1,4 @@
-"""Measure answers: classes, losses, texts, and how far to trust a score.
+"""Measure answers: classes, clusters, losses, texts, and how far to trust a score.
 
 Every score is a share from 0 to 1, the larger the better (BLEU: papers print 100 times it);
 perplexity and bits per byte alone are better smaller. `predictions` are what a model answered,
@@ -107,6 +107,54 @@ def averaged(part: np.ndarray, whole: np.ndarray, average: Average) -> np.ndarra
         raise ConfigError(f"average {average!r}", "metrics", 'give None, "macro" or "micro"')
     shares = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return shares if average is None else float(shares.mean())
+
+
+# --- clusters ---
+
+
+def purity(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> float:
+    """Return the share of items whose class is the most common one of their cluster.
+
+    It rises with the number of clusters, up to 1 where each item has its own.
+
+    >>> purity([0, 0, 0, 1], ["theft", "theft", "storm", "storm"])
+    0.75
+    """
+    table = pair_counts(clusters, targets)
+    return float(table.max(axis=1).sum() / table.sum())
+
+
+def adjusted_rand_index(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> float:
+    """Return how well clusters agree with classes: 1 is perfectly, 0 as by chance.
+
+    Counted are pairs of items that are together on both sides, less what chance brings together.
+    Names do not matter, nor does the number of clusters. Hubert and Arabie 1985, "Comparing
+    Partitions".
+
+    >>> adjusted_rand_index([1, 1, 0, 0], ["a", "a", "b", "b"])
+    1.0
+    """
+
+    def pairs(counts: np.ndarray) -> float:
+        return float((counts * (counts - 1) / 2).sum())
+
+    table = pair_counts(clusters, targets)
+    rows, columns = pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
+    chance = rows * columns / max(pairs(table.sum()), 1.0)
+    most = (rows + columns) / 2
+    return 1.0 if most == chance else (pairs(table) - chance) / (most - chance)
+
+
+def pair_counts(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> np.ndarray:
+    """Count how many items each cluster (row) has of each class (column)."""
+    check_pairs(clusters, targets)
+    rows, columns = (
+        {name: place for place, name in enumerate(dict.fromkeys(s))} for s in (clusters, targets)
+    )
+    table = np.zeros((len(rows), len(columns)), dtype=np.int64)
+    for cluster, target in zip(clusters, targets, strict=True):
+        table[rows[cluster], columns[target]] += 1
+    return table
 
 
 # --- losses ---

@@ -86,7 +86,8 @@ GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from
     "rouge_l": nearest(metrics.rouge_l),
     "accepted": lambda text, item: float(is_accepted(text, item)),
 }
-METRICS = (*GRADES, "bleu", "f1")
+BY_LABEL = ("f1", "precision", "recall")
+METRICS = (*GRADES, "bleu", *BY_LABEL)
 
 
 def scorer(
@@ -94,7 +95,8 @@ def scorer(
 ) -> Callable[[np.ndarray], float]:
     """Return the function from the places of some items to the score of the answers to these.
 
-    "bleu" is that of all texts together, "f1" the mean over the labels; the others are means.
+    "bleu" is that of all texts together; "f1", "precision" and "recall" are means over the labels;
+    the others are means over the items.
     """
     metrics.check_pairs(predictions, items)
     pairs = list(zip(predictions, items, strict=True))
@@ -103,8 +105,9 @@ def scorer(
             [metrics.bleu_counts([text], [item.right], item.language) for text, item in pairs]
         )
         return lambda places: metrics.bleu_from_counts(counts[places].sum(axis=0))
-    if metric == "f1":
-        return f1_scorer([text.strip() for text in predictions], [item.answer for item in items])
+    if metric in BY_LABEL:
+        texts = [text.strip() for text in predictions]
+        return label_scorer(metric, texts, [item.answer for item in items])
     if metric not in GRADES:
         raise ConfigError(
             f"metric {metric!r} is unknown", "evaluate", f"choose from {', '.join(METRICS)}"
@@ -113,8 +116,10 @@ def scorer(
     return lambda places: float(values[places].mean())
 
 
-def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..., float]:
-    """Return a scorer of the mean F1 over the labels that occur among some items.
+def label_scorer(
+    metric: str, predictions: Sequence[str], targets: Sequence[str]
+) -> Callable[..., float]:
+    """Return a scorer of the mean F1, precision or recall over the labels that some items have.
 
     What is none of the labels, such as a wrong spelling, is a miss.
     """
@@ -130,9 +135,11 @@ def f1_scorer(predictions: Sequence[str], targets: Sequence[str]) -> Callable[..
 
     def score(places: np.ndarray) -> float:
         matrix = np.bincount(codes[places], minlength=K * (K + 1)).reshape(K, K + 1)
-        there = matrix.sum(axis=1) > 0
-        called = matrix[:, :K].sum(axis=0) + matrix.sum(axis=1)
-        return float(metrics.averaged(2 * matrix.diagonal()[there], called[there], "macro"))
+        right, called, are = matrix.diagonal(), matrix[:, :K].sum(axis=0), matrix.sum(axis=1)
+        shares = {"f1": (2 * right, called + are), "precision": (right, called)}
+        part, whole = shares.get(metric, (right, are))
+        there = are > 0
+        return float(metrics.averaged(part[there], whole[there], "macro"))
 
     return score
 
@@ -295,7 +302,7 @@ def last_answer(messages: Sequence[Message]) -> int:
 def fitting_metrics(items: Sequence[Item]) -> tuple[str, ...]:
     """Return the metrics that suit the items' answers: of labels if they recur, else of texts."""
     if len({item.answer for item in items}) <= min(MOST_LABELS, len(items) / 2):
-        return "accuracy", "f1"
+        return "accuracy", "f1", "precision", "recall"
     return "exact_match", "token_f1", "rouge_l", "bleu"
 
 

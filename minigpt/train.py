@@ -29,10 +29,15 @@ from minigpt.recipe import TrainConfig
 from minigpt.runs.checkpoint import RunLock, remove_leftovers
 from minigpt.runs.resume import Metrics
 from minigpt.trainer import Trainer
+from minigpt.validation import Objective, next_token_loss
 
 
 class Source(Protocol):
-    """Give the batch of each step: inputs and targets (B, T), int64, on the CPU."""
+    """Give the batch of each step: inputs and targets (B, T), int64, on the CPU.
+
+    A source with a true `on_policy` asks the model for its batches, so each is made after the
+    update before it and not meanwhile.
+    """
 
     def batch(self, step: int) -> Batch: ...
 
@@ -60,17 +65,19 @@ def train(
     on_log: Callable[[dict], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     manifest: dict | None = None,
+    objective: Objective = next_token_loss,
 ) -> TrainResult:
     """Train the model in place up to `max_steps`; write metrics.jsonl and checkpoints to run_dir.
 
     resume: go on from the newest checkpoint that verifies, or from the start where there is none.
     on_log: is given each row of metrics.jsonl. should_stop: asked after each step; on true the step
     is saved and training ends. manifest: facts that a resumed run must share, such as the hashes of
-    data and tokenizer. After a KeyboardInterrupt the last whole step is saved.
+    data and tokenizer. objective: how a batch becomes a loss, where it is not the next token's.
+    After a KeyboardInterrupt the last whole step is saved.
     """
     run_dir = Path(run_dir)
     with writing(run_dir), reproducible(config):
-        trainer = Trainer(model, config, run_dir, manifest or {})
+        trainer = Trainer(model, config, run_dir, manifest or {}, objective)
         trainer.restore(resume)
         path = run_dir / "metrics.jsonl" if world().is_first else None
         with Metrics(path, trainer.progress.step, on_log) as metrics:
@@ -96,7 +103,10 @@ def take_steps(
 ) -> bool:
     """Take the steps that are left, and do what is due after each; return whether asked to stop."""
     progress, config = trainer.progress, trainer.config
-    for batch in prefetch(source, range(progress.step, config.max_steps), trainer.device):
+    steps = range(progress.step, config.max_steps)
+    on_policy = getattr(source, "on_policy", False)
+    batches = map(source.batch, steps) if on_policy else prefetch(source, steps, trainer.device)
+    for batch in batches:
         trainer.train_step(batch)
         step, last, stopped = progress.step, progress.step == config.max_steps, False
         if last or step % config.log_interval == 0:

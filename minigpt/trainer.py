@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.attention import document_mask
 from minigpt.batching.windows import IGNORE, Batch, fill_rows, shard, shard_validation
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine.device import (
@@ -60,7 +59,7 @@ from minigpt.runs.resume import (
 from minigpt.support.errors import CheckpointError, ConfigError, DataError, TrainingError, require
 from minigpt.support.files import atomic_write
 from minigpt.support.signals import uninterrupted
-from minigpt.validation import mean_loss, sum_losses
+from minigpt.validation import Objective, mean_loss, next_token_loss, sum_losses
 
 MAX_SKIPPED = 50  # float16 steps that may overflow one after the other
 
@@ -89,7 +88,14 @@ class Progress:
 class Trainer:
     """Hold a model and its optimizers; take one step, one validation or one save at a time."""
 
-    def __init__(self, model: GPT, config: TrainConfig, run_dir: Path, facts: dict):
+    def __init__(
+        self,
+        model: GPT,
+        config: TrainConfig,
+        run_dir: Path,
+        facts: dict,
+        objective: Objective = next_token_loss,
+    ):
         self.world = world()
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(self.device, config.dtype)
@@ -103,7 +109,7 @@ class Trainer:
             self.forward = torch.compile(self.forward)
         self.optimizers = make_optimizers(model, config)
         self.scaler = make_scaler(self.device, self.dtype)
-        self.config, self.run_dir = config, run_dir
+        self.config, self.run_dir, self.objective = config, run_dir, objective
         self.facts = {"model": dataclasses.asdict(model.config)} | facts
         self.environment = environment(self.device, self.dtype, self.optimizers) | {
             "micro_batch_size": config.micro_batch_size,
@@ -159,20 +165,19 @@ class Trainer:
             )
         self.model.zero_grad(set_to_none=True)
         batch = fill_rows(batch, size)
-        idx, targets, *documents = shard(batch, rank, size)  # (B / size, T) each
+        mine = shard(batch, rank, size)  # (B / size, T) each
         loss_sum, rows = torch.zeros((), device=self.device), self.micro_rows(len(batch[0]))
-        for micro_step, start in enumerate(range(0, len(idx), rows)):
-            piece, wanted = idx[start : start + rows], targets[start : start + rows]
-            numbers = [part[start : start + rows].to(self.device) for part in documents]
-            mask = document_mask(*numbers) if numbers else None
-            share = int((wanted != IGNORE).sum()) / total
+        for micro_step, start in enumerate(range(0, len(mine[0]), rows)):
+            idx, targets, *more = (part[start : start + rows] for part in mine)
+            share = int((targets != IGNORE).sum()) / total
             if share == 0:  # other processes may wait for this piece: any targets, weighed with 0
-                wanted = torch.zeros_like(wanted)
+                targets = torch.zeros_like(targets)
+            piece = [part.to(self.device) for part in (idx, targets, *more)]
             # The rank too: processes with one seed would drop the same numbers of different rows.
             seed_step(self.config.seed, step, micro_step, rank)
-            with no_sync(self.forward, is_last=start + rows >= len(idx)):
+            with no_sync(self.forward, is_last=start + rows >= len(mine[0])):
                 with autocast(self.device, self.dtype):
-                    _, loss = self.forward(piece.to(self.device), wanted.to(self.device), mask=mask)
+                    loss = self.objective(self.forward, piece)
                 # `size` undoes the mean that the processes form of their gradients.
                 self.scaler.scale(loss * (share * size)).backward()
             loss_sum += loss.detach() * share
@@ -217,7 +222,7 @@ class Trainer:
         """Measure the validation loss; one that is not finite ends the run before it is saved."""
         rank, size = self.world.rank, self.world.size
         mine = (shard_validation(batch, rank, size) for batch in validation)
-        sums = sum_losses(self.model, mine, self.device, self.dtype)
+        sums = sum_losses(self.model, mine, self.device, self.dtype, self.objective)
         # Sums travel, not means: the processes may have different numbers of targets.
         loss_sum, count = all_reduce(torch.tensor(sums, dtype=torch.float64)).tolist()
         loss = mean_loss(loss_sum, count)

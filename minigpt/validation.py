@@ -3,15 +3,31 @@
 Shapes: B batch, T time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from minigpt.attention import document_mask
 from minigpt.batching.windows import IGNORE, Batch
 from minigpt.gpt import GPT
 from minigpt.machine.device import autocast
 from minigpt.support.errors import DataError
+
+# How a batch becomes a loss: gets the model's forward and the batch, all on the model's device, and
+# returns the mean over the targets that count.
+Objective = Callable[[Callable, Sequence[Tensor]], Tensor]
+
+
+def next_token_loss(forward: Callable, batch: Sequence[Tensor]) -> Tensor:
+    """Return the mean of -log p of each target that counts, in nats: the usual objective.
+
+    A third part of the batch says which document each token is of.
+    """
+    idx, targets, *documents = batch  # (B, T) each
+    mask = document_mask(*documents) if documents else None
+    _, loss = forward(idx, targets, mask=mask)
+    return loss
 
 
 def evaluate_loss(
@@ -23,19 +39,22 @@ def evaluate_loss(
 
 @torch.no_grad()
 def sum_losses(
-    model: GPT, validation: Iterable[Batch], device: torch.device, dtype: torch.dtype
+    model: GPT,
+    validation: Iterable[Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+    objective: Objective = next_token_loss,
 ) -> tuple[float, int]:
     """Return the sum of the losses of all targets (nats) and their number, without dropout."""
     was_training, loss_sum, count = model.training, 0.0, 0
     model.eval()
     try:
-        for idx, targets, *documents in validation:
+        for idx, targets, *more in validation:
             predicted = int((targets != IGNORE).sum())
             if predicted == 0:  # other processes may wait: any targets, weighed with 0
                 targets = torch.zeros_like(targets)
-            mask = {"mask": document_mask(documents[0].to(device))} if documents else {}
             with autocast(device, dtype):
-                _, loss = model(idx.to(device), targets.to(device), **mask)
+                loss = objective(model, [part.to(device) for part in (idx, targets, *more)])
             # Weighed by targets: batches differ in length, and every token counts the same.
             loss_sum += loss.item() * predicted
             count += predicted

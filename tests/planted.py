@@ -185,6 +185,40 @@ FAULTS = [
         r"default_rng((0, epoch))\1",
         "packing",
     ),
+    fault("LoRA forgets its scale", r"self\.scale \* change", "change", "lora"),
+    fault(
+        "LoRA does not begin as the base", r"torch\.zeros\(self\.out", "torch.ones(self.out", "lora"
+    ),
+    fault(
+        "an adapter takes any base",
+        r"if fingerprint_weights\(base\.state_dict\(\)\) != adapter\.base_sha256",
+        "if False",
+        "lora",
+    ),
+    fault(
+        "a checkpoint of an adapter holds the base as well",
+        r"if not is_adapted\(model\):",
+        "if True:",
+        "lora",
+    ),
+    fault(
+        "DPO forgets the reference",
+        r"beta \* \(policy - reference\)",
+        "beta * policy",
+        "preference",
+    ),
+    fault(
+        "chosen and rejected are swapped",
+        r"rewards\[0::2\], rewards\[1::2\]",
+        "rewards[1::2], rewards[0::2]",
+        "preference",
+    ),
+    fault("no baseline", r"rewards - rewards\.mean\(dim=1, keepdim=True\)", "rewards", "rl"),
+    fault("the ratio is never clipped", r"ratio\.clamp\(1 - low, 1 \+ high\)", "ratio", "rl"),
+    fault("answers are made ahead of the update", r"on_policy = True", "on_policy = False", "rl"),
+    fault(
+        "what was cut learns to end", r" if len\(ids\) < c\.max_answer_tokens else ids", "", "rl"
+    ),
     fault(
         "instruction tuning forgets the documents",
         r"conversations\.joined\(documents\.first\(count\)\) if count else conversations",

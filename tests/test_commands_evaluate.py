@@ -124,7 +124,7 @@ def test_examples_are_scored_beside_their_baselines(capsys, trained, tmp_path):
     )
     assert code == 0
     tasks = report_of(tmp_path / "o")["tasks"]
-    assert set(tasks) == {"accuracy", "f1"}
+    assert set(tasks) == {"accuracy", "f1", "precision", "recall"}
     assert tasks["accuracy"]["baselines"]["majority"] == 0.75
     assert tasks["accuracy"]["baseline"] == 1  # its words give it away
     assert tasks["accuracy"]["baseline_name"] == "bag_of_words"

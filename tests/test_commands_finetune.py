@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-from helpers import refused, run
+import torch
+from helpers import refused, run, write
 
+import minigpt
 from minigpt.commands import main
 from minigpt.commands.chat import ChatCommand, fitting, say, talk
 from minigpt.conversation import Chat
@@ -74,7 +76,7 @@ def test_one_command_goes_from_a_file_to_a_report(trained):
     report = json.loads((trained / "report.json").read_text("utf-8"))
     assert report["examples"]["train"] + report["examples"]["held_out"] == 400
     assert report["examples"]["overlap"] == 0
-    assert report["tasks"].keys() == {"accuracy", "f1"}
+    assert report["tasks"].keys() == {"accuracy", "f1", "precision", "recall"}
     for task in report["tasks"].values():
         assert task.keys() >= {"metric", "score", "baseline", "low", "high", "n"}
         assert task["n"] == report["examples"]["held_out"]
@@ -459,3 +461,36 @@ def test_chat_needs_no_flag_for_a_short_context(capsys, trained):
     assert fitting(usual, 64).max_new_tokens == 32
     assert fitting(usual, 101) == usual
     assert fitting(SampleConfig(max_new_tokens=70), 64).max_new_tokens == 70, "given, so refused"
+
+
+def test_lora_writes_an_adapter_that_opens_with_its_base(tmp_path, capsys):
+    examples = [{"prompt": f"Say {n} and {n % 3}.", "answer": "abc"[n % 3]} for n in range(60)]
+    text = "".join(json.dumps(example) + "\n" for example in examples)
+    data = write(tmp_path / "my.jsonl", text)
+    out = tmp_path / "tuned"
+    words = ["finetune", "--data", data, "--checkpoint", "little", "--out", out, "--lora"]
+    words += ["--rank", 2, "--max-steps", 12, "--batch-size", 8, "--device", "cpu"]
+    code, printed, err = run(capsys, *words, "--save-interval", 6)
+    assert code == 0, err
+    assert "accuracy" in printed
+    weights = sorted(out.rglob("model.safetensors"))
+    assert weights
+    assert all(file.stat().st_size < 150_000 for file in weights), "the base is not in it"
+    opened, little = minigpt.load(out), minigpt.load("little")
+    assert opened.model.state_dict().keys() == little.model.state_dict().keys()
+    assert not torch.equal(
+        opened.model.blocks[0].mlp.up.weight, little.model.blocks[0].mlp.up.weight
+    )
+    assert torch.equal(opened.model.embedding.weight, little.model.embedding.weight)
+    whole = [file.read_bytes() for file in weights]
+    code, _, err = run(capsys, "finetune", "--out", out, "--resume", "--max-steps", 18)
+    assert code == 0, err
+    assert minigpt.load(out).run.step == 18
+    assert sorted(out.rglob("model.safetensors"))[-1].read_bytes() not in whole
+
+
+def test_lora_without_a_base_is_refused(tmp_path, capsys):
+    data = write(tmp_path / "my.jsonl", '{"prompt": "a", "answer": "b"}\n' * 20)
+    code, _, err = run(capsys, "finetune", "--data", data, "--out", tmp_path / "tuned", "--lora")
+    assert code == 2
+    assert "--checkpoint beside it" in " ".join(err.split())

@@ -27,5 +27,7 @@ def test_a_table_is_made_of_its_cells():
     cells = ["small_rows = ['a', 'b']", "def small_row(row, seed):\n    return ord(row) + seed / 3"]
     made = make_tables.make("small", cells)
     assert made["rows"] == {"a": [97.0, 97.3333, 97.6667], "b": [98.0, 98.3333, 98.6667]}
+    cells[1] = "def small_row(row, seed):\n    return 0.5, seed / 3, 1.0"
+    assert make_tables.make("small", cells)["rows"]["b"][1] == [0.5, 0.3333, 1.0]
     with pytest.raises(KeyError):
         make_tables.make("other", cells)

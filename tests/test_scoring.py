@@ -164,7 +164,7 @@ def test_example_items_ask_for_the_last_answer():
 
 def test_metrics_fit_labels_or_texts():
     labels = [item("?", "good" if n % 2 else "bad") for n in range(10)]
-    assert fitting_metrics(labels) == ("accuracy", "f1")
+    assert fitting_metrics(labels) == ("accuracy", "f1", "precision", "recall")
     assert "bleu" in fitting_metrics(ITEMS)
 
 

@@ -5,8 +5,8 @@
 
 A chapter's code is the table's code: the cells of one notebook that are tagged `table:NAME` are run
 in order. They define `NAME_rows`, the names of the rows, and `NAME_row(row, seed)`, which returns a
-number. Each row is measured with three seeds and stored in chapters/stored/NAME.json. The chapter
-runs one of the numbers again and asserts that it fits.
+number, or several: a score and its interval. Each row is measured with three seeds and stored in
+chapters/stored/NAME.json. The chapter runs one of the numbers again and asserts that it fits.
 """
 
 import json
@@ -41,11 +41,16 @@ def make(name: str, sources: list[str]) -> dict:
         exec(compile(source, f"<cells of {name}>", "exec"), names)
     rows, measure = names[f"{name}_rows"], names[f"{name}_row"]
     pairs = tqdm([(row, seed) for row in rows for seed in SEEDS], desc=name)
-    found: dict[str, list[float]] = {row: [] for row in rows}
+    found: dict[str, list] = {row: [] for row in rows}
     for row, seed in pairs:
-        found[row].append(round(measure(row, seed), 4))
+        found[row].append(rounded(measure(row, seed)))
         pairs.set_postfix_str(f"{row}, seed {seed}: {found[row][-1]}")
     return {"made by": f"python tools/make_tables.py {name}", "seeds": SEEDS, "rows": found}
+
+
+def rounded(value: float | tuple[float, ...]) -> float | list[float]:
+    """Return a number, or several, as they are stored."""
+    return [round(each, 4) for each in value] if isinstance(value, tuple) else round(value, 4)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ third tensor as well: `documents` numbers each token's document.
 Shapes: B batch, T time (block_size). Targets are the inputs' next tokens; IGNORE marks padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -108,6 +108,22 @@ def with_documents(batch: Batch, separator: int) -> Batch:
     """
     idx, targets = batch
     return idx, targets, (idx == separator).cumsum(dim=1)
+
+
+def answer_rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Batch:
+    """Return idx, targets (B, T): prompts and their answers, padded; answers alone are targets.
+
+    >>> answer_rows([[5, 6], [7]], [[8], [9]])[1].tolist()
+    [[-100, 8], [9, -100]]
+    """
+    T = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) - 1
+    idx = torch.zeros(len(prompts), T).long()
+    targets = torch.full_like(idx, IGNORE)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids = torch.tensor([*prompt, *answer])
+        idx[row, : len(ids) - 1] = ids[:-1]
+        targets[row, len(prompt) - 1 : len(ids) - 1] = ids[len(prompt) :]
+    return idx, targets
 
 
 def shard(batch: Batch, rank: int, world_size: int) -> Batch:

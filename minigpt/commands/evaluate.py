@@ -49,8 +49,8 @@ class EvaluateCommand:
     learn_from: str | None = None
     """Training examples for the baselines that the scores are compared with."""
     metric: str = "auto"
-    """How answers are graded: auto, accuracy, f1, exact, exact_match, token_f1, cmrc_match,
-    cmrc_f1, rouge_l, bleu."""
+    """How answers are graded: auto, accuracy, f1, precision, recall, exact, exact_match, token_f1,
+    cmrc_match, cmrc_f1, rouge_l, bleu."""
     max_answer_tokens: int | None = None
     """Most tokens of an answer (None: as finetune gave it, which is the longest answer in training;
     other runs: a quarter of the context)."""

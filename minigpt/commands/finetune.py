@@ -147,8 +147,15 @@ def run_finetune(out: Path, config: FinetuneConfig, resume: bool) -> int:
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     report["seconds"]["total"] = round(sum(seconds.values()), 1)
     print("\n" + write_report(out, report, read_metrics(out)))
-    print(f"written to {out}; talk to it: python -m minigpt chat --checkpoint {quoted(out)}")
+    print(f"written to {out}; {how_to_use(out, config)}")
     return 0
+
+
+def how_to_use(out: Path, config: FinetuneConfig) -> str:
+    """Say what can be done with a fine-tuned model."""
+    if config.task == "classify":
+        return f'from Python: minigpt.load("{out.as_posix()}").classify([text, ...])'
+    return f"talk to it: python -m minigpt chat --checkpoint {quoted(out)}"
 
 
 def is_finetuning(out: Path) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import AdamW, Optimizer
 
+from minigpt.lora import is_adapted, own_state
 from minigpt.machine.distributed import rank_zero_first, world
 from minigpt.muon import Muon
 from minigpt.runs.checkpoint import Checkpoint
@@ -38,13 +39,14 @@ def collect_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights and the optimizer state, named `<parameter>.<what>`, on the CPU.
 
+    Of an adapted model (LoRA) these are what is trained: the rest is its base's.
     Of several processes rank 0 gets all tensors and the others none: it must have memory for 12
     bytes a parameter (8 where Muon trains). Learning rates and the like are not saved: they follow
     from the settings and the step.
     """
     if world().size > 1:
         return gather_tensors(model, optimizers)
-    weights = {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
+    weights = {name: weight.detach().cpu() for name, weight in own_state(model).items()}
     state = {
         f"{name}.{key}": torch.as_tensor(value).detach().cpu()
         for name, parameter, optimizer in trained_parameters(model, optimizers)
@@ -64,8 +66,8 @@ def restore_tensors(
         scatter_tensors(checkpoint, model, optimizers)
         return
     assert checkpoint is not None, "one process has no other that could send it the tensors"
-    compare_shapes(model.state_dict(), checkpoint.model, checkpoint)
-    model.load_state_dict(checkpoint.model)
+    compare_shapes(own_state(model), checkpoint.model, checkpoint)
+    model.load_state_dict(checkpoint.model, strict=not is_adapted(model))
     saved = checkpoint.optimizer
     if not saved:
         return  # float16 overflowed in every step so far, so no optimizer has a state yet
@@ -108,7 +110,10 @@ def gather_tensors(
     """Do what `collect_tensors` does in each of several processes, which may hold parts each."""
     from torch.distributed.checkpoint import state_dict as states  # a second: when it is needed
 
-    options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    adapted = is_adapted(model)
+    options = states.StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapted
+    )
     # The weights first: that folds up what FSDP2 unfolded.
     weights: dict[str, Any] = states.get_model_state_dict(model, options=options)
     nested: dict[str, Any] = states.get_optimizer_state_dict(model, optimizers, options=options)
@@ -121,7 +126,10 @@ def scatter_tensors(
     """Do what `restore_tensors` does in each of several processes."""
     from torch.distributed.checkpoint import state_dict as states
 
-    full = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    adapted = is_adapted(model)
+    full = states.StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapted, strict=not adapted
+    )
     from_first = dataclasses.replace(full, broadcast_from_rank0=True)
     expected: dict[str, Any] = states.get_model_state_dict(model, options=full)
     if checkpoint is not None:

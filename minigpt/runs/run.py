@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from minigpt.classification import Classifier
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.lora import merge, own_state
 from minigpt.machine.device import choose_device
 from minigpt.pretrained import is_pretrained, load_pretrained, pad_vocabulary
 from minigpt.recipe import CHANGEABLE, TrainConfig
+from minigpt.runs.adapters import adapt, read_adapter
 from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from minigpt.runs.resume import check_unchanged, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
@@ -296,8 +299,17 @@ def open_run(path: Path, device: str = "auto") -> Run:
     check_tokenizer(checkpoint, tokenizer, run_dir)
     check_model(checkpoint, config, run_dir)
     pad_vocabulary(tokenizer, config.model.vocab_size)
-    model = GPT(config.model)
+    adapter = read_adapter(run_dir)
+    if adapter is None:
+        model = GPT(config.model)
+    else:
+        model = open_run(adapter.base_path(run_dir), device).model
+        model = adapt(model, adapter, run_dir)
+    facts = checkpoint.state["facts"]
+    if "labels" in facts:
+        model = Classifier(model, facts["labels"], facts["pooling"])
     load_weights(model, checkpoint)
+    model = merge(model)  # whoever uses an adapter sees a plain model
     model = model.to(choose_device(device)).eval()
     folder = None if is_shipped(path) else run_dir
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes), folder)
@@ -341,8 +353,10 @@ def check_model(checkpoint: Checkpoint, config: RunConfig, run_dir: Path) -> Non
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into the model; names and shapes must fit."""
+    own = own_state(model).keys()
+    frozen = {name: weight for name, weight in model.state_dict().items() if name not in own}
     try:
-        model.load_state_dict(checkpoint.model)
+        model.load_state_dict(frozen | checkpoint.model)
     except RuntimeError as error:
         raise CheckpointError(
             f"weights do not fit the settings: {str(error).splitlines()[-1].strip()}",

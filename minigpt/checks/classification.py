@@ -159,12 +159,12 @@ def active(answer: Callable, generator: Generator) -> None:
 def _unlike(got: list[int], expected: list[int], p: Tensor, k: int, case: str) -> str:
     surest = p.max(dim=1).values
     entropy = -(p * p.log()).sum(dim=1)
-    if sorted(got) == sorted(expected):
-        words = "These are the right ones; the least margin comes first."
-    elif got == surest.argsort()[:k].tolist():
+    if got == surest.argsort()[:k].tolist():
         words = "You looked at the highest probability alone; how near is the second?"
     elif got == entropy.argsort(descending=True)[:k].tolist():
-        words = "That is the entropy; the margin looks at the two highest alone."
+        words = "That is the entropy; the margin looks at the two highest probabilities alone."
+    elif sorted(got) == sorted(expected):
+        words = "These are the right ones; the least margin comes first."
     else:
         words = "Sort by the highest probability minus the second highest."
     return f"expected {expected}, got {got} ({case}). {words}"

@@ -107,9 +107,10 @@ def threshold(answer: Callable, generator: Generator) -> None:
         got = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
         is_number = isinstance(got, int | float) and not isinstance(got, bool) and got == got
         require(is_number, f"expected a number, got {got!r} ({case})")
+        limit = float(got)
         least = min(_cost(scores, targets, t, miss, alarm) for t in [*scores.tolist(), math.inf])
-        cost = _cost(scores, targets, got, miss, alarm)
-        require(cost <= least + 1e-6, _too_dear(scores, targets, got, miss, alarm, least, case))
+        cost = _cost(scores, targets, limit, miss, alarm)
+        require(cost <= least + 1e-6, _too_dear(scores, targets, limit, miss, alarm, least, case))
 
 
 def _cost(scores: Tensor, targets: Tensor, limit: float, miss: float, alarm: float) -> float:

@@ -166,7 +166,8 @@ def text_features(model: Classifier, rows: Sequence[Sequence[int]]) -> Tensor:
     found = torch.zeros(len(rows), model.config.n_embd)
     model.eval()
     try:
-        for places in np.split(order, cut_batches(lengths[order].tolist(), TOKENS_AT_A_TIME)):
+        cuts = cut_batches(lengths[order].tolist(), TOKENS_AT_A_TIME)
+        for places in np.split(order, cuts) if rows else ():
             T = int(lengths[places].max())
             padded = [[*rows[place], *[0] * (T - lengths[place])] for place in places]
             x = model.hidden(torch.tensor(padded, device=device))  # (B, T, C)

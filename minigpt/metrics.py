@@ -120,7 +120,7 @@ def purity(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> float:
     >>> purity([0, 0, 0, 1], ["theft", "theft", "storm", "storm"])
     0.75
     """
-    table = pair_counts(clusters, targets)
+    table = contingency_table(clusters, targets)
     return float(table.max(axis=1).sum() / table.sum())
 
 
@@ -138,14 +138,14 @@ def adjusted_rand_index(clusters: Sequence[Hashable], targets: Sequence[Hashable
     def pairs(counts: np.ndarray) -> float:
         return float((counts * (counts - 1) / 2).sum())
 
-    table = pair_counts(clusters, targets)
+    table = contingency_table(clusters, targets)
     rows, columns = pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
     chance = rows * columns / max(pairs(table.sum()), 1.0)
     most = (rows + columns) / 2
     return 1.0 if most == chance else (pairs(table) - chance) / (most - chance)
 
 
-def pair_counts(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> np.ndarray:
+def contingency_table(clusters: Sequence[Hashable], targets: Sequence[Hashable]) -> np.ndarray:
     """Count how many items each cluster (row) has of each class (column)."""
     check_pairs(clusters, targets)
     rows, columns = (

@@ -446,6 +446,37 @@ FAULTS = [
         "metrics",
     ),
     fault(
+        "the adjusted Rand index forgets chance",
+        r"chance = rows \* columns / .*",
+        "chance = 0.0",
+        "classification",
+    ),
+    # Classification
+    fault(
+        "a head sees a text without its last token",
+        r"torch\.from_numpy\(lengths\[places\] - 1\)",
+        "torch.from_numpy(lengths[places] - 2)",
+        "classification",
+    ),
+    fault(
+        "the best head may have any weights",
+        r"loss \+ decay \* weight\.square",
+        "loss + 0 * weight.square",
+        "classification",
+    ),
+    fault(
+        "the norm of a frozen body learns",
+        r"(parts = \[\*model\.blocks\[n_layer - blocks :\], model\.norm\]) if blocks else \[\]",
+        r"\1 if blocks is not None else []",
+        "classification",
+    ),
+    fault(
+        "a classifier's padding is part of its mean",
+        r"return x\.cumsum\(dim=1\) / counts",
+        "return x.mean(dim=1, keepdim=True).expand_as(x)",
+        "classification",
+    ),
+    fault(
         "tokens in overlapping windows count twice",
         r"row_losses\[-new:\]",
         "row_losses",

@@ -1,4 +1,4 @@
-"""Classification: a head on a GPT's body; its best fit is scikit-learn's; what it keeps."""
+"""Classification: a head on a GPT, whose best fit is that of scikit-learn; what a run keeps."""
 
 import dataclasses
 from pathlib import Path

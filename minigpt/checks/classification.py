@@ -37,7 +37,7 @@ HAND_SLIPS = {  # (key, what was written) -> what to look at
     ("precision", (0.9, 0.25)): "That is the recall: you went along the rows.",
     ("recall", (0.75, 0.5)): "That is the precision: you went down the columns.",
     ("together", (26.0, 12.0)): "Each pair was counted twice: a with b is b with a.",
-    ("together", (16.0, 8.0)): "A story is no pair with itself.",
+    ("together", (21.0, 14.0)): "A story is no pair with itself.",
 }
 
 
@@ -107,9 +107,10 @@ def threshold(answer: Callable, generator: Generator) -> None:
         got = got.item() if isinstance(got, Tensor) and got.numel() == 1 else got
         is_number = isinstance(got, int | float) and not isinstance(got, bool) and got == got
         require(is_number, f"expected a number, got {got!r} ({case})")
+        limit = float(got)
         least = min(_cost(scores, targets, t, miss, alarm) for t in [*scores.tolist(), math.inf])
-        cost = _cost(scores, targets, got, miss, alarm)
-        require(cost <= least + 1e-6, _too_dear(scores, targets, got, miss, alarm, least, case))
+        cost = _cost(scores, targets, limit, miss, alarm)
+        require(cost <= least + 1e-6, _too_dear(scores, targets, limit, miss, alarm, least, case))
 
 
 def _cost(scores: Tensor, targets: Tensor, limit: float, miss: float, alarm: float) -> float:
@@ -159,12 +160,12 @@ def active(answer: Callable, generator: Generator) -> None:
 def _unlike(got: list[int], expected: list[int], p: Tensor, k: int, case: str) -> str:
     surest = p.max(dim=1).values
     entropy = -(p * p.log()).sum(dim=1)
-    if sorted(got) == sorted(expected):
-        words = "These are the right ones; the least margin comes first."
-    elif got == surest.argsort()[:k].tolist():
+    if got == surest.argsort()[:k].tolist():
         words = "You looked at the highest probability alone; how near is the second?"
     elif got == entropy.argsort(descending=True)[:k].tolist():
-        words = "That is the entropy; the margin looks at the two highest alone."
+        words = "That is the entropy; the margin looks at the two highest probabilities alone."
+    elif sorted(got) == sorted(expected):
+        words = "These are the right ones; the least margin comes first."
     else:
         words = "Sort by the highest probability minus the second highest."
     return f"expected {expected}, got {got} ({case}). {words}"

@@ -154,7 +154,7 @@ def group_memory(limit: Path, used: Path, cached: str) -> Iterator[int]:
 def matmul_flops(
     device: torch.device, dtype: torch.dtype, size: int | None = None, seconds: float = 0.3
 ) -> float:
-    """Measure how many operations a second products of square matrices reach: the best of some.
+    """Measure how many operations per second products of square matrices reach: the best of some.
 
     size: rows and columns (None: 2,048, on a GPU 8,192).
     """

@@ -20,7 +20,7 @@ def training_memory(
 ) -> int:
     """Estimate the bytes that training takes: weights and optimizer state, then activations.
 
-    16 bytes a parameter: weight, gradient and two AdamW moments in float32; of `shards` processes
+    16 bytes per parameter: weight, gradient and two AdamW moments in float32; of `shards` processes
     each has its share, and gathers weights and gradients of two blocks and the tables. The
     activations that the backward pass needs are counted tensor by tensor; the weights of attention
     are not among them, as the fused kernel keeps none.

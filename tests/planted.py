@@ -309,8 +309,8 @@ FAULTS = [
     ),
     fault(
         "pieces of a batch weigh alike",
-        r"share = int\(\(wanted != IGNORE\)\.sum\(\)\) / total",
-        "share = len(wanted) / len(batch[0])",
+        r"share = int\(\(targets != IGNORE\)\.sum\(\)\) / total",
+        "share = len(targets) / len(batch[0])",
         "train*",
     ),
     fault(
@@ -556,8 +556,8 @@ FAULTS = [
     # Conversations
     fault(
         "the end of an answer is not learned",
-        r"\[all_ or is_answer\] \* \(len\(text\) \+ 1\)",
-        "[all_ or is_answer] * len(text) + [all_]",
+        r"\[is_answer\] \* \(len\(head\) \+ len\(text\) \+ 1 - n_given\)",
+        "[is_answer] * (len(head) + len(text) - n_given) + [all_]",
         "chat",
     ),
     fault(

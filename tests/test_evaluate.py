@@ -336,7 +336,7 @@ def test_score_examples_grades_what_the_model_answers(tokenizer, monkeypatch):
     monkeypatch.setattr("minigpt.evaluate.answers", oracle)
     items = example_items(examples, ["low"] * 6 + ["high"] * 2)
     scores, found = score_examples(None, tokenizer, items, items, max_new_tokens=7)
-    assert set(scores) == {"accuracy", "f1", "low", "high"}
+    assert set(scores) == {"accuracy", "f1", "precision", "recall", "low", "high"}
     assert found[:2] == ["even", "odd"]
     assert (scores["low"]["score"], scores["high"]["score"]) == (1, 0.5)
     assert scores["accuracy"]["score"] == 1 - 1 / 8

@@ -120,6 +120,7 @@ def test_wrong_active(answer, words):
     ("change", "words"),
     [
         ({"best_of_many": 3}, "128 labels"),
+        ({"worst_of_many": 2}, "lowest of the same"),
         ({"best_of_few": 0}, "16 labels"),
         ({"best_of_few": 3.0}, "16 labels"),
         ({"why": "d"}, "choose from"),

@@ -173,10 +173,11 @@ def _unlike(got: list[int], expected: list[int], p: Tensor, k: int, case: str) -
 
 # A probe on each layer
 
-LAYERS = {"best_of_many": 0, "best_of_few": 3, "why": "c"}
+LAYERS = {"best_of_many": 0, "worst_of_many": 1, "best_of_few": 3, "why": "c"}
 LAYER_HINTS = {
     "best_of_many": "The mean of five draws with 128 labels, layer by layer; 0 is the embedding.",
-    "best_of_few": "The mean of five draws with 16 labels, layer by layer; 0 is the embedding.",
+    "worst_of_many": "The lowest of the same four means, with 128 labels.",
+    "best_of_few": "The mean of twenty draws with 16 labels, layer by layer; 0 is the embedding.",
     "why": "What does the mean of embeddings know, and what can 16 labels choose from?",
 }
 

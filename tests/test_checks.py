@@ -248,8 +248,6 @@ MUTANTS_NOT_YET = {
     "pretrained_weights.settle_head": "a solution of one line has too few mutants",
     "pretrained_weights.find_culprit": "a measured answer has too few numbers",
     "pretrained_weights.chat_template": "the answer is a text, whose mutants nobody makes yet",
-    "classification.layers": "a measured answer has too few numbers",
-    "classification.spend": "the first text may be any: inputs on which it matters are missing",
 }
 
 

@@ -106,7 +106,7 @@ def margins(p):
         (lambda p, k: margins(p).argsort()[:k].double(), "list of places"),
         (
             lambda p, k: (-(p * p.log()).sum(1)).argsort(descending=True)[:k].tolist(),
-            "probability",
+            "probabilit",
         ),
     ],
 )

@@ -243,8 +243,6 @@ def survivors(name: str) -> tuple[list[str], int]:
 
 # Checks that the mutants show to be too weak, each with what has to be mended. The table shrinks.
 MUTANTS_NOT_YET = {
-    "gpu.phone": "large numbers have a relative tolerance: ask for them in units of a few",
-    "gpu.card": "a range of answers is right: ask for the most that fits",
     "pretrained_weights.settle_head": "a solution of one line has too few mutants",
     "pretrained_weights.find_culprit": "a measured answer has too few numbers",
     "pretrained_weights.chat_template": "the answer is a text, whose mutants nobody makes yet",

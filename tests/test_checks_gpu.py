@@ -190,7 +190,7 @@ def test_the_oracle_of_the_phone_is_torchs_counter():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_layer": 24}, "90 to 110 million"),
+        ({"n_layer": 24}, "95 to 100 million"),
         ({"n_head": 7}, "no such model"),
         ({"micro_batch_size": 12}, "do not divide"),
         ({"batch_size": 64}, "131,072"),
@@ -198,9 +198,11 @@ def test_the_oracle_of_the_phone_is_torchs_counter():
         ({"micro_batch_size": 32}, "14 may be used"),
         ({"micro_batch_size": 1}, "fill the card"),
         ({"max_steps": 5_000}, "tokens a parameter"),
-        ({"max_steps": 80_000}, "24 are the limit"),
+        ({"max_steps": 8_000}, "may end at the first"),
+        ({"hours": 4.8}, "Three times"),
+        ({"hours": 1.0}, "in hours"),
         ({"max_steps": 0}, "no count"),
-        ({"max_steps": 8000.0}, "no count"),
+        ({"max_steps": 7442.0}, "no count"),
         ({"more": 1}, "expected a dict"),
     ],
 )

@@ -221,7 +221,6 @@ NOT_YET: dict[str, set[str]] = {
     "10_training": {"broken"},
     "11_generation": {"broken"},
     # not run under this test yet
-    "12_gpu": {"broken"},
     "16_pretrained_weights": {"broken"},
     "17_classification": {"broken"},
 }

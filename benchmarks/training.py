@@ -29,7 +29,7 @@ from minigpt.machine.device import autocast, can_compile, choose_device, choose_
 from minigpt.recipe import TrainConfig
 from minigpt.train import train
 from minigpt.trainer import Trainer
-from minigpt.validation import evaluate_loss
+from minigpt.validation import mean_loss, sum_losses
 
 T = 64  # context of the recipe
 PART = "training"
@@ -172,7 +172,12 @@ def train_ours(recipe: Recipe, tokens: TokenFile, seed: int) -> GPT:
 def full_loss(model: Any, tokens: TokenFile, block_size: int = T) -> float:
     """Return the mean loss over all of a text, each token predicted once."""
     device = next(model.parameters()).device
-    return evaluate_loss(model, EvalWindows(tokens, 64, block_size), device, torch.float32)
+    windows = EvalWindows(tokens, 64, block_size)
+    # The peer's forward takes a batch (idx, targets) and nothing else.
+    sums = sum_losses(
+        model, windows, device, torch.float32, lambda forward, batch: forward(*batch)[1]
+    )
+    return mean_loss(*sums)
 
 
 def measure_shakespeare(peer: ModuleType, text: str, quick: bool) -> list[Row]:

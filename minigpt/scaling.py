@@ -1,8 +1,8 @@
 """Scaling laws: fit the loss of a few small runs, and foresee that of a larger one.
 
-The law is L(N, D) = E + A / N^a + B / D^b, in nats per token: what no model can do without (E), what
-a model of N parameters lacks, and what D tokens of text fail to tell. Knows nothing of models, texts
-or training: it is given numbers of parameters, numbers of tokens and losses.
+The law is L(N, D) = E + A / N^a + B / D^b, in nats per token: the floor E, what a model of N
+parameters lacks, and what D tokens of text do not tell. Knows nothing of models, texts or training:
+it is given numbers of parameters, numbers of tokens and losses.
 
 Sources: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 and
 appendix D.3 (arXiv:2203.15556); Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt"
@@ -55,11 +55,6 @@ class ScalingLaw:
         return N, product / N
 
 
-def training_flops(N: float, D: float) -> float:
-    """Return the operations of training: each weight takes 2 per token forward, 4 backward."""
-    return 6 * N * D
-
-
 def fit_scaling_law(
     N: Sequence[float],
     D: Sequence[float],
@@ -94,7 +89,11 @@ def descend(x: Tensor, log_N: Tensor, log_D: Tensor, log_losses: Tensor) -> tupl
     x = torch.cat([x[:1], x[1:3] - x[3:] * typical, x[3:]]).requires_grad_()
     runs = (log_N - typical[0], log_D - typical[1], log_losses)
     optimizer = torch.optim.LBFGS(
-        [x], max_iter=200, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [x],
+        max_iter=200,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -106,9 +105,8 @@ def descend(x: Tensor, log_N: Tensor, log_D: Tensor, log_losses: Tensor) -> tupl
     optimizer.step(closure)
     x = x.detach()
     value = misfit(x, *runs).item()
-    return value if math.isfinite(value) else math.inf, torch.cat(
-        [x[:1], x[1:3] + x[3:] * typical, x[3:]]
-    )
+    x = torch.cat([x[:1], x[1:3] + x[3:] * typical, x[3:]])
+    return (value if math.isfinite(value) else math.inf), x
 
 
 def misfit(x: Tensor, log_N: Tensor, log_D: Tensor, log_losses: Tensor) -> Tensor:
@@ -163,16 +161,15 @@ def bootstrap_fits(
 ) -> list[ScalingLaw]:
     """Fit the law to `draws` resamples of the runs, drawn with replacement.
 
-    Each fit starts from the law of all runs, and from that law with nearly no floor. Give the mean
-    over seeds as one run: seeds of one cell share whatever the law gets wrong there.
+    Each fit starts from the law of all runs. Give the mean over seeds as one run: the seeds of one
+    cell share whatever the law gets wrong there.
     """
     whole = fit_scaling_law(N, D, losses, has_floor=has_floor)
-    low = ScalingLaw(0.1 * min(losses), whole.A, whole.B, whole.a / 2, whole.b / 2)
     rng = np.random.default_rng(seed)
     columns = [np.asarray(column, dtype=float) for column in (N, D, losses)]
     fits = []
     for _ in range(draws):
         chosen = rng.integers(len(N), size=len(N))
         runs = [column[chosen].tolist() for column in columns]
-        fits.append(fit_scaling_law(*runs, has_floor=has_floor, starts=(whole, low)))
+        fits.append(fit_scaling_law(*runs, has_floor=has_floor, starts=[whole]))
     return fits

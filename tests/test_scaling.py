@@ -35,20 +35,25 @@ def test_a_planted_law_is_found_from_every_start():
 def test_a_law_without_a_floor_is_found_without_one():
     law = ScalingLaw(0.0, 60.0, 3000.0, 0.55, 0.65)
     found = fit_scaling_law(N, D, [law.loss(*cell) for cell in CELLS], has_floor=False)
-    assert found.E == 0 and numbers(found) == pytest.approx(numbers(law), rel=1e-3)
+    assert found.E == 0
+    assert numbers(found) == pytest.approx(numbers(law), rel=1e-3)
 
 
 def test_leaving_the_floor_out_flattens_the_law_and_foresees_too_little():
     found = fit_scaling_law(N, D, EXACT, has_floor=False)
-    assert found.a < LAW.a and found.b < LAW.b
+    assert found.a < LAW.a
+    assert found.b < LAW.b
     assert found.loss(1e9, 1e10) < LAW.E < LAW.loss(1e9, 1e10)
 
 
 def test_the_misfit_is_hubers_on_logarithms():
     x = torch.tensor([math.log(LAW.E), math.log(LAW.A), math.log(LAW.B), LAW.a, LAW.b])
     columns = [torch.tensor(column).log() for column in (N, D, noisy(0.002))]
-    errors = [math.log(loss / exact) / 1e-3 for loss, exact in zip(noisy(0.002), EXACT)]
-    assert any(abs(e) < 1 for e in errors) and any(abs(e) > 1 for e in errors)
+    errors = [
+        math.log(loss / exact) / 1e-3 for loss, exact in zip(noisy(0.002), EXACT, strict=True)
+    ]
+    assert any(abs(e) < 1 for e in errors)
+    assert any(abs(e) > 1 for e in errors)
     expected = sum(e * e / 2 if abs(e) < 1 else abs(e) - 0.5 for e in errors)
     assert misfit(x, *columns).item() == pytest.approx(expected, rel=1e-2)
 

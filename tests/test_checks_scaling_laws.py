@@ -151,7 +151,7 @@ def test_wrong_runs(runs, words):
 
 def test_the_chosen_runs_pass_whatever_the_noise(monkeypatch):
     assert judge("scaling_laws.runs", answer_of("scaling_laws.runs")) == ("passed", "passed")
-    passes_always("scaling_laws.runs", monkeypatch, students=20)
+    passes_always("scaling_laws.runs", monkeypatch, students=8)
 
 
 def test_every_student_gets_laws_that_can_be_solved(monkeypatch):

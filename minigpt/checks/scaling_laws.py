@@ -76,7 +76,7 @@ def budget(answer: Callable, generator: Generator) -> None:
         law = _some_law(generator)
         compute = 10.0 ** integers(generator, 15, 22)[0]
         best_D = law.compute_optimal(compute)[1]
-        most = best_D * (0.02, 0.3, 0.8, 1.5, 40.0, math.inf)[number]
+        most = best_D * (math.inf, 40.0, 1.5, 0.8, 0.3, 0.02)[number]
         case = f"compute {compute:.0e}, the optimum takes {best_D:.2e} of {most:.2e} tokens"
         numbers = (law.E, law.A, law.B, law.a, law.b)
         got = call(answer, numbers, compute, most, case=case)

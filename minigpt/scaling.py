@@ -12,7 +12,7 @@ appendix D.3 (arXiv:2203.15556); Besiroglu et al. 2024, "Chinchilla Scaling: A r
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -161,15 +161,17 @@ def bootstrap_fits(
 ) -> list[ScalingLaw]:
     """Fit the law to `draws` resamples of the runs, drawn with replacement.
 
-    Each fit starts from the law of all runs. Give the mean over seeds as one run: the seeds of one
-    cell share whatever the law gets wrong there.
+    Each fit starts from the law of all runs, and from that law with a high floor: where E has gone
+    to 0, its gradient has, too, and nothing leads back. Give the mean over seeds as one run: the
+    seeds of one cell share whatever the law gets wrong there.
     """
     whole = fit_scaling_law(N, D, losses, has_floor=has_floor)
+    starts = (whole, replace(whole, E=0.8 * min(losses)))
     rng = np.random.default_rng(seed)
     columns = [np.asarray(column, dtype=float) for column in (N, D, losses)]
     fits = []
     for _ in range(draws):
         chosen = rng.integers(len(N), size=len(N))
         runs = [column[chosen].tolist() for column in columns]
-        fits.append(fit_scaling_law(*runs, has_floor=has_floor, starts=[whole]))
+        fits.append(fit_scaling_law(*runs, has_floor=has_floor, starts=starts))
     return fits

@@ -124,3 +124,13 @@ def test_runs_that_cannot_be_fitted_are_refused(columns, words):
 def test_four_runs_are_enough_without_a_floor():
     law = fit_scaling_law(N[:1] * 2 + N[5:7], [2e4, 5e4, 2e4, 5e4], EXACT[:4], has_floor=False)
     assert law.E == 0
+
+
+def test_resamples_find_a_floor_where_the_fit_of_all_runs_has_none():
+    """Where E is 0 its gradient is 0, too: a start with a floor leads back."""
+    rows = [(n, d) for n in (1e4, 3e4, 8e4) for d in (2e4, 5e4, 1.2e5, 3e5)]
+    losses = [0.02 + 60 / n**0.55 + 3000 / d**0.65 for n, d in rows]
+    losses[-1] *= 0.85
+    assert fit_scaling_law(*zip(*rows, strict=True), losses).E < 1e-3
+    fits = bootstrap_fits(*zip(*rows, strict=True), losses, draws=12)
+    assert max(law.E for law in fits) > 0.01

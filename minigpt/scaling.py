@@ -74,12 +74,14 @@ def fit_scaling_law(
         x = torch.tensor([start.E, start.A, start.B, start.a, start.b], dtype=torch.float64)
         x[:3] = x[:3].log()  # logarithms keep E, A and B positive
         x[0] = x[0] if has_floor else -math.inf
-        ends.append(descend(x, *runs))
+        ends.append(minimize_misfit(x, *runs))
     _, best = min(ends, key=lambda end: end[0])
     return ScalingLaw(*best[:3].exp().tolist(), *best[3:].tolist())
 
 
-def descend(x: Tensor, log_N: Tensor, log_D: Tensor, log_losses: Tensor) -> tuple[float, Tensor]:
+def minimize_misfit(
+    x: Tensor, log_N: Tensor, log_D: Tensor, log_losses: Tensor
+) -> tuple[float, Tensor]:
     """Minimize the misfit from x = (ln E, ln A, ln B, a, b); return its least value and where.
 
     A and a can hardly be told apart at N = 1, far from all runs, and L-BFGS creeps along a narrow

@@ -127,10 +127,9 @@ def grid_of_starts(
 ) -> Iterator[ScalingLaw]:
     """Yield laws that pass through the best run: with much or little floor, steep or flat."""
     best = int(np.argmin(losses))
-    for share, power in itertools.product((0.2, 0.8), (0.3, 1.0)):
+    for share, a, b in itertools.product((0.2, 0.8), (0.3, 1.0), (0.3, 1.0)):
         rest = (1 - share) * losses[best] / 2  # nats of each of the two other terms at that run
-        E, A, B = share * losses[best], rest * N[best] ** power, rest * D[best] ** power
-        yield ScalingLaw(E, A, B, power, power)
+        yield ScalingLaw(share * losses[best], rest * N[best] ** a, rest * D[best] ** b, a, b)
 
 
 def log_runs(

@@ -572,6 +572,31 @@ FAULTS = [
         "",
         "tokenizer",
     ),
+    # Scaling laws
+    fault(
+        "the optimum forgets that a weight takes 6 operations a token",
+        r"product = compute / 6  # N D",
+        "product = compute",
+        "scaling",
+    ),
+    fault(
+        "the fitted law is left in units of a typical run",
+        r"x = torch\.cat\(\[x\[:1\], x\[1:3\] \+ x\[3:\] \* typical, x\[3:\]\]\)",
+        "x = x.clone()",
+        "scaling",
+    ),
+    fault(
+        "a resample draws every run once",
+        r"chosen = rng\.integers\(len\(N\), size=len\(N\)\)",
+        "chosen = rng.permutation(len(N))",
+        "scaling",
+    ),
+    fault(
+        "squares instead of Huber's loss",
+        r"F\.huber_loss\((predicted / DELTA, log_losses / DELTA, reduction=\"sum\")\)",
+        r"F.mse_loss(\1)",
+        "scaling",
+    ),
 ]
 
 

@@ -297,17 +297,25 @@ class GPT(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream (B, T, C) after the last block, for ids as in `forward`."""
-        T, window = idx.size(1), self.config.window
+        T = idx.size(1)
         assert T <= self.config.block_size, (T, self.config.block_size)
-        if window is not None and cache is None:  # a cache masks by itself
-            near = sliding_mask(T, window, idx.device)  # (T, T)
-            mask = near if mask is None else near & mask
         positions = slice(0, T) if cache is None else cache.begin(T)
         x, rotary = self.positions(self.embedding(idx), positions)  # (B, T, C)
-        x = self.dropout(x)
+        x, mask = self.dropout(x), self.within_window(mask, T)
         for block in self.blocks:
             x = block(x, rotary, cache, mask)  # (B, T, C)
         return x
+
+    def within_window(self, mask: Tensor | None, T: int) -> Tensor | None:
+        """Return the mask, as in `forward`, without what is further back than `config.window`.
+
+        A cache masks by itself.
+        """
+        window = self.config.window
+        if window is None:
+            return mask
+        near = sliding_mask(T, window, self.embedding.weight.device)  # (T, T)
+        return near if mask is None else near & mask
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss at the targets (B, T) that count, for x (B, T, C) from `hidden`.

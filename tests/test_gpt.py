@@ -231,7 +231,10 @@ def test_a_change_changes_nothing_before_it(options):
         changed[:, t] = (changed[:, t] + 1) % 37
         difference = (model(changed)[0] - before).abs().amax(dim=(0, 2))  # (T,)
         assert (difference[:t] == 0).all()
-        assert (difference[t:] > 0).all()
+        seen = options.get("window", 11) - 1  # places that a layer looks back
+        reach = t + 1 + TINY["n_layer"] * seen
+        assert (difference[t:reach] > 0).all()
+        assert (difference[reach:] == 0).all()
 
 
 def test_longer_than_the_context_is_an_assertion_with_both_numbers():

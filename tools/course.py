@@ -180,10 +180,13 @@ IMPORT_ONLY_NAMES = frozenset(
         "machine.cluster.Step",
         "machine.distributed.world",
         "chat.Encoded",
+        "counts.active_parameters",
         "gpt.MLPS",
         "gpt.NORMS",
         "gpt.POSITIONS",
         "gpt.ResolvedConfig",
+        "muon.Muon",
+        "muon.orthogonalize_shards",
         "runs.resume.Metrics",
     }
 )

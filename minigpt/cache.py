@@ -59,14 +59,15 @@ class KVCache:
         if self.is_even:
             self.mask = None
             if (T > 1 and self.length > 0) or self.window is not None:
-                self.mask = self.seen(torch.arange(self.length, end, device=device), end)  # (T, S)
+                places = torch.arange(self.length, end, device=device)  # (T)
+                self.mask = self.seen(places, end)  # (T, S)
             return slice(self.length, end)
         self.places = self.positions[:, None] + torch.arange(T, device=device)  # (B, T)
         self.mask = self.seen(self.places, end)[:, None]  # (B, 1, T, S)
         return self.places
 
     def seen(self, places: Tensor, end: int) -> Tensor:
-        """Return which of the first `end` positions tokens at `places` (..., T) see: (..., T, S)."""
+        """Return which of S = `end` positions the tokens at `places` (..., T) see: (..., T, S)."""
         distances = places[..., None] - torch.arange(end, device=places.device)  # (..., T, S)
         seen = distances >= 0
         return seen if self.window is None else seen & (distances < self.window)

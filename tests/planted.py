@@ -88,6 +88,42 @@ FAULTS = [
         "gpt",
     ),
     fault(
+        "a window reaches one place too far",
+        r"triu\(1 - window\)",
+        "triu(-window)",
+        "attention",
+    ),
+    fault(
+        "a cache forgets its window",
+        r"return seen if self\.window is None else seen & .*$",
+        "return seen",
+        "cache",
+    ),
+    fault(
+        "a given mask overrules the window",
+        r"return near if mask is None else near & mask",
+        "return near if mask is None else mask",
+        "gpt",
+    ),
+    fault(
+        "the router's share is not paid",
+        r"self\.transform\(tokens\[rows\], expert\) \* shares\[rows, place, None\]",
+        "self.transform(tokens[rows], expert)",
+        "moe",
+    ),
+    fault(
+        "the balance loss counts and has no gradient",
+        r"\(loads \* probabilities\.mean\(dim=0\)\)\.sum\(\)",
+        "(loads * probabilities.detach().mean(dim=0)).sum()",
+        "moe",
+    ),
+    fault(
+        "a copied layer takes its last batch's loss along",
+        r'self\.__dict__ \| \{"auxiliary_loss": 0\.0\}',
+        "self.__dict__",
+        "moe",
+    ),
+    fault(
         "rotary positions turn the wrong way",
         r"(return torch\.cat\(\(cos, cos\), dim=-1\), torch\.cat\(\()-sin, sin\)",
         r"\1sin, -sin)",

@@ -581,6 +581,16 @@ def test_documents_apart_have_the_loss_and_gradients_of_separate_rows(options, d
         assert (a - b).norm() <= tolerance * b.norm(), name
 
 
+def test_a_window_narrows_a_mask_that_is_given():
+    wide, near = (random_model(n_layer=1, window=w) for w in (None, 4))
+    near.load_state_dict(wide.state_dict())
+    idx, t = torch.randint(37, (2, 11)), torch.arange(11)
+    mask = document_mask(torch.tensor([[0] * 6 + [1] * 5, [0] * 11]))
+    both = mask & (t[:, None] - t < 4)
+    torch.testing.assert_close(near(idx, mask=mask)[0], wide(idx, mask=both)[0])
+    assert (near(idx, mask=mask)[0] - wide(idx, mask=mask)[0]).abs().max() > 1e-3
+
+
 def test_a_mask_may_be_anything():
     """A mask that is neither causal nor of documents reaches every layer."""
     model, idx = random_model(n_layer=1), torch.randint(37, (2, 11))
@@ -591,7 +601,7 @@ def test_a_mask_may_be_anything():
     assert differs.nonzero().tolist() == [[1, 7]]
 
 
-# A mixture of experts, as chapter 15 will bring: three things that it needs of the model
+# A layer of another kind, with a loss of its own: three things that it needs of the model
 
 
 class Experts(torch.nn.Module):

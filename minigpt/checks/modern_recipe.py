@@ -90,10 +90,10 @@ def squared_relu(answer: Callable, generator: Generator) -> None:
                 _relu2_gradients(x, up, down, dy, "both")
             ),
         }
-        for name, mine, right, place in zip(("x", "up", "down"), got, expected, range(3), strict=True):
+        for place, name in enumerate(("x", "up", "down")):
             wrong = {hint: each[place] for hint, each in slips.items()}
-            look_at = _slip(mine, wrong, "Which of the two matrices, and which side, is it?")
-            same_tensor(mine, right, f"gradient of {name}, {case}", look_at)
+            look_at = _slip(got[place], wrong, "Which of the two matrices, and which side, is it?")
+            same_tensor(got[place], expected[place], f"gradient of {name}, {case}", look_at)
 
 
 def _relu2_gradients(

@@ -189,22 +189,22 @@ FAULTS = [
     # Cache
     fault(
         "a prompt after a past loses its mask",
-        r"causal\.tril\(self\.length\)",
-        "causal",
+        r"if \(T > 1 and self\.length > 0\) or self\.window is not None",
+        "if self.window is not None",
         "cache",
         "generate",
     ),
     fault(
         "uneven rows see what is not theirs",
-        r"\(seen <= self\.places\[:, :, None\]\)",
-        "(seen <= self.places.amax())[None, None].expand(*self.places.shape, -1)",
+        r"self\.mask = self\.seen\(self\.places, end\)",
+        "self.mask = self.seen(self.places.amax().expand_as(self.places), end)",
         "cache",
         "generate",
     ),
     fault(
         "a cache's mask is one place short",
-        r"seen <= self\.places",
-        "seen < self.places",
+        r"seen = distances >= 0",
+        "seen = distances > 0",
         "cache",
         "generate",
     ),

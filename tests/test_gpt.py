@@ -230,11 +230,13 @@ def test_a_change_changes_nothing_before_it(options):
         changed = idx.clone()
         changed[:, t] = (changed[:, t] + 1) % 37
         difference = (model(changed)[0] - before).abs().amax(dim=(0, 2))  # (T,)
-        assert (difference[:t] == 0).all()
+        # Other tokens may go to other experts, whose products then have more or fewer rows.
+        rounding = 1e-5 if options.get("mlp") == "experts" else 0
+        assert (difference[:t] <= rounding).all()
         seen = options.get("window", 11) - 1  # places that a layer looks back
         reach = t + 1 + TINY["n_layer"] * seen
         assert (difference[t:reach] > 0).all()
-        assert (difference[reach:] == 0).all()
+        assert (difference[reach:] <= rounding).all()
 
 
 def test_longer_than_the_context_is_an_assertion_with_both_numbers():
@@ -560,7 +562,8 @@ def test_documents_apart_have_the_loss_and_gradients_of_separate_rows(options, d
     """Also in bfloat16 on a CPU, where attention leaves autocast: the mask must come along."""
     if options.get("positions") == "learned":
         return  # a document later in its row has other positions
-    model, parts = random_model(**options), (torch.randint(37, (1, 5)), torch.randint(37, (1, 6)))
+    model = random_model(**options).eval()  # a layer's own loss is no sum over documents
+    parts = (torch.randint(37, (1, 5)), torch.randint(37, (1, 6)))
     row, targets = torch.cat(parts, dim=1), torch.randint(37, (1, 11))
     documents = torch.tensor([[0] * 5 + [1] * 6])
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 5e-2}[dtype]

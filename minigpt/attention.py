@@ -27,6 +27,17 @@ def causal_mask(T: int, device: torch.device | None = None) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
+def sliding_mask(T: int, window: int, device: torch.device | None = None) -> Tensor:
+    """Return a (T, T) mask that is True where query t may see key s: the last `window`, t included.
+
+    Source: Beltagy et al. 2020, "Longformer", section 3.1.
+
+    >>> sliding_mask(3, window=2).int().tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    return causal_mask(T, device).triu(1 - window)
+
+
 def document_mask(documents: Tensor) -> Tensor:
     """Return (B, 1, T, T): True where query t may see key s, of the same document and no later.
 

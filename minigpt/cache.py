@@ -31,12 +31,14 @@ class KVCache:
         head_dim: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        window: int | None = None,
     ):
         shape = (batch_size, n_kv_head, block_size, head_dim)  # (B, G, S, D), for each layer
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
         self.positions = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.block_size = block_size  # positions that fit
+        self.window = window  # of them, how many a token sees: itself and those just before it
         self.places: Tensor | None = None  # of the tokens that are being added, where uneven
         self.mask: Tensor | None = None
         self.measure()
@@ -56,14 +58,19 @@ class KVCache:
         assert end <= self.block_size, (self.length, T, self.block_size)
         if self.is_even:
             self.mask = None
-            if T > 1 and self.length > 0:
-                causal = torch.ones(T, end, dtype=torch.bool, device=device)
-                self.mask = causal.tril(self.length)  # (T, S)
+            if (T > 1 and self.length > 0) or self.window is not None:
+                places = torch.arange(self.length, end, device=device)  # (T)
+                self.mask = self.seen(places, end)  # (T, S)
             return slice(self.length, end)
         self.places = self.positions[:, None] + torch.arange(T, device=device)  # (B, T)
-        seen = torch.arange(end, device=device)
-        self.mask = (seen <= self.places[:, :, None])[:, None]  # (B, 1, T, S)
+        self.mask = self.seen(self.places, end)[:, None]  # (B, 1, T, S)
         return self.places
+
+    def seen(self, places: Tensor, end: int) -> Tensor:
+        """Return which of S = `end` positions the tokens at `places` (..., T) see: (..., T, S)."""
+        distances = places[..., None] - torch.arange(end, device=places.device)  # (..., T, S)
+        seen = distances >= 0
+        return seen if self.window is None else seen & (distances < self.window)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, G, T, D) of one layer; return all of them, (B, G, S, D)."""

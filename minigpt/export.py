@@ -57,7 +57,8 @@ def family_of(config: GPTConfig) -> str:
 
 def differences(c: ResolvedConfig, family: str) -> list[str]:
     """Return the settings, with their values, that a family cannot express."""
-    fixed = ("norm", "mlp", "positions", "qk_norm", *(() if family == "llama" else ("biases",)))
+    fixed = ["norm", "mlp", "positions", "window", "qk_norm"]
+    fixed += [] if family == "llama" else ["biases"]
     usual = GPTConfig(vocab_size=1, **ARCHITECTURES[family])
     found = [
         f"{name} = {getattr(c, name)!r}"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.attention import Attention, RMSNorm, begin_as_copying
+from minigpt.attention import Attention, RMSNorm, begin_as_copying, sliding_mask
 from minigpt.batching.windows import IGNORE
 from minigpt.cache import KVCache
 from minigpt.layers import (
@@ -34,6 +34,7 @@ from minigpt.layers import (
     squared_relu,
 )
 from minigpt.machine.device import logits_at_once
+from minigpt.moe import MoE
 from minigpt.support.errors import require
 from minigpt.support.settings import above, at_least, at_most, below, check_fields
 
@@ -60,7 +61,14 @@ class GPTConfig:
     head_dim: OptionalSize = None
     """Width of one head (None: n_embd / n_head)."""
     n_hidden: OptionalSize = None
-    """Width inside the MLP (None: 4 n_embd; swiglu: 8/3 n_embd, up to a multiple of 32)."""
+    """Width inside the MLP, or inside one expert (None: 4 n_embd; with gates: 8/3 n_embd, up to a
+    multiple of 32)."""
+    n_expert: Size = 4
+    """Experts of each MLP; experts alone."""
+    n_active: Size = 1
+    """Experts that each token uses; experts alone."""
+    balance: Annotated[float, at_least(0), below(1e3)] = 0.01
+    """Weight of the loss that keeps experts evenly used; experts alone."""
     dropout: Annotated[float, at_least(0), below(1)] = 0.0
     """Share of activations dropped in training; 0 is best when no text is seen twice."""
     rope_theta: Annotated[float, above(1), below(1e30)] = 10_000.0
@@ -74,10 +82,12 @@ class GPTConfig:
     """Use one matrix for reading tokens in and for predicting them."""
     norm: Literal["rms", "layer"] = "rms"
     """Normalization layer: RMSNorm or LayerNorm."""
-    mlp: Literal["swiglu", "gelu", "relu2"] = "swiglu"
-    """Gated units, or a plain hidden layer of GELU or squared ReLU units."""
+    mlp: Literal["swiglu", "gelu", "relu2", "experts"] = "swiglu"
+    """Gated units, a plain hidden layer of GELU or squared ReLU units, or a mixture of experts."""
     positions: Literal["rotary", "learned", "none"] = "rotary"
     """Rotate queries and keys, add a learned vector, or leave order to the causal mask."""
+    window: OptionalSize = None
+    """Tokens that attention looks back over in each layer, itself included (None: all)."""
     qk_norm: bool = True
     """Normalize queries and keys in each head: attention cannot grow too sharp in training."""
     biases: bool = False
@@ -99,10 +109,14 @@ class GPTConfig:
         require(self.n_head % n_kv_head == 0, "n_kv_head", n_kv_head, wanted)
         if self.rope_scaling is not None:
             object.__setattr__(self, "rope_scaling", check_scaling(self.rope_scaling))
+        if self.mlp == "experts":
+            wanted = f"at most n_expert ({self.n_expert})"
+            require(self.n_active <= self.n_expert, "n_active", self.n_active, wanted)
+            require(not self.biases, "biases", self.biases, "False: experts have none")
 
     def resolved(self) -> "ResolvedConfig":
         """Return the same config with every None replaced by the number that it stands for."""
-        gated = self.mlp == "swiglu"
+        gated = self.mlp in ("swiglu", "experts")
         default_hidden = math.ceil(self.n_embd * 8 / 3 / 32) * 32 if gated else 4 * self.n_embd
         settings: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         settings["n_kv_head"] = self.n_kv_head or self.n_head
@@ -156,6 +170,7 @@ MLPS: dict[str, Maker] = {
     "swiglu": lambda c: SwiGLU(c.n_embd, c.n_hidden, c.biases),
     "gelu": lambda c: MLP(c.n_embd, c.n_hidden, gelu, c.biases),
     "relu2": lambda c: MLP(c.n_embd, c.n_hidden, squared_relu, c.biases),
+    "experts": lambda c: MoE(c.n_embd, c.n_hidden, c.n_expert, c.n_active, c.balance),
 }
 POSITIONS: dict[str, Maker] = {
     "rotary": lambda c: Rotary(
@@ -286,10 +301,21 @@ class GPT(nn.Module):
         assert T <= self.config.block_size, (T, self.config.block_size)
         positions = slice(0, T) if cache is None else cache.begin(T)
         x, rotary = self.positions(self.embedding(idx), positions)  # (B, T, C)
-        x = self.dropout(x)
+        x, mask = self.dropout(x), self.within_window(mask, T)
         for block in self.blocks:
             x = block(x, rotary, cache, mask)  # (B, T, C)
         return x
+
+    def within_window(self, mask: Tensor | None, T: int) -> Tensor | None:
+        """Return the mask, as in `forward`, without what is further back than `config.window`.
+
+        A cache masks by itself.
+        """
+        window = self.config.window
+        if window is None:
+            return mask
+        near = sliding_mask(T, window, self.embedding.weight.device)  # (T, T)
+        return near if mask is None else near & mask
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss at the targets (B, T) that count, for x (B, T, C) from `hidden`.
@@ -319,4 +345,5 @@ class GPT(nn.Module):
             c.head_dim,
             device=weight.device,
             dtype=weight.dtype,
+            window=c.window,
         )

@@ -22,6 +22,9 @@ VARIANTS = [  # each option off its default at least once, alone and together
     {"qk_norm": False},
     {"biases": True},
     {"init": "gpt2"},
+    {"window": 3},
+    {"mlp": "experts", "n_expert": 3, "n_active": 2, "n_hidden": 40},
+    {"mlp": "experts", "window": 4, "positions": "learned", "n_kv_head": 2},
     {"n_kv_head": 2, "norm": "layer", "biases": True},
     {**ARCHITECTURES["gpt2"], "tie_embeddings": False, "mlp": "relu2", "n_kv_head": 2},
 ]

@@ -14,6 +14,7 @@ from minigpt.attention import (
     causal_mask,
     document_mask,
     rotary_table,
+    sliding_mask,
 )
 from minigpt.cache import KVCache
 from minigpt.machine import kernels
@@ -51,6 +52,14 @@ def test_causal_mask_by_hand():
         [True, True, False],
         [True, True, True],
     ]
+
+
+@pytest.mark.parametrize(("length", "window"), [(7, 1), (7, 3), (7, 7), (7, 30), (1, 2)])
+def test_a_sliding_mask_shows_the_last_tokens_and_no_others(length, window):
+    mask = sliding_mask(length, window)
+    for t in range(length):
+        expected = [t - window < s <= t for s in range(length)]
+        assert mask[t].tolist() == expected
 
 
 def test_attend_by_hand():

@@ -35,6 +35,19 @@ def test_cache_mask_shows_each_row_its_own_past():
     assert cache.mask is None  # one token sees all
 
 
+def test_a_window_hides_what_is_further_back_in_even_and_uneven_rows():
+    cache = KVCache(1, 2, G, 9, D, window=2)
+    assert cache.begin(3) == slice(0, 3)
+    assert cache.mask.int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    cache.advance(3)
+    assert cache.begin(1) == slice(3, 4)
+    assert cache.mask.int().tolist() == [[0, 0, 1, 1]]
+    assert cache.part(0, 1).window == 2
+    cache.advance(torch.tensor([1, 0]))
+    assert cache.begin(1).tolist() == [[4], [3]]
+    assert cache.mask.int().tolist() == [[[[0, 0, 0, 1, 1]]], [[[0, 0, 1, 1, 0]]]]
+
+
 def numbered_cache(lengths: list[int]) -> KVCache:
     """Return a cache whose entries tell layer, row, head and position."""
     cache = KVCache(2, len(lengths), G, 5, 1)

@@ -211,6 +211,8 @@ def test_the_answer_alone_is_trained_on_where_it_begins_with_a_line_end():
     ("options", "words"),
     [
         ({"mlp": "relu2"}, "qwen3 comes nearest, but for mlp = 'relu2'"),
+        ({"mlp": "experts"}, "qwen3 comes nearest, but for mlp = 'experts'"),
+        ({"window": 8}, "qwen3 comes nearest, but for window = 8"),
         ({"positions": "none"}, "positions = 'none'"),
         ({"norm": "layer"}, "norm = 'layer'"),
         ({"biases": True}, "qwen3 comes nearest, but for biases = True"),

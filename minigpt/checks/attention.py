@@ -68,6 +68,7 @@ def _hand_hint(got: Any, scores: Tensor) -> str:
 @exercise("attention.window_mask", "start from causal_mask and compare t - s with the window.")
 def window_mask(answer: Callable, generator: Generator) -> None:
     """Expect window_mask(T, window): True where 0 <= t - s < window."""
+    require_own(answer, "sliding_mask")
     for T, window in [
         (7, 3),
         (1, 1),

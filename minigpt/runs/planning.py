@@ -29,7 +29,8 @@ def training_memory(
     width = torch.finfo(dtype).bits // 8
     tokens = micro_batch_size * c.block_size
     heads = (5 * c.n_head + 4 * c.n_kv_head) * c.head_dim  # in float32, as norms are
-    block = (6 * c.n_embd + heads) * 4 + 4 * c.n_hidden * width
+    hidden = c.n_hidden * (c.n_active if c.mlp == "experts" else 1)
+    block = (6 * c.n_embd + heads) * 4 + 4 * hidden * width
     logits = 3 * c.vocab_size * 4
     held = 16 * count_parameters(c) // shards
     if shards > 1:

@@ -171,10 +171,13 @@ def test_loading_needs_no_command_and_no_storyworld(run_dir):
     assert out.strip() == "[]"
 
 
-def test_the_lines_of_the_readme_run(run_dir, tmp_path, monkeypatch, capsys):
-    text = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize(("page", "times"), [("README.md", 0), ("docs/guide.md", 2)])
+def test_the_lines_of_a_page_run(run_dir, tmp_path, monkeypatch, capsys, page, times):
+    text = (ROOT / page).read_text("utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     shutil.copytree(run_dir, tmp_path / "runs" / "my")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.count("Once") >= 2
+    exec(compile(block, page, "exec"), {})
+    printed = capsys.readouterr().out
+    assert "morning" in printed
+    assert printed.count("Once") >= times

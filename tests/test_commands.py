@@ -543,10 +543,11 @@ def test_a_request_to_end_leaves_a_checkpoint(text, tmp_path, number, code):
 # --- what the README promises ---
 
 
-def test_readme_commands_exist(capsys):
-    readme = (ROOT / "README.md").read_text("utf-8")
-    commands = re.findall(r"python -m minigpt (\w+)((?: [^\n`&|]*)?)", readme)
-    assert len(commands) >= 4
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_commands_of_a_page_exist(capsys, page):
+    text = (ROOT / page).read_text("utf-8")
+    commands = re.findall(r"-m minigpt (\w+)((?: [^\n`&|]*)?)", text)
+    assert len(commands) >= 8
     for name, words in commands:
         assert name in COMMANDS, name
         text = "".join(run(capsys, name, "--help-all")[1:])

@@ -1,0 +1,55 @@
+"""The README and the pages in docs: links lead somewhere, the front page stays short."""
+
+import re
+from pathlib import Path
+
+import pytest
+from machinery import ROOT
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "datasets" / "README.md",
+    ROOT / "minigpt" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+README_LINES = 120  # a front page is read in a minute
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that a page's headings get: lower case, hyphens for spaces, no marks."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def dead_links(path: Path) -> list[str]:
+    """Return the targets of a page's links, files and headings, that are not there."""
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        place = path.parent / file if file else path
+        if target.startswith("http"):
+            continue
+        is_page = place.suffix == ".md" and place.is_file()
+        if not place.exists() or (
+            anchor and is_page and anchor not in anchors(place.read_text(encoding="utf-8"))
+        ):
+            dead.append(target)
+    return dead
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_a_page_lead_somewhere(path):
+    assert dead_links(path) == []
+
+
+def test_a_dead_link_is_caught(tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text("# One Thing\n[a](#one-thing) [b](#two) [c](gone.md) [d](a.md#One)\n", "utf-8")
+    assert dead_links(page) == ["#two", "gone.md", "a.md#One"]
+
+
+def test_the_front_page_is_short_and_has_a_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= README_LINES
+    assert re.search(r"!\[[^\]]{20,}\]\(docs/\w+\.png\)", text), "a picture with words for it"

@@ -8,7 +8,7 @@ from machinery import ROOT
 
 PAGES = [
     ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
+    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
     ROOT / "datasets" / "README.md",
     ROOT / "minigpt" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),

@@ -174,6 +174,7 @@ IMPORT_ONLY_NAMES = frozenset(
         "batching.token_files.open_tokens",
         "batching.token_files.write_tokens",
         "batching.windows.IGNORE",
+        "batching.windows.answer_rows",
         "cache.KVCache",
         "machine.cluster.Cluster",
         "machine.cluster.H200_NODES",
@@ -187,7 +188,9 @@ IMPORT_ONLY_NAMES = frozenset(
         "gpt.ResolvedConfig",
         "muon.Muon",
         "muon.orthogonalize_shards",
+        "preference.check_pairs",
         "runs.resume.Metrics",
+        "validation.Objective",
     }
 )
 

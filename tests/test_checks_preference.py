@@ -49,7 +49,7 @@ def square(policy, reference, tau, goal=0.5, sign=1, halves=False):
         (lambda p, r, t: square(p, r, t).sqrt(), "square is missing"),
         (lambda p, r, t: square(p, r, t).mean(), "shape"),
         (lambda p, r, t: square(p, r, t).tolist(), "expected a tensor"),
-        (lambda p, r, t: square(p.mul_(1), r, t), "changed"),
+        (lambda p, r, t: square(p.mul_(2), r, t), "changed"),
     ],
 )
 def test_wrong_ipo(answer, words):
@@ -84,7 +84,7 @@ def fit(wins, steps=200, centered=True, sign=1.0):
         (lambda w: fit(w, sign=-1.0), "signs are turned"),
         (lambda w: fit((w > 0).float()), "Weigh"),
         (lambda w: w.sum(1) / (w.sum(0) + w.sum(1)), "share of comparisons won"),
-        (lambda w: fit(w)[:1], "One reward for each answer"),
+        (lambda w: fit(w)[:1], "shape"),
     ],
 )
 def test_wrong_rewards(answer, words):

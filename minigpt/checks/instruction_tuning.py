@@ -157,7 +157,9 @@ def template(answer: Callable, generator: Generator) -> None:
             isinstance(got, tuple | list) and len(got) == 2, f"expected idx and targets ({case})"
         )
         ids, flags = _encoded(messages)
-        idx, targets = (_whole(part, name, case) for part, name in zip(got, ("idx", "targets")))
+        idx, targets = (
+            _whole(part, name, case) for part, name in zip(got, ("idx", "targets"), strict=True)
+        )
         require(idx == ids[:-1], _idx_hint(idx, ids[:-1], case))
         require(targets == _targets(ids, flags), _targets_hint(targets, ids, flags, case))
 
@@ -262,7 +264,9 @@ class Sampler:
         self.generator, self.draws = generator, 0
         places = integers(generator, 0, PROMPTS - 1, 2 * PROMPTS)
         hopeless = list(dict.fromkeys(places))[:3]
-        self.chances = {n: 0.005 if n in hopeless else 0.2 + 0.03 * (n % 20) for n in range(PROMPTS)}
+        self.chances = {
+            n: 0.005 if n in hopeless else 0.2 + 0.03 * (n % 20) for n in range(PROMPTS)
+        }
         self.accepted: dict[int, set[str]] = {}
 
     def draw(self, prompt: int) -> tuple[str, bool]:

@@ -116,7 +116,9 @@ def _whole(row: Any, name: str, case: str) -> list[int]:
 
 
 def _row_hint(name: str, row: list[int], right: list[int], wanted: tuple, case: str) -> str:
-    place = next(n for n, pair in enumerate(zip(row, right, strict=True)) if pair[0] != pair[1])
+    place = next(
+        (n for n, pair in enumerate(zip(row, right, strict=True)) if pair[0] != pair[1]), 0
+    )
     words = {
         "idx": "Conversations end to end, one separator between two, separators to the end.",
         "targets": "A target is the NEXT id, counted if that id is trained on; else it is -100.",

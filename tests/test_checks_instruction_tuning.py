@@ -115,7 +115,7 @@ def test_the_broken_template_of_the_exercise_fails():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"worst": "newline"}, "fewest"),
+        ({"worst": "no end"}, "fewest"),
         ({"worst": "no role"}, "fewest"),
         ({"why": "a"}, "in every conversation"),
         ({"more": 1}, "expected a dict"),

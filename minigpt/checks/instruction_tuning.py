@@ -207,7 +207,7 @@ def _targets_hint(targets: list[int], ids: list[int], flags: list[bool], case: s
 
 # Drift of the template
 
-DRIFT = {"worst": "no end", "why": "b"}
+DRIFT = {"worst": "space", "why": "b"}
 DRIFT_HINTS = {
     "worst": "The one with the fewest exact answers; print all four scores.",
     "why": "What did the model see at this place in every conversation of its training?",

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The numbers are the chapters that build the module; () is plumbing that no chapter derives.
 MODULES: dict[str, tuple[int, ...]] = {
     "support.errors": (),
+    "support.console": (),
     "support.settings": (),
     "support.files": (),
     "support.signals": (),

@@ -387,7 +387,27 @@ FAULTS = [
         '1 - group["weight_decay"]',
         "muon",
     ),
+    # Consoles
+    fault(
+        "a letter that the console lacks ends the command",
+        r'reconfigure\(errors="minigpt\.stand_in"\)',
+        'reconfigure(errors="strict")',
+        "console",
+    ),
+    fault(
+        "nobody hears of letters that were not shown",
+        r"unseen\.update\(lacking\)",
+        "pass",
+        "console",
+    ),
     # Checkpoints and resuming
+    fault(
+        "a new run's folder may be lost with the power",
+        r"(for folder in reversed\(missing\):\n)\s+fsync_directory\(folder\.parent\)",
+        r"\1        pass",
+        "power_cut",
+        "checkpoint",
+    ),
     fault(
         "a checkpoint's new name may be lost with the power",
         r"(path = publish\([^\n]*\n)\s+fsync_directory\(folder\)\n",

@@ -387,6 +387,19 @@ FAULTS = [
         '1 - group["weight_decay"]',
         "muon",
     ),
+    # JSON
+    fault(
+        "columns of different lengths become records",
+        r"len\(lengths\) == 1 and lengths != \{-1\}",
+        "lengths != {-1}",
+        "json_records",
+    ),
+    fault(
+        "the questions of an article lose their context",
+        r'\{"context": context, \*\*question, "opening": context\}',
+        '{**question, "opening": context}',
+        "json_records",
+    ),
     # Consoles
     fault(
         "a letter that the console lacks ends the command",

@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "data.foreign": (),
     "data.decoding": (5,),
     "data.sniffing": (),
+    "data.json_records": (),
     "data.formats": (5,),
     "data.records": (5,),
     "data.archives": (5,),

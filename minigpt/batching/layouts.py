@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from minigpt.data.formats import json_kind
+from minigpt.data.json_records import json_kind
 from minigpt.support.errors import DataError
 
 COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # a doubled brace stands for itself

@@ -25,11 +25,8 @@ from minigpt.batching.layouts import (
 )
 from minigpt.chat import Message, check_messages
 from minigpt.data.decoding import Errors, ReadCounts, check_characters
-from minigpt.data.formats import (
-    DataFile,
-    is_objects,
-    json_kind,
-)
+from minigpt.data.formats import DataFile
+from minigpt.data.json_records import is_objects, json_kind
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.settings import check_fields
 

@@ -175,7 +175,7 @@ def test_chinese_texts_are_scored_by_cmrc_2018_as_well():
         item("谁？", "红球", language="zh", others=("大红球",)),
         item("谁？", "雨伞", language="zh"),
     ]
-    assert fitting_metrics(items * 9)[-2:] == ("cmrc_match", "cmrc_f1")
+    assert fitting_metrics(items)[-2:] == ("cmrc_match", "cmrc_f1")
     assert "cmrc_f1" not in fitting_metrics(ITEMS)
     found = ["《大红球》", "雨中伞"]
     match, f1 = (score_task("t", name, found, items) for name in ("cmrc_match", "cmrc_f1"))

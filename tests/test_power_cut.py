@@ -128,17 +128,16 @@ def test_a_checkpoint_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("forgotten", ["file", "folder"])
 def test_a_sync_that_is_left_out_is_noticed(tmp_path, monkeypatch, forgotten):
-    sync = os.fsync
-
-    def forgetful(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (forgotten == "file"):
-            sync(descriptor)
-
     def work() -> None:
-        nonlocal sync
         sync = os.fsync  # that of the disk
-        monkeypatch.setattr(os, "fsync", forgetful)
-        save(tmp_path, 2)
+
+        def forgetful(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (forgotten == "file"):
+                sync(descriptor)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", forgetful)
+            save(tmp_path, 2)
 
     save(tmp_path, 1)
     lazy, hasty = cut_at_each_moment(monkeypatch, tmp_path, work, newest)[-1]

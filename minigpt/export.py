@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minigpt.bpe import GPT2_PATTERN, GPT4_PATTERN, PATTERN
 from minigpt.chat import ROLES, ChatFormat, can_chat, chat_format
+from minigpt.classification import refuse_classifier
 from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig, ResolvedConfig
 from minigpt.layers import llama3_slowdown
 from minigpt.pretrained import SETTINGS, place_of
@@ -77,6 +78,7 @@ def differences(c: ResolvedConfig, family: str) -> list[str]:
 
 def export_folder(model: GPT, tokenizer: Tokenizer, out: Path) -> str:
     """Write a model and its tokenizer as `transformers` reads them; return the family's name."""
+    refuse_classifier(model, "be exported")
     family = family_of(model.config)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, Any] = {
@@ -217,6 +219,7 @@ GGUF_NAMES = {
 
 def export_gguf(model: GPT, tokenizer: Tokenizer, path: Path) -> str:
     """Write a model and its tokenizer as one GGUF file in float32; return the family's name."""
+    refuse_classifier(model, "be exported")
     try:
         import gguf  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -224,6 +227,7 @@ def export_gguf(model: GPT, tokenizer: Tokenizer, path: Path) -> str:
         raise ConfigError("GGUF files are written by the package gguf", "export", remedy) from None
     family = family_of(model.config)
     kind = check_gguf(model.config, tokenizer, family)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
     writer = gguf.GGUFWriter(temporary, family)
     write_settings(writer, model.config)

@@ -72,7 +72,7 @@ from minigpt.runs.run import (
 )
 from minigpt.runs.upgrades import FORMAT, upgrade
 from minigpt.support.errors import CheckpointError, ConfigError, DataError, require
-from minigpt.support.files import atomic_write
+from minigpt.support.files import atomic_write, make_folder
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 from minigpt.train import TrainResult, train
@@ -467,7 +467,7 @@ class Phase:
         should_stop: Callable[[], bool] | None = None,
     ) -> TrainResult:
         """Write the run's settings and train; `on_log` gets each row of metrics.jsonl."""
-        self.run_dir.mkdir(exist_ok=True)
+        make_folder(self.run_dir)
         save_config(self.run_dir, self.config)
         self.tokenizer.save(self.run_dir / "tokenizer.json")
         facts = {

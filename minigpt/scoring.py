@@ -6,7 +6,7 @@ score would fall with other items of the same kind. Does not know where answers 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def is_accepted(prediction: str, item: Item) -> bool:
 GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from 0 to 1
     "exact": same_text,  # a text
     "accuracy": same_text,  # a label
-    "sentences": lambda text, item: metrics.sentence_accuracy(text, item.answer),
+    "sentences": nearest(lambda text, right, language: metrics.sentence_accuracy(text, right)),
     "exact_match": nearest(metrics.exact_match),
     "token_f1": nearest(metrics.token_f1),
     "cmrc_match": nearest(lambda text, right, language: metrics.cmrc_match(text, right)),
@@ -88,6 +88,17 @@ GRADES: dict[str, Callable[[str, Item], float]] = {  # score of one answer, from
 }
 BY_LABEL = ("f1", "precision", "recall")
 METRICS = (*GRADES, "bleu", *BY_LABEL)
+OFFICIAL = {  # what a metric equals, as the tests show
+    "f1": "scikit-learn's f1_score (macro)",
+    "precision": "scikit-learn's precision_score (macro)",
+    "recall": "scikit-learn's recall_score (macro)",
+    "exact_match": "SQuAD 2.0's script (English)",
+    "token_f1": "SQuAD 2.0's script (English) and MLQA's (Chinese: a bag of characters)",
+    "cmrc_match": "CMRC 2018's script",
+    "cmrc_f1": "CMRC 2018's script (other scripts than Chinese by runs of letters, not NLTK)",
+    "rouge_l": "rouge-score without stemming (English)",
+    "bleu": "sacrebleu / 100 (13a; Chinese: characters)",
+}
 
 
 def scorer(
@@ -107,7 +118,11 @@ def scorer(
         return lambda places: metrics.bleu_from_counts(counts[places].sum(axis=0))
     if metric in BY_LABEL:
         texts = [text.strip() for text in predictions]
-        return label_scorer(metric, texts, [item.answer for item in items])
+        targets = [
+            text if text in item.others else item.answer
+            for text, item in zip(texts, items, strict=True)
+        ]
+        return label_scorer(metric, texts, targets)
     if metric not in GRADES:
         raise ConfigError(
             f"metric {metric!r} is unknown", "evaluate", f"choose from {', '.join(METRICS)}"
@@ -303,7 +318,19 @@ def fitting_metrics(items: Sequence[Item]) -> tuple[str, ...]:
     """Return the metrics that suit the items' answers: of labels if they recur, else of texts."""
     if len({item.answer for item in items}) <= min(MOST_LABELS, len(items) / 2):
         return "accuracy", "f1", "precision", "recall"
-    return "exact_match", "token_f1", "rouge_l", "bleu"
+    names = "exact_match", "token_f1", "rouge_l", "bleu"
+    chinese = sum(item.language == "zh" for item in items)
+    return (*names, "cmrc_match", "cmrc_f1") if 2 * chinese > len(items) else names
+
+
+def about_metrics(names: Iterable[str]) -> str:
+    """Say which official script each of some metrics equals.
+
+    >>> about_metrics(["accuracy", "bleu"])
+    'bleu equals sacrebleu / 100 (13a; Chinese: characters).'
+    """
+    said = [f"{name} equals {OFFICIAL[name]}" for name in names if name in OFFICIAL]
+    return "; ".join(said) + "." if said else ""
 
 
 def score_parts(

@@ -387,7 +387,40 @@ FAULTS = [
         '1 - group["weight_decay"]',
         "muon",
     ),
+    # JSON
+    fault(
+        "columns of different lengths become records",
+        r"len\(lengths\) == 1 and lengths != \{-1\}",
+        "lengths != {-1}",
+        "json_records",
+    ),
+    fault(
+        "the questions of an article lose their context",
+        r'\{"context": context, \*\*question, "opening": context\}',
+        '{**question, "opening": context}',
+        "json_records",
+    ),
+    # Consoles
+    fault(
+        "a letter that the console lacks ends the command",
+        r'reconfigure\(errors="minigpt\.stand_in"\)',
+        'reconfigure(errors="strict")',
+        "console",
+    ),
+    fault(
+        "nobody hears of letters that were not shown",
+        r"unseen\.update\(lacking\)",
+        "pass",
+        "console",
+    ),
     # Checkpoints and resuming
+    fault(
+        "a new run's folder may be lost with the power",
+        r"(for folder in reversed\(missing\):\n)\s+fsync_directory\(folder\.parent\)",
+        r"\1        pass",
+        "power_cut",
+        "checkpoint",
+    ),
     fault(
         "a checkpoint's new name may be lost with the power",
         r"(path = publish\([^\n]*\n)\s+fsync_directory\(folder\)\n",

@@ -258,9 +258,10 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_its_name_and_the_name_before_
 
 
 def test_the_folder_of_the_first_checkpoint_is_on_the_disk_too(tmp_path, monkeypatch):
+    folders = watch_disk(monkeypatch, files)
     calls = watch_disk(monkeypatch, checkpoint)
-    path = save(tmp_path, 1)
-    assert calls[0] == ("fsync_directory", tmp_path)
+    path = save(tmp_path / "new", 1)
+    assert folders[:2] == [("fsync_directory", tmp_path), ("fsync_directory", tmp_path / "new")]
     assert calls[-1] == ("fsync_directory", path.parent)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import StandardScaler
@@ -301,6 +302,13 @@ def test_a_classifier_writes_no_text_and_says_what_it_can_do(run_dir):
     config = dataclasses.replace(SMALL, checkpoint=run_dir)
     with pytest.raises(ConfigError, match="cannot be tuned further"):
         start(run_dir.parent, config, [example("a", "b", 1)])
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_a_classifier_is_not_exported(run_dir, tmp_path, capsys, format):
+    words = ("--checkpoint", run_dir, "--out", tmp_path / "out", "--format", format)
+    assert "cannot be exported" in refused(capsys, "export", *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_classifier_goes_on_to_the_same_bits(tmp_path, sides, run_dir):

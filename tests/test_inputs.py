@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import write
+from helpers import run, write
 from machinery import ROOT
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression as TheirRegression
@@ -144,6 +144,42 @@ def test_several_right_answers_are_all_right(tmp_path):
         scores = score_parts(names, [f"{right}{n}" for n in range(6)], items)
         assert {scores[name]["score"] for name in names} == {1.0}
     assert score_parts(names, ["three"] * 6, items)["exact_match"]["score"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "right"),
+    [
+        ("a.csv", 'question,answer\nq,"[""one"", ""two""]"\n', ("one", "two")),
+        ("a.csv", "question,answers\nq,\"{'text': ['one', 'two']}\"\n", ("one", "two")),
+        ("a.csv", "question,answer\nq,[one] or [two]\n", ("[one] or [two]",)),
+        ("a.jsonl", '{"question": "q", "answer": "[\\"one\\", \\"two\\"]"}', ('["one", "two"]',)),
+        ("a.jsonl", '{"question": "q", "answer": ["one", "two", "one"]}', ("one", "two")),
+        ("a.jsonl", '{"Question": "q", "Answers": ["one", "two"]}', ("one", "two")),
+    ],
+)
+def test_a_list_in_the_answers_column_is_several_answers(name, content, right, tmp_path):
+    (example,) = examples_of(write(tmp_path / name, content))
+    assert (texts_of(example)[1], *example.others) == right
+
+
+def test_fine_tuning_reports_the_best_of_several_answers(tmp_path, capsys, monkeypatch):
+    rows = [{"question": f"第{n}个？", "answers": [f"红{n}球", f"球{n}"]} for n in range(40)]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    second = {f"第{n}个？": f"球{n}" for n in range(40)}
+
+    def answer(model, tokenizer, asked, *_, **__):
+        return [second[messages[-1]["content"]] for messages in asked]
+
+    monkeypatch.setattr("minigpt.evaluate.answers", answer)
+    shape = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 32 --vocab-size 270 --device cpu"
+    words = f"--pretrain-epochs 1 --max-steps 2 {shape}".split()
+    code, out, err = run(capsys, "finetune", "--data", path, "--out", tmp_path / "run", *words)
+    assert code == 0, err
+    tasks = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))["tasks"]
+    for name in ("exact_match", "token_f1", "rouge_l", "cmrc_match", "cmrc_f1"):
+        assert tasks[name]["score"] == 1.0
+    assert "cmrc_f1 equals CMRC 2018's script" in out
+    assert " or 球" in out
 
 
 # --- files ---

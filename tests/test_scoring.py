@@ -9,7 +9,9 @@ from sklearn.metrics import f1_score
 
 from minigpt.scoring import (
     METRICS,
+    OFFICIAL,
     Item,
+    about_metrics,
     baseline_answers,
     contamination,
     document_hashes,
@@ -166,6 +168,37 @@ def test_metrics_fit_labels_or_texts():
     labels = [item("?", "good" if n % 2 else "bad") for n in range(10)]
     assert fitting_metrics(labels) == ("accuracy", "f1", "precision", "recall")
     assert "bleu" in fitting_metrics(ITEMS)
+
+
+def test_chinese_texts_are_scored_by_cmrc_2018_as_well():
+    items = [
+        item("谁？", "红球", language="zh", others=("大红球",)),
+        item("谁？", "雨伞", language="zh"),
+    ]
+    assert fitting_metrics(items)[-2:] == ("cmrc_match", "cmrc_f1")
+    assert "cmrc_f1" not in fitting_metrics(ITEMS)
+    found = ["《大红球》", "雨中伞"]
+    match, f1 = (score_task("t", name, found, items) for name in ("cmrc_match", "cmrc_f1"))
+    assert match.score == 0.5
+    assert f1.score == pytest.approx((1 + 2 / 5) / 2)  # a run of 1 of 3 and 2 characters
+    assert score_task("t", "token_f1", found, items).score == pytest.approx((1 + 4 / 5) / 2)
+
+
+def test_several_right_answers_count_in_every_metric():
+    items = [item("?", right, others=(f"{right} again. And more words.",)) for right in "ab" * 4]
+    found = [row.others[0] for row in items]
+    for name in METRICS:
+        if name != "accepted":
+            assert scorer(name, found, items)(np.arange(8)) == pytest.approx(1), name
+            assert scorer(name, ["c"] * 8, items)(np.arange(8)) < 0.5, name
+
+
+def test_a_report_names_the_scripts_that_its_scores_equal():
+    assert set(OFFICIAL) <= set(METRICS)
+    assert about_metrics(["accuracy", "exact_match", "part 1"]) == (
+        "exact_match equals SQuAD 2.0's script (English)."
+    )
+    assert about_metrics(["accuracy"]) == ""
 
 
 def test_contamination_counts_the_texts_that_training_had():

@@ -19,7 +19,7 @@ from minigpt.commands.arguments import gathered
 from minigpt.commands.chat import ChatCommand
 from minigpt.commands.data import Prepare
 from minigpt.commands.train import TrainCommand
-from minigpt.support import signals
+from minigpt.support import console, signals
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
@@ -69,7 +69,7 @@ def test_a_full_stdout_is_one_line(tmp_path):
 @POSIX
 def test_chat_without_stdin_ends_like_at_the_end_of_a_file(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
-    commands.prepare_streams()
+    console.prepare_streams()
     with pytest.raises(EOFError):
         input()
 

@@ -2,13 +2,16 @@
 
 import inspect
 import time
+import types
 
+import numpy as np
 import pytest
 import torch
 from small_training import Source, make_config, make_model, rows, same, weights
 
 from minigpt.commands import timing
 from minigpt.commands.card import model_card
+from minigpt.commands.pipeline import announce
 from minigpt.commands.timing import estimate
 from minigpt.train import train
 
@@ -94,6 +97,47 @@ def test_a_short_run_is_not_measured():
     config = make_config(max_steps=timing.LEAST_STEPS - 1)
     assert estimate(make_model(), source, Batches(), config) is None
     assert source.steps == []
+
+
+def test_the_report_is_estimated_from_its_parts(monkeypatch):
+    """Reading a prompt, writing a token and counting a text each take their own time."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+
+    def write(model, prompts, config):
+        clock.now += 5.0 + 0.5 * config.max_new_tokens  # reading does not count as writing
+
+    def count(text):
+        clock.now += 0.01 * len(text.split())
+
+    monkeypatch.setattr(timing, "generate", write)
+    monkeypatch.setattr(timing, "bag_of_words", count)
+    model = make_model()
+    assert timing.token_seconds(model, 8) == pytest.approx(0.5)
+    assert timing.counting_seconds(30) == pytest.approx(0.3)
+
+    lengths = np.array([20, 40])
+    validation = types.SimpleNamespace(lengths=lengths)
+    monkeypatch.setattr(timing, "EvalDocuments", types.SimpleNamespace)
+    text = types.SimpleNamespace(exam=None, dialogues=None)
+    assert timing.report_seconds(model, text, validation, 7.0) == 7.0
+    stories = types.SimpleNamespace(exam=object(), dialogues=None)
+    assert timing.report_seconds(model, stories, validation, 7.0) == 7.0 + 1 * 40 * 0.5
+    all_of_it = types.SimpleNamespace(exam=object(), dialogues=object())
+    texts, prompts = 8 + 2 * (3 + 9 / 4), 12 * 200  # batches of 128, as long as the longest story
+    by_hand = 7 + 0.6 * 7 * prompts / 2 + texts * 40 * 0.5 + 145_000 * 0.01 * 30
+    assert timing.report_seconds(model, all_of_it, validation, 7.0) == pytest.approx(by_hand)
+
+
+def test_nothing_is_said_where_nothing_was_measured(capsys):
+    announce(None)
+    assert capsys.readouterr().err == ""
+    announce(timing.Estimate(61.0, None))
+    alone = capsys.readouterr().err
+    assert "report" not in alone
+    assert "some steps were measured" in alone
+    announce(timing.Estimate(61.0, 30.0))
+    assert "for the report" in capsys.readouterr().err
 
 
 def test_the_report_is_as_large_as_the_estimate_says():

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The numbers are the chapters that build the module; () is plumbing that no chapter derives.
 MODULES: dict[str, tuple[int, ...]] = {
     "support.errors": (),
+    "support.console": (),
     "support.settings": (),
     "support.files": (),
     "support.signals": (),
@@ -25,6 +26,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "data.foreign": (),
     "data.decoding": (5,),
     "data.sniffing": (),
+    "data.json_records": (),
     "data.formats": (5,),
     "data.records": (5,),
     "data.archives": (5,),

@@ -5,12 +5,13 @@ ShareGPT, preferences), questions with several right answers (SQuAD) or with cho
 holds that is not used is left to the caller to say.
 """
 
+import ast
 import json
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from minigpt.data.formats import json_kind
+from minigpt.data.json_records import json_kind
 from minigpt.support.errors import DataError
 
 COLUMN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")  # a doubled brace stands for itself
@@ -203,9 +204,15 @@ def is_text(part: Any) -> bool:
 def right_answers(value: Any) -> list[str] | None:
     """Return several right answers, each once, or None where a value is not of that kind.
 
+    A text may hold a list as JSON, or as Python writes it.
+
     >>> right_answers({"text": ["Rome", "Rome"], "answer_start": [1, 5]})
     ['Rome']
+    >>> right_answers('["Rome", "Roma"]')
+    ['Rome', 'Roma']
     """
+    if isinstance(value, str):
+        value = parsed_cell(value.strip())
     if isinstance(value, dict):
         texts = value.get("text", value.get("spans"))
         if texts is None and "value" in value:
@@ -220,6 +227,21 @@ def right_answers(value: Any) -> list[str] | None:
         return None
     known = [text for text in texts if isinstance(text, str)]
     return list(dict.fromkeys(text.strip() for text in known if text.strip()))
+
+
+def parsed_cell(text: str) -> Any:
+    """Return the list or object of texts that a cell holds, or the text as it is."""
+    if (text[:1], text[-1:]) not in (("[", "]"), ("{", "}")):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        held = value.get("text") if isinstance(value, dict) else value
+        if isinstance(held, list) and held and all(isinstance(one, str) for one in held):
+            return value
+    return text
 
 
 def find_choices(record: dict, where: str) -> tuple[str, str, tuple[str, ...]] | None:

@@ -25,11 +25,8 @@ from minigpt.batching.layouts import (
 )
 from minigpt.chat import Message, check_messages
 from minigpt.data.decoding import Errors, ReadCounts, check_characters
-from minigpt.data.formats import (
-    DataFile,
-    is_objects,
-    json_kind,
-)
+from minigpt.data.formats import DataFile
+from minigpt.data.json_records import is_objects, json_kind
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.support.settings import check_fields
 
@@ -120,7 +117,7 @@ def understood(
     names = by_name(record)
     answer_column = columns_of(answer)[0] if answer[:1] + answer[-1:] == "{}" else ""
     held = record.get(answer_column, record.get(names.get(answer_column, "")))
-    several = right_answers(held) if answer_column in SEVERAL else None
+    several = right_answers(held) if may_be_several(answer_column, held, file) else None
     texts = [fill_template(prompt, record, where, config.errors)]
     if several is None:
         if held is None and answer_column in names:
@@ -138,6 +135,18 @@ def understood(
 
 
 SEVERAL = ("answers", "answer", "target", "targets", "references")  # may hold several right ones
+PLURAL = ("answers", "targets", "references")
+
+
+def may_be_several(column: str, held: object, file: DataFile) -> bool:
+    """Tell whether a column may hold several right answers.
+
+    A text in brackets is a list in a table, which has no other way, or where the name is a plural;
+    else it is an answer with brackets.
+    """
+    name = column.lower()
+    is_table = file.path.suffix.lower() in (".csv", ".tsv")
+    return name in SEVERAL and (not isinstance(held, str) or name in PLURAL or is_table)
 
 
 def flattened(record: dict) -> dict:

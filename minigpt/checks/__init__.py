@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from minigpt.checks.compare import Wrong
+from minigpt.support.console import take_everything
 from minigpt.support.errors import ConfigError
 
 TOPICS = tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "compare"))
@@ -105,6 +106,7 @@ def registered(name: str) -> Exercise | None:
 def check(name: str, answer: Any) -> None:
     """Print whether an answer is right and, where it is not, what to look at."""
     verdict, message = judge(name, answer)
+    take_everything(sys.stdout)  # a script's console may lack the mark
     print(f"{'✓' if verdict == 'passed' else '✗'} {name}: {message}")
     if path := os.environ.get("MINIGPT_REPORT"):
         with Path(path).open("a", encoding="utf-8") as file:

@@ -7,15 +7,13 @@ import contextlib
 import difflib
 import errno
 import importlib
-import io
 import os
-import shutil
 import sys
 import traceback
 
+from minigpt.support.console import prepare_streams, say_what_is_unseen
 from minigpt.support.errors import MinigptError
 
-LEAST_COLUMNS = 40  # of a console; with very few, help would never end
 COMMANDS = {
     "quickstart": "train a small story model from nothing, in minutes on two CPU cores",
     "doctor": "check that this computer is ready, and what it will compute on",
@@ -36,10 +34,17 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or what went wrong as a number."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
+    code = run(list(sys.argv[1:] if argv is None else argv))
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left to read it
+        say_what_is_unseen()
+    return code
+
+
+def run(argv: list[str]) -> int:
+    """Find the command and run it; what the user can mend becomes one line."""
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
-    prepare_streams()
     if bad := next((word for word in argv if not is_text(word)), None):
         where = ascii(bad)
         remedy = "rename it, or set PYTHONUTF8=1 where the system's language is not UTF-8"
@@ -81,23 +86,6 @@ def main(argv: list[str] | None = None) -> int:
 def is_text(word: str) -> bool:
     """Tell whether a word of the command line is UTF-8: what is not can be in no file's text."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
-
-
-def prepare_streams() -> None:
-    """Make the standard streams take all that is printed, however the program was started.
-
-    Closed ones lead nowhere: else the next file that is opened takes their place, and what is
-    printed goes into it. A console that is too narrow for anything counts as 40 columns wide.
-    """
-    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
-        if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: its own
-            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
-        stream = getattr(sys, name)
-        if mode == "w" and isinstance(stream, io.TextIOWrapper):  # a notebook's is another
-            stream.reconfigure(errors="replace")  # a console without Chinese must not stop a run
-    if shutil.get_terminal_size().columns < LEAST_COLUMNS:
-        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
 
 
 def silence_stdout(silence: bool = True) -> None:

@@ -22,7 +22,7 @@ from minigpt.evaluate import as_items, score_examples, text_score
 from minigpt.finetune import answer_limit
 from minigpt.runs.report import is_report, report_text, write_report
 from minigpt.runs.run import REPORT_FILES, Run, is_run, open_run, read_metrics
-from minigpt.scoring import METRICS
+from minigpt.scoring import METRICS, about_metrics
 from minigpt.support.errors import ConfigError, require
 from minigpt.support.files import check_writable, refuse_existing
 
@@ -125,7 +125,10 @@ def evaluated(command: EvaluateCommand, run: Run) -> dict:
         usual = answer_limit(run.folder) if run.folder else None
         limit = command.max_answer_tokens or usual
         tasks = example_scores(command, command.data, run, limit)
-        report |= {"tasks": tasks, "about_tasks": ABOUT_EXAMPLES}
+        report |= {
+            "tasks": tasks,
+            "about_tasks": f"{ABOUT_EXAMPLES} {about_metrics(tasks)}".strip(),
+        }
     return report if asked else report | own_card(command, run)
 
 

@@ -40,7 +40,6 @@ def main(words: list[str]) -> int:
     for note in run.notes:
         print(note, file=sys.stderr)
     if is_gguf:
-        out.mkdir(parents=True, exist_ok=True)
         family = export_gguf(run.model, run.tokenizer, out / GGUF_FILE)
         use = f"llama-cli -m {out / GGUF_FILE}"
     else:

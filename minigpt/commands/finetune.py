@@ -39,6 +39,7 @@ from minigpt.finetune import (
 from minigpt.runs.checkpoint import RunLock
 from minigpt.runs.report import quoted, write_report
 from minigpt.runs.run import read_metrics
+from minigpt.scoring import about_metrics
 from minigpt.support.errors import CheckpointError, ConfigError
 from minigpt.support.files import check_writable
 from minigpt.support.signals import end_on_signals, stop_on_signals
@@ -217,13 +218,13 @@ def make_report(phase: Phase, sides: Sides, result: TrainResult, config: Finetun
             on_progress=lambda done, total: bars("answering", done, total),
         )
     samples = [
-        f"{item.prompt[-SHOWN_CHARACTERS:]}\n→ {text}\n(right: {item.answer})"
+        f"{item.prompt[-SHOWN_CHARACTERS:]}\n→ {text}\n(right: {' or '.join(item.right)})"
         for item, text in list(zip(items, found, strict=True))[:SHOWN]
     ]
     return training_facts(phase.config, result) | {
         "val_loss": val_loss,
         "examples": sides.facts,
         "tasks": tasks,
-        "about_tasks": ABOUT_TASKS,
+        "about_tasks": f"{ABOUT_TASKS} {about_metrics(tasks)}".strip(),
         "samples": samples,
     }

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from minigpt.data.decoding import Errors, ReadCounts, check_characters
-from minigpt.data.formats import FORMATS, DataFile, ReadConfig, format_of, json_kind
+from minigpt.data.formats import FORMATS, DataFile, ReadConfig, format_of
+from minigpt.data.json_records import json_kind
 from minigpt.support.errors import DataError
 
 SKIP_LIMIT = 0.01  # share of bad records that `skip_bad` tolerates

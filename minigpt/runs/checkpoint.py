@@ -33,7 +33,7 @@ from torch import Tensor
 from minigpt import __version__
 from minigpt.runs.upgrades import FORMAT, FormatError, check_format, upgrade
 from minigpt.support.errors import CheckpointError, TrainingError
-from minigpt.support.files import fsync, fsync_directory
+from minigpt.support.files import fsync, fsync_directory, make_folder
 from minigpt.support.lock import RunLock as RunLock
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -101,9 +101,7 @@ def save_checkpoint(
     }
     needed = sum(t.nbytes for t in (*model_tensors.values(), *optimizer_tensors.values()))
     try:
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            fsync_directory(folder.parent)
+        make_folder(folder)
         if shutil.disk_usage(folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary.mkdir()

@@ -34,6 +34,14 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     fsync_directory(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a power cut right after does not lose them."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        fsync_directory(folder.parent)
+
+
 def fsync(file) -> None:
     """Force an open file's data to the disk."""
     file.flush()

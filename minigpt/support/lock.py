@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from minigpt.support.errors import ConfigError, LockedError
+from minigpt.support.files import make_folder
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 BEAT = 5.0  # seconds between two heartbeats
@@ -47,7 +48,7 @@ class RunLock:
     def acquire(self) -> None:
         """Take the lock or raise a LockedError at once."""
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(self.run_dir)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""OpenAI's forms over HTTP: what a request may hold, and what an answer looks like, as dictionaries.
+"""OpenAI's forms: what a request may hold, and what an answer looks like, as dictionaries.
 
 A request is checked field by field, and whatever this server cannot do is refused by its name:
 silence about a field would look like an answer that heeds it.
@@ -37,7 +37,10 @@ OWN = {
 }
 # Fields that change nothing about the text: notes of the caller, and hints to other servers.
 IGNORED = frozenset(
-    "user metadata store service_tier safety_identifier prompt_cache_key parallel_tool_calls".split()
+    (
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        "parallel_tool_calls",
+    )
 )
 # Fields that are harmless at one value, and ask for what this server cannot do at any other.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -89,9 +92,7 @@ class Asked:
 # ---- requests
 
 
-def read_request(
-    body: Any, kind: Kind, model: str, tokenizer: Tokenizer, block_size: int
-) -> Asked:
+def read_request(body: Any, kind: Kind, model: str, tokenizer: Tokenizer, block_size: int) -> Asked:
     """Check the body of a request and return what it asks for.
 
     model: the only name that a request may ask for. Raises ApiError, which names the field.
@@ -126,7 +127,9 @@ def check_names(body: dict[str, Any], kind: Kind) -> None:
         if name not in OWN[kind] | IGNORED | ONLY.keys():
             near = difflib.get_close_matches(name, OWN[kind], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ApiError(400, f"unknown field {name[:40]!r}{hint}", name[:40], "unknown_parameter")
+            raise ApiError(
+                400, f"unknown field {name[:40]!r}{hint}", name[:40], "unknown_parameter"
+            )
 
 
 def check_model(name: Any, model: str) -> None:
@@ -207,7 +210,9 @@ def read_sampling(body: dict[str, Any], kind: Kind, n_prompt: int, block_size: i
     """Return how tokens are chosen, and how many at most."""
     room = block_size - n_prompt
     names = ("max_completion_tokens", "max_tokens") if kind == "chat" else ("max_tokens",)
-    param = next((name for name in names if name in body), "prompt" if kind != "chat" else "messages")
+    param = next(
+        (name for name in names if name in body), "prompt" if kind != "chat" else "messages"
+    )
     usual = max(room, 1) if kind == "chat" else COMPLETION_TOKENS
     wanted = take(body, param, int, usual) if param in names else usual
     if wanted < 1:
@@ -380,5 +385,3 @@ def finite(logprob: float) -> float:
 def model_card(model: str, created: int) -> dict[str, Any]:
     """Return a model as /v1/models lists it."""
     return {"id": model, "object": "model", "created": created, "owned_by": "minigpt"}
-
-

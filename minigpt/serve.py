@@ -340,7 +340,7 @@ class Guard:
         if not self.api_key or request.url.path in (*PAGES, "/health"):
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not compare_digest(given.encode("utf-8"), self.api_key.encode("utf-8")):
+        if not compare_digest(given.encode("latin-1"), self.api_key.encode("utf-8")):
             raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
 
 

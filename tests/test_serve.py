@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import http.client
+import importlib
 import json
 import os
 import re
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-for name in ("starlette", "uvicorn"):
-    pytest.importorskip(name, reason=f"needs {name}: pip install minigpt-course[serve]")
-
 from serving import BLOCK, TOKENIZER, chat_ids, serving, solo, user, wait_until, wild_model
 
 from minigpt.engine import Engine
-from minigpt.serve import WEB, check_access, host_name, open_socket
 from minigpt.support.errors import ConfigError
+
+needed = "needs Starlette and uvicorn: pip install minigpt-course[serve]"
+pytest.importorskip("starlette", reason=needed)
+pytest.importorskip("uvicorn", reason=needed)
+serve = importlib.import_module("minigpt.serve")
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,8 +150,8 @@ def test_the_official_client_names_its_errors(official):
     with pytest.raises(openai.BadRequestError) as caught:
         official.chat.completions.create(model="tiny", messages=user("a"), max_tokens=BLOCK)
     assert caught.value.code == "context_length_exceeded"
+    tool = {"type": "function", "function": {"name": "f"}}
     with pytest.raises(openai.BadRequestError, match="tools"):
-        tool = {"type": "function", "function": {"name": "f"}}
         official.chat.completions.create(model="tiny", messages=user("a"), tools=[tool])
 
 
@@ -342,22 +344,28 @@ def test_a_key_is_asked_for_where_one_is_set(model):
         for key in (None, "Bearer wrong", "Bearer "):
             headers = {} if key is None else {"Authorization": key}
             assert client.send("GET", "/v1/models", headers=headers)[0] == 401
+        right = {"Authorization": "Bearer geheim-鑰".encode()}
+        assert client.send("GET", "/v1/models", headers=right)[0] == 200
         assert client.send("GET", "/")[0] == client.send("GET", "/health")[0] == 200
 
 
 def test_only_this_machine_may_ask_without_a_key():
-    assert "127.0.0.1" in check_access("127.0.0.1", "")
-    assert check_access("0.0.0.0", "key") == ()
+    assert "127.0.0.1" in serve.check_access("127.0.0.1", "")
+    assert serve.check_access("0.0.0.0", "key") == ()
     with pytest.raises(ConfigError, match="--api-key"):
-        check_access("0.0.0.0", "")
-    assert [host_name(h) for h in ("LocalHost:80", "[::1]:80", "a")] == ["localhost", "::1", "a"]
+        serve.check_access("0.0.0.0", "")
+    assert [serve.host_name(h) for h in ("LocalHost:80", "[::1]:80", "a")] == [
+        "localhost",
+        "::1",
+        "a",
+    ]
 
 
 def test_a_port_in_use_is_one_line():
-    with open_socket("127.0.0.1", 0) as taken:
+    with serve.open_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
-            open_socket("127.0.0.1", port)
+            serve.open_socket("127.0.0.1", port)
 
 
 # ---- the page
@@ -370,10 +378,10 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(client):
     html = data.decode("utf-8")
     assets = set(re.findall(r'(?:src|href)="([^"]+)"', html)) - {"data:,"}
     assert assets == {"chat.css", "chat.js"}
-    script = (WEB / "chat.js").read_text("utf-8")
+    script = (serve.WEB / "chat.js").read_text("utf-8")
     for name in assets:
-        assert client.send("GET", "/" + name)[2] == (WEB / name).read_bytes()
-        assert "//" not in re.sub(r"(^|\s)//.*", "", (WEB / name).read_text("utf-8"))
+        assert client.send("GET", "/" + name)[2] == (serve.WEB / name).read_bytes()
+        assert "//" not in re.sub(r"(^|\s)//.*", "", (serve.WEB / name).read_text("utf-8"))
     assert "innerHTML" not in script
     ids = set(re.findall(r'id="(\w+)"', html))
     assert set(re.findall(r'at\("(\w+)"\)', script)) <= ids

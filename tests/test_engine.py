@@ -39,8 +39,11 @@ def text_of(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-@pytest.mark.parametrize("n_slot", [1, 3, 8])
-@pytest.mark.parametrize("options", [{}, {"positions": "learned", "norm": "layer"}, {"window": 9}])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n_slot", "options"),
+    [(1, {}), (3, {}), (8, {}), (3, {"positions": "learned", "norm": "layer"}), (3, {"window": 9})],
+)
 def test_each_of_many_gets_its_solo_text(n_slot, options):
     model = wild_model(**options)
     engine = Engine(model, TOKENIZER, n_slot)
@@ -58,6 +61,7 @@ def test_each_of_many_gets_its_solo_text(n_slot, options):
         assert [piece.is_last for piece in got[number]] == [False] * (len(got[number]) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_solo_text_whoever_else_is_served(model):
     engine = Engine(model, TOKENIZER, 4)
     hot = {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.3, "frequency_penalty": 0.4}

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from serving import BLOCK, TOKENIZER, chat_ids, serving, solo, user, wait_until, wild_model
 
 from minigpt.engine import Engine

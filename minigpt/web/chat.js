@@ -127,7 +127,7 @@ function askForKey() {
 
 // Yield the data of server-sent events, however the network has cut them into pieces.
 async function* events(response) {
-  const reader = response.body.getReader(), decoder = new TextDecoder();
+  const reader = response.body.getReader(), decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   let held = "";
   for (;;) {
     const { done, value } = await reader.read();
@@ -145,7 +145,7 @@ async function* events(response) {
 
 // A character may be spread over several tokens: its text is shown with the last of them.
 function addTokens(message, entries) {
-  message.bytes = message.bytes || new TextDecoder();
+  message.bytes = message.bytes || new TextDecoder("utf-8", { ignoreBOM: true });
   for (const entry of entries) {
     const shown = message.bytes.decode(new Uint8Array(entry.bytes), { stream: true });
     message.tokens.push({ ...entry, bytes: undefined, shown });

@@ -520,6 +520,31 @@ FAULTS = [
         "chance = 0.0",
         "classification",
     ),
+    # Serving
+    fault(
+        "a slot that is used again remembers a stranger",
+        r"slot\.positions\.zero_\(\).*",
+        "pass",
+        "engine",
+    ),
+    fault(
+        "the row that fills a gap keeps the length of the one before it",
+        r"self\.cache\.positions\[row\] = self\.cache\.positions\[last\]",
+        "pass",
+        "engine",
+    ),
+    fault(
+        "who hung up keeps the slot",
+        r"\.is_over or self\.active\[row\]\.is_cancelled",
+        ".is_over",
+        "engine",
+    ),
+    fault(
+        "one token too many fits into the context",
+        r"if wanted > room:",
+        "if wanted > room + 1:",
+        "openai_api",
+    ),
     # Classification
     fault(
         "a head sees a text without its last token",

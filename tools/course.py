@@ -104,6 +104,8 @@ MODULES: dict[str, tuple[int, ...]] = {
     "storyworld.exam": (22,),
     "storyworld.corpus": (22,),
     "quantize": (23,),
+    "engine": (24,),
+    "openai_api": (),
     "serve": (24,),
     "vision": (25,),
     "checks": (),

@@ -21,6 +21,7 @@ COMMANDS = {
     "finetune": "teach a model to answer, from your own examples",
     "chat": "talk with a trained model",
     "generate": "generate text with a trained model",
+    "serve": "answer programs and people over HTTP: OpenAI's API and a chat page",
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
     "export": "write a model for transformers, vLLM or llama.cpp",
     "tokenizer": "train a tokenizer, or look at how one cuts text",

@@ -187,7 +187,8 @@ def usual_settings(task: Task) -> FinetuneConfig:
     """Return the settings that a task has unless others are given.
 
     Preferences and rewards change a model that can answer already: their rates are lower, AdamW
-    trains all, and nothing decays.
+    trains all, nothing decays, and nothing is dropped, as the log-probabilities of the same answer
+    are compared.
     """
     usual = FinetuneConfig()
     if task in ("instruct", "classify"):
@@ -199,7 +200,10 @@ def usual_settings(task: Task) -> FinetuneConfig:
         gentle = dataclasses.replace(
             gentle, max_steps=100, batch_size=64, schedule="constant", save_interval=10
         )
-    return dataclasses.replace(usual, task=task, training=gentle, lora_learning_rate=3e-3)
+    model = dataclasses.replace(usual.model, dropout=0.0)
+    return dataclasses.replace(
+        usual, task=task, model=model, training=gentle, lora_learning_rate=3e-3
+    )
 
 
 def check_task(config: FinetuneConfig) -> None:
@@ -226,7 +230,9 @@ def check_task(config: FinetuneConfig) -> None:
         what = "two rows are a pair" if task == "dpo" else f"groups have {rows} answers"
         require(value % rows == 0, name, value, f"a multiple of {rows}: {what}")
     if task == "dpo" and (config.examples.prompt is None) != (config.preferences.rejected is None):
-        raise ConfigError("a part of a pair", "--rejected", "give --prompt, --answer and --rejected")
+        raise ConfigError(
+            "a part of a pair", "--rejected", "give --prompt, --answer and --rejected"
+        )
     if task == "dpo" and config.examples.answers is not None:
         raise ConfigError("--answers gives one answer", "--task dpo", "give a file of pairs")
 
@@ -549,10 +555,9 @@ class Phase:
             objective=self.objective,
         )
 
-    def val_loss(self) -> float | None:
-        """Return the loss on what was held out, in nats a token; None where it has none."""
-        if self.validation is None:
-            return None
+    def val_loss(self) -> float:
+        """Return the loss on what was held out, in nats a target that counts."""
+        assert self.validation is not None, self.name
         device = choose_device(self.config.training.device)
         dtype = choose_dtype(device, self.config.training.dtype)
         sums = sum_losses(self.model, self.validation, device, dtype, self.objective)
@@ -620,9 +625,11 @@ class ExamplePhase(Phase):
 
 
 def run_config(config: FinetuneConfig, model: GPT, training: TrainConfig, steps: int) -> RunConfig:
-    """Return the settings of one phase as those of a run, with its steps unless fewer are wanted."""
+    """Return the settings of a phase as those of a run; it takes `steps`, or fewer if wanted."""
+    generated = {"world": config.rewards.world} if config.data in GENERATED else {}
     return RunConfig(
         config.data,
+        **generated,
         tokenizer=str(config.checkpoint or "bpe"),
         model=model.config,
         training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),

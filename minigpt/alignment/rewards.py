@@ -117,7 +117,8 @@ def load_module(place: str) -> ModuleType:
             if not is_file:
                 return importlib.import_module(place)
             spec = importlib.util.spec_from_file_location(f"reward_{file.stem}", file)
-            assert spec is not None and spec.loader is not None, "a .py file has a loader"
+            assert spec is not None, "a .py file has a spec"
+            assert spec.loader is not None, "a .py file has a loader"
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module

@@ -24,8 +24,9 @@ def story_sides(config: FinetuneConfig) -> Sides:
     """Return pairs of stories (dpo), or orders of stories (grpo), to learn from and held out."""
     world = World.named(config.rewards.world)
     make, noun = (pair_examples, "pairs") if config.task == "dpo" else (order_examples, "orders")
-    train, held_out = ([e for seed in seeds for e in make(seed, world)] for seeds in
-                       (TAUGHT, HELD_OUT))
+    train, held_out = (
+        [e for seed in seeds for e in make(seed, world)] for seeds in (TAUGHT, HELD_OUT)
+    )
     facts = {
         "train": len(train),
         "held_out": len(held_out),
@@ -41,9 +42,7 @@ def pair_examples(seed: int, world: World) -> Iterator[Example]:
     """Yield the pairs of the story of a seed, one for each fault that it gives room for."""
     for pair in pairs(seed, world):
         messages = turns(pair.lesson.prompt, pair.chosen)
-        yield Example(
-            messages, f"story {seed}", str(seed), pair.reason, rejected=pair.rejected
-        )
+        yield Example(messages, f"story {seed}", str(seed), pair.reason, rejected=pair.rejected)
 
 
 def order_examples(seed: int, world: World) -> Iterator[Example]:

@@ -191,9 +191,7 @@ def own_tests(
     return load_examples(word, config, "test", counts, make)[0]
 
 
-def recognized(
-    examples: Sequence[Example], counts: ReadCounts, noun: str = "examples"
-) -> str:
+def recognized(examples: Sequence[Example], counts: ReadCounts, noun: str = "examples") -> str:
     """Say in one line what was understood: "9 examples: prompt from `a`, answer from `b`; ..."."""
     if noun != "examples":  # what answers recur says nothing about pairs and prompts
         line = f"{len(examples):,} {noun}: {', '.join(list(counts.layouts)[:3])}"

@@ -197,7 +197,9 @@ def to_prompt(
     return Example(messages, where, key, part, split=said_split(record), record=record)
 
 
-def prompt_alone(record: dict, config: ExampleConfig, where: str) -> tuple[list[Message], str] | None:
+def prompt_alone(
+    record: dict, config: ExampleConfig, where: str
+) -> tuple[list[Message], str] | None:
     """Return the messages of a record that asks and does not answer, and how it was understood.
 
     The answer at the end is empty, or a target beside a prompt in messages. None: the record is one

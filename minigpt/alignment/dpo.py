@@ -52,7 +52,7 @@ SCORED = 300  # held-out pairs that are ranked
 ANSWERED = 50  # of their prompts that are answered before and after
 ABOUT = (
     "Ranked right: the model has moved the better answer of a held-out pair up more than the worse "
-    "one, since the checkpoint. The baseline is the best of: a coin, the longer answer, the shorter."
+    "one, since the checkpoint. The baseline is the best of a coin, the longer answer, the shorter."
 )
 ABOUT_CHANGE = (
     "Of held-out pairs, and of answers that the model draws itself. The better answers usually "

@@ -110,7 +110,7 @@ def test_what_prefers_nothing_is_left_out_and_counted(tmp_path):
     [
         ({"prompt": "Hi", "answer": "Hello."}, "no better and worse answer.*--rejected"),
         ({"chosen": "a", "rejected": "b"}, "not to be found"),
-        (["a"], "array where an object is expected"),
+        (["a"], "a list where an object is expected"),
     ],
 )
 def test_what_is_no_pair_is_refused_with_its_line(row, cause, tmp_path):

@@ -50,6 +50,7 @@ NUMBERED = (  # two answers, a column that says which is better, and what it hol
     ("human_ref_a", "human_ref_b", "labels", "1"),
 )
 PROMPTS = ("prompt", "question", "problem", "instruction", "query", "input")
+ASKING = ("prompt", "input", *TALKS)
 TARGETS = ("answer", "solution", "ground_truth", "target", "completion")
 ASK_PAIRS = 'name them: --prompt "{column}" --answer "{better}" --rejected "{worse}"'
 
@@ -91,7 +92,9 @@ def to_pair(
     about = next(iter(inner.layouts)).replace("`chosen`", said[0])
     about = f"{about}, worse answer from {said[1]}"
     counts.layouts[about] += 1
-    note_unused(record, about, counts)
+    # What was asked stands in the conversations, wherever it came from.
+    rest = {k: v for k, v in record.items() if str(k).strip().lower() not in ASKING}
+    note_unused(rest, about, counts)
     return better._replace(rejected=worse.messages[-1]["content"])
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -508,7 +508,7 @@ class Phase:
         model: GPT,
         tokenizer: Tokenizer,
         source: Source,
-        validation: Iterable[Batch] | None,
+        validation: Collection[Batch] | EvalPacked | None,
         objective: Objective = next_token_loss,
     ):
         self.name, self.run_dir, self.config = name, run_dir, config
@@ -626,14 +626,13 @@ class ExamplePhase(Phase):
 
 def run_config(config: FinetuneConfig, model: GPT, training: TrainConfig, steps: int) -> RunConfig:
     """Return the settings of a phase as those of a run; it takes `steps`, or fewer if wanted."""
-    generated = {"world": config.rewards.world} if config.data in GENERATED else {}
-    return RunConfig(
+    run = RunConfig(
         config.data,
-        **generated,
         tokenizer=str(config.checkpoint or "bpe"),
         model=model.config,
         training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
     )
+    return dataclasses.replace(run, world=config.rewards.world) if run.data in GENERATED else run
 
 
 def encode_side(

@@ -13,7 +13,7 @@ from minigpt.batching.messages import turns
 from minigpt.finetune import FinetuneConfig, Sides
 from minigpt.storyworld.lessons import SHARES, draw, obeys, telling
 from minigpt.storyworld.preferences import pairs
-from minigpt.storyworld.tables import World
+from minigpt.storyworld.tables import World, WorldName
 from minigpt.storyworld.tell import LANGUAGES, sample
 
 # Stories that no training was told; those held out are other ones.
@@ -54,7 +54,7 @@ def order_examples(seed: int, world: World) -> Iterator[Example]:
     yield Example(messages, f"story {seed}", str(seed), lesson.kind, record={"lesson": lesson})
 
 
-def story_reward(world_name: str) -> Reward:
+def story_reward(world_name: WorldName) -> Reward:
     """Return the reward of 1 for a consistent story that is as it was ordered."""
     world = World.named(world_name)
 

@@ -190,8 +190,9 @@ def to_prompt(
         counts.layouts.update(inner.layouts)
         notes = {text: n for text, n in inner.notes.items() if not text.startswith("not used")}
         counts.notes.update(notes)
-        is_row = isinstance(example, Example) and isinstance(record, dict)
-        return example._replace(record=record) if is_row else example
+        if isinstance(example, Missing) or not isinstance(record, dict):
+            return example
+        return example._replace(record=record)
     messages, about = alone
     if not messages[0]["content"].strip():
         raise DataError("an empty prompt", where, "remove it, or leave it out with --skip-bad")
@@ -236,7 +237,7 @@ def prompt_alone(
     return None
 
 
-def asking(messages: list, answer: str, where: str) -> list[Message]:
+def asking(messages: Any, answer: str, where: str) -> list[Message]:
     """Return messages that end with the user's, and an answer below them."""
     known = [as_message(message, where) for message in messages]
     try:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
     report: float | None
 
 
-Validation = EvalWindows | EvalDocuments | EvalPacked | Sequence[Batch]
+Validation = EvalWindows | EvalDocuments | EvalPacked | Collection[Batch]
 
 
 def estimate(

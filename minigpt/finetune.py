@@ -5,7 +5,8 @@ A model from a checkpoint has read enough and begins with the answers. Each phas
 directory of its own: a stopped one goes on where it was, to the same bits.
 
 An answer is text, written token by token; or, with `task="classify"`, one of the labels, which a
-head on the model's body predicts (`classification.py`).
+head on the model's body predicts (`classification.py`). A checkpoint may also learn from
+preferences or rewards (`alignment/`): such a phase has another source and another objective.
 
 Knows nothing of the command line, and does not grade: that is `evaluate.py`'s job.
 """
@@ -15,18 +16,21 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 
+from minigpt.alignment.settings import DPOConfig, GRPOConfig
 from minigpt.batching.conversations import OverLong
 from minigpt.batching.examples import (
     MOST_LABELS,
     Example,
     ExampleConfig,
+    Maker,
     compared,
     load_examples,
     overlap,
@@ -34,7 +38,10 @@ from minigpt.batching.examples import (
     recognized,
     split_examples,
 )
+from minigpt.batching.messages import to_example
 from minigpt.batching.packing import Bucketed, EvalPacked
+from minigpt.batching.pairs import to_pair, to_prompt
+from minigpt.batching.windows import Batch
 from minigpt.chat import (
     SPECIAL,
     Encoded,
@@ -53,6 +60,7 @@ from minigpt.classification import (
     refuse_classifier,
     train_last,
 )
+from minigpt.data.corpora import GENERATED
 from minigpt.data.decoding import ReadCounts
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.lora import LoRAConfig
@@ -75,8 +83,8 @@ from minigpt.support.errors import CheckpointError, ConfigError, DataError, requ
 from minigpt.support.files import atomic_write, make_folder
 from minigpt.support.settings import above, at_least, below, check_fields
 from minigpt.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
-from minigpt.train import TrainResult, train
-from minigpt.validation import evaluate_loss
+from minigpt.train import Source, TrainResult, train
+from minigpt.validation import Objective, mean_loss, next_token_loss, sum_losses
 
 SETTINGS = "finetune.json"
 VALIDATION_EXAMPLES = 1000  # for the loss that is shown while training; all are answered at the end
@@ -84,7 +92,11 @@ USUAL_EPOCHS, LEAST_STEPS = 4, 1000  # of the answers; half as many of all of th
 LONGEST_CONTEXT = 4096  # tokens that a published model is trained with, unless examples need more
 LEAST_LABEL_STEPS = 100  # of a classifier, whose head is the best one from the first step on
 CONTEXT_STEP = 64  # block_size is a multiple of it
+LEAST_PAIR_STEPS = 100  # of preferences, which are read once
+ANSWER_TOKENS = 100  # of an answer that is rewarded, where no row says how long one is
 PRETRAINING_RATES = {"learning_rate": 3e-3, "muon_learning_rate": 0.02}
+
+Task = Literal["instruct", "classify", "dpo", "grpo"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +108,12 @@ class FinetuneConfig:
     the name of a public data set."""
     checkpoint: Path | None = None
     """A run with the model to start from, little or little-base, or a published model: its folder
-    or hf: and its name (None: start from nothing)."""
+    or hf: and its name (None: start from nothing, which only instruct and classify can)."""
     held_out: str | None = None
     """Examples to be tested on (None: the data set's own test files, or else a part of --data)."""
-    task: Literal["answer", "classify"] = "answer"
-    """Write answers as text, or choose one of the labels with a head of its own."""
+    task: Task = "instruct"
+    """Write answers as text (instruct), choose one of the labels with a head of its own (classify),
+    prefer one answer to another (dpo; --beta), or earn more of a reward (grpo; --reward)."""
     train_blocks: Annotated[int | None, at_least(0)] = None
     """With classify: how many blocks learn, counted from the last (None: the whole model; 0: only
     the head)."""
@@ -110,6 +123,8 @@ class FinetuneConfig:
     lora_learning_rate: Annotated[float, above(0)] = 1e-2
     """Learning rate of the thin matrices, some ten times that of whole ones; AdamW trains them."""
     adapter: LoRAConfig = field(default_factory=LoRAConfig)
+    preferences: DPOConfig = field(default_factory=DPOConfig)
+    rewards: GRPOConfig = field(default_factory=GRPOConfig)
     validation_fraction: Annotated[float, above(0), below(1)] = 0.1
     """The part of --data that is kept for the test where there are no other examples for it."""
     epochs: Annotated[float | None, above(0)] = None
@@ -123,7 +138,8 @@ class FinetuneConfig:
     pretrain_muon_learning_rate: Annotated[float | None, at_least(0)] = None
     """Learning rate of Muon in that phase (None: --muon-learning-rate if given, else 0.02)."""
     max_answer_tokens: Annotated[int | None, at_least(1)] = None
-    """Most tokens of an answer in the test (None: those of the longest answer in training)."""
+    """Most tokens of an answer in the test and, with grpo, in training (None: those of the longest
+    answer in training; 100 where the rows have none)."""
     over_long: OverLong = "refuse"
     """Examples that do not fit into block_size: stop and name the line, leave them out, or cut the
     middle of their prompts."""
@@ -167,6 +183,60 @@ class FinetuneConfig:
         return dataclasses.replace(self.training, **rates)
 
 
+def usual_settings(task: Task) -> FinetuneConfig:
+    """Return the settings that a task has unless others are given.
+
+    Preferences and rewards change a model that can answer already: their rates are lower, AdamW
+    trains all, nothing decays, and nothing is dropped, as the log-probabilities of the same answer
+    are compared.
+    """
+    usual = FinetuneConfig()
+    if task in ("instruct", "classify"):
+        return dataclasses.replace(usual, task=task)
+    gentle = dataclasses.replace(
+        usual.training, optimizer="adamw", learning_rate=5e-4, weight_decay=0.0, batch_size=16
+    )
+    if task == "grpo":
+        gentle = dataclasses.replace(
+            gentle, max_steps=100, batch_size=64, schedule="constant", save_interval=10
+        )
+    model = dataclasses.replace(usual.model, dropout=0.0)
+    return dataclasses.replace(
+        usual, task=task, model=model, training=gentle, lora_learning_rate=3e-3
+    )
+
+
+def check_task(config: FinetuneConfig) -> None:
+    """Raise a ConfigError for settings that do not go together with the task."""
+    task, training = config.task, config.training
+    for name, part in (("dpo", config.preferences), ("grpo", config.rewards)):
+        shared = ("world",) if task == "dpo" else ()
+        for one in dataclasses.fields(part):
+            value = getattr(part, one.name)
+            if task != name and one.name not in shared and value != one.default:
+                flag = "--" + one.name.replace("_", "-")
+                what = f"{flag} {value} has no meaning with --task {task}"
+                raise ConfigError(what, flag, f"leave it out, or give --task {name}")
+    if task in ("instruct", "classify"):
+        return
+    if config.checkpoint is None:
+        what = f"--task {task} without a model to begin with"
+        raise ConfigError(what, "--checkpoint", "give a run that can answer, such as little")
+    if config.pretrain_epochs:
+        raise ConfigError(f"--pretrain-epochs with --task {task}", "--task", "leave it out")
+    rows = 2 if task == "dpo" else config.rewards.group_size
+    for name in ("batch_size", "micro_batch_size")[: 2 if task == "dpo" else 1]:
+        value = getattr(training, name) or rows
+        what = "two rows are a pair" if task == "dpo" else f"groups have {rows} answers"
+        require(value % rows == 0, name, value, f"a multiple of {rows}: {what}")
+    if task == "dpo" and (config.examples.prompt is None) != (config.preferences.rejected is None):
+        raise ConfigError(
+            "a part of a pair", "--rejected", "give --prompt, --answer and --rejected"
+        )
+    if task == "dpo" and config.examples.answers is not None:
+        raise ConfigError("--answers gives one answer", "--task dpo", "give a file of pairs")
+
+
 def save_settings(run_dir: Path, config: FinetuneConfig) -> None:
     """Write finetune.json, which a resumed run and an evaluation read."""
     content = {"format": FORMAT, **dataclasses.asdict(config)}
@@ -185,7 +255,11 @@ def load_settings(run_dir: Path) -> FinetuneConfig:
             content.pop(name, None)
         parts = {"examples": ExampleConfig, "adapter": LoRAConfig}
         parts |= {"model": GPTConfig, "training": TrainConfig}
-        content.setdefault("adapter", {})  # older versions had none
+        parts |= {"preferences": DPOConfig, "rewards": GRPOConfig}
+        for name in ("adapter", "preferences", "rewards"):
+            content.setdefault(name, {})  # older versions had none
+        if content.get("task") == "answer":
+            content["task"] = "instruct"  # older versions called it so
         content |= {name: build(kind, content.get(name), name) for name, kind in parts.items()}
         content["checkpoint"] = content["checkpoint"] and Path(content["checkpoint"])
         content["examples"] = dataclasses.replace(
@@ -227,14 +301,15 @@ class Sides:
 def read_sides(config: FinetuneConfig) -> Sides:
     """Read all examples and part them; warn where the test also stands in training."""
     counts = ReadCounts()
-    train, skipped = load_examples(config.data, config.examples, counts=counts)
-    about = recognized(train, counts)
+    make, noun = makers(config)
+    train, skipped = load_examples(config.data, config.examples, counts=counts, make=make)
+    about = recognized(train, counts, noun)
     said_tests = [example for example in train if example.split == "test"]
     if config.held_out:
         alone = dataclasses.replace(config.examples, answers=None)
-        held_out, more = load_examples(config.held_out, alone, "test")
+        held_out, more = load_examples(config.held_out, alone, "test", make=make)
         skipped += more
-    elif held_out := own_tests(config.data, config.examples):
+    elif held_out := own_tests(config.data, config.examples, make=make):
         pass
     elif said_tests and len(said_tests) < len(train):
         train, held_out = [e for e in train if e.split != "test"], said_tests
@@ -246,7 +321,8 @@ def read_sides(config: FinetuneConfig) -> Sides:
             config.data,
             "give more examples, another --validation-fraction, or a file with --held-out",
         )
-    refuse_other_labels(train, held_out, config.held_out or config.data)
+    if noun == "examples":
+        refuse_other_labels(train, held_out, config.held_out or config.data)
     both = [*train, *held_out]
     facts = {
         "train": len(train),
@@ -262,6 +338,16 @@ def read_sides(config: FinetuneConfig) -> Sides:
             stacklevel=2,
         )
     return Sides(train, held_out, facts, about)
+
+
+def makers(config: FinetuneConfig) -> tuple[Maker, str]:
+    """Return what makes a task's examples of records, and what such examples are called."""
+    if config.data in GENERATED:
+        what = f"{config.data} has no examples for --task {config.task}"
+        raise ConfigError(what, "--data", "python -m minigpt train teaches it; or give a file")
+    if config.task == "dpo":
+        return partial(to_pair, config.preferences.rejected), "pairs"
+    return (to_prompt, "prompts") if config.task == "grpo" else (to_example, "examples")
 
 
 def refuse_other_labels(train: Sequence[Example], held_out: Sequence[Example], where: str) -> None:
@@ -326,12 +412,12 @@ def start(
     elif base:
         tokenizer = base.tokenizer
         refuse_classifier(base.model, "be tuned further")
-        if base.is_published and not can_chat(tokenizer) and config.task == "answer":
+        if base.is_published and not can_chat(tokenizer) and config.task == "instruct":
             if config.lora:
                 what = "thin matrices alone cannot teach a base the marks of a conversation"
                 raise ConfigError(what, "--lora", "leave it out, or take a base that can chat")
             tokenizer = with_chat_tokens(tokenizer)
-        if config.task == "answer":
+        if config.task != "classify":
             chat_format(tokenizer)  # or else it cannot chat
     else:
         tokenizer = learn_tokenizer(config.model.vocab_size, examples, on_text)
@@ -412,48 +498,33 @@ def fitting_model(model: GPTConfig, tokenizer: Tokenizer, encoded: Sequence[Enco
 
 
 class Phase:
-    """One run over the examples: all of their text ("all"), or the answers alone ("answers")."""
+    """One run of training in a directory of its own: what is read, and how it becomes a loss."""
 
     def __init__(
         self,
+        name: str,
         run_dir: Path,
-        config: FinetuneConfig,
+        config: RunConfig,
         model: GPT,
         tokenizer: Tokenizer,
-        sides: Sides,
-        train_on: TrainOn,
+        source: Source,
+        validation: Collection[Batch] | EvalPacked | None,
+        objective: Objective = next_token_loss,
     ):
-        self.name = "pre-training" if train_on == "all" else "training"
-        training = config.pretraining() if train_on == "all" else config.tuning()
-        epochs = config.pretrain_epochs if train_on == "all" else config.epochs
-        rows = training.batch_size, model.config.block_size
-        taught, held_out = (
-            encode_side(side, model, tokenizer, config.task, train_on)
-            for side in (sides.train, sides.held_out[:VALIDATION_EXAMPLES])
-        )
-        places = [example.where for example in sides.train]
-        eot = tokenizer.eot_id
-        self.source = Bucketed(taught, *rows, training.seed, config.over_long, eot, places)
-        self.validation = EvalPacked(held_out, *rows, "cut", eot)
-        least = LEAST_LABEL_STEPS if isinstance(model, Classifier) else LEAST_STEPS
-        steps = steps_of(self.source.n_batches, epochs, train_on, least)
-        self.config = RunConfig(
-            config.data,
-            tokenizer=str(config.checkpoint or "bpe"),
-            model=model.config,
-            training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
-        )
-        self.model, self.tokenizer, self.run_dir = model, tokenizer, run_dir
-        self.sides, self.train_blocks = sides, config.train_blocks
+        self.name, self.run_dir, self.config = name, run_dir, config
+        self.model, self.tokenizer = model, tokenizer
+        self.source, self.validation, self.objective = source, validation, objective
 
     def describe(self) -> str:
         """Say in a line what will be learned."""
-        flat, source = self.source.flat, self.source
-        long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
-        return (
-            f"{len(flat):,} examples of {flat.lengths.mean():.0f} tokens on average, in "
-            f"{source.n_batches:,} batches; {self.config.training.max_steps:,} steps{long}"
-        )
+        raise NotImplementedError
+
+    def facts(self) -> dict:
+        """Return what a run that goes on must share, beside its settings."""
+        return {"tokenizer_sha256": self.tokenizer.fingerprint}
+
+    def begin(self) -> None:
+        """Prepare the model for a run that begins or goes on."""
 
     def check_resumable(self) -> None:
         """Refuse settings that are not those of the run that goes on, if there is one."""
@@ -470,13 +541,7 @@ class Phase:
         make_folder(self.run_dir)
         save_config(self.run_dir, self.config)
         self.tokenizer.save(self.run_dir / "tokenizer.json")
-        facts = {
-            "tokenizer_sha256": self.tokenizer.fingerprint,
-            "train_sha256": hashlib.sha256(self.source.flat.ids.tobytes()).hexdigest(),
-        }
-        if isinstance(self.model, Classifier):
-            facts |= self.model.facts()
-            self.begin_classifier(self.model)
+        self.begin()
         return train(
             self.model,
             self.source,
@@ -486,11 +551,69 @@ class Phase:
             resume=resume,
             on_log=on_log,
             should_stop=should_stop,
-            manifest=facts,
+            manifest=self.facts(),
+            objective=self.objective,
         )
 
-    def begin_classifier(self, model: Classifier) -> None:
-        """Say what learns and, in a run that is new, begin with the best head for the body."""
+    def val_loss(self) -> float:
+        """Return the loss on what was held out, in nats a target that counts."""
+        assert self.validation is not None, self.name
+        device = choose_device(self.config.training.device)
+        dtype = choose_dtype(device, self.config.training.dtype)
+        sums = sum_losses(self.model, self.validation, device, dtype, self.objective)
+        return mean_loss(*sums)
+
+
+class ExamplePhase(Phase):
+    """One run over the examples: all of their text ("all"), or the answers alone ("answers")."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: FinetuneConfig,
+        model: GPT,
+        tokenizer: Tokenizer,
+        sides: Sides,
+        train_on: TrainOn,
+    ):
+        name = "pre-training" if train_on == "all" else "training"
+        training = config.pretraining() if train_on == "all" else config.tuning()
+        epochs = config.pretrain_epochs if train_on == "all" else config.epochs
+        rows = training.batch_size, model.config.block_size
+        taught, held_out = (
+            encode_side(side, model, tokenizer, config.task, train_on)
+            for side in (sides.train, sides.held_out[:VALIDATION_EXAMPLES])
+        )
+        places = [example.where for example in sides.train]
+        eot = tokenizer.eot_id
+        self.bucketed = Bucketed(taught, *rows, training.seed, config.over_long, eot, places)
+        validation = EvalPacked(held_out, *rows, "cut", eot)
+        least = LEAST_LABEL_STEPS if isinstance(model, Classifier) else LEAST_STEPS
+        steps = steps_of(self.bucketed.n_batches, epochs, train_on, least)
+        run = run_config(config, model, training, steps)
+        super().__init__(name, run_dir, run, model, tokenizer, self.bucketed, validation)
+        self.sides, self.train_blocks = sides, config.train_blocks
+
+    def describe(self) -> str:
+        """Say in a line what will be learned."""
+        flat, source = self.bucketed.flat, self.bucketed
+        long = f"; {flat.n_over_long:,} were too long" if flat.n_over_long else ""
+        return (
+            f"{len(flat):,} examples of {flat.lengths.mean():.0f} tokens on average, in "
+            f"{source.n_batches:,} batches; {self.config.training.max_steps:,} steps{long}"
+        )
+
+    def facts(self) -> dict:
+        """Return what a run that goes on must share, beside its settings."""
+        ids = self.bucketed.flat.ids
+        facts = super().facts() | {"train_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}
+        return facts | (self.model.facts() if isinstance(self.model, Classifier) else {})
+
+    def begin(self) -> None:
+        """Say what learns and, in a new run of a classifier, begin with the body's best head."""
+        model = self.model
+        if not isinstance(model, Classifier):
+            return
         train_last(model, self.train_blocks)
         if checkpoint_paths(self.run_dir):
             return
@@ -500,18 +623,23 @@ class Phase:
         rows = encode_texts(texts, self.tokenizer, model.config.block_size)
         begin_with_best_head(model, rows, targets)
 
-    def val_loss(self) -> float:
-        """Return the loss on what was held out, in nats a token."""
-        device = choose_device(self.config.training.device)
-        dtype = choose_dtype(device, self.config.training.dtype)
-        return evaluate_loss(self.model, self.validation, device, dtype)
+
+def run_config(config: FinetuneConfig, model: GPT, training: TrainConfig, steps: int) -> RunConfig:
+    """Return the settings of a phase as those of a run; it takes `steps`, or fewer if wanted."""
+    run = RunConfig(
+        config.data,
+        tokenizer=str(config.checkpoint or "bpe"),
+        model=model.config,
+        training=dataclasses.replace(training, max_steps=min(steps, training.max_steps)),
+    )
+    return dataclasses.replace(run, world=config.rewards.world) if run.data in GENERATED else run
 
 
 def encode_side(
     examples: Sequence[Example],
     model: GPT,
     tokenizer: Tokenizer,
-    task: Literal["answer", "classify"],
+    task: Task,
     train_on: TrainOn,
 ) -> list[Encoded]:
     """Return examples as ids and what is trained on: conversations, or texts with their labels.
@@ -519,7 +647,7 @@ def encode_side(
     A label that the classifier does not know is no target, so its text is left out.
     """
     conversations = [example.messages for example in examples]
-    if task == "answer":
+    if task != "classify":
         return encode_chats(conversations, tokenizer, train_on)
     if isinstance(model, Classifier):
         conversations = [m for m in conversations if m[-1]["content"] in model.labels]
@@ -543,16 +671,16 @@ def steps_of(
 
 def phases(
     run_dir: Path, config: FinetuneConfig, model: GPT, tokenizer: Tokenizer, sides: Sides
-) -> list[Phase]:
+) -> list[ExamplePhase]:
     """Return what is still to be learned: all of the text, if that is wanted, then the answers."""
     parts = run_dir, config, model, tokenizer, sides
-    found = [Phase(*parts, "answers")]
+    found = [ExamplePhase(*parts, "answers")]
     epochs = config.pretrain_epochs
     has_read = epochs == 0 or (epochs is None and config.checkpoint is not None)
     if not has_read and not checkpoint_paths(run_dir):
         reader = model.reader() if isinstance(model, Classifier) else model
         first = run_dir / "pretrained", config, reader, tokenizer, sides
-        found.insert(0, Phase(*first, "all"))
+        found.insert(0, ExamplePhase(*first, "all"))
     return found
 
 
@@ -566,5 +694,6 @@ def with_answer_limit(
     """
     if config.max_answer_tokens is not None:
         return config
-    longest = longest_answer(assistant_texts(examples), tokenizer)
+    texts = [text for text in assistant_texts(examples) if text]
+    longest = longest_answer(texts, tokenizer) if texts else ANSWER_TOKENS
     return dataclasses.replace(config, max_answer_tokens=longest)

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.linear_model import LogisticRegression as TheirRegression
 from minigpt.baselines import LogisticRegression, bag_of_words
 from minigpt.batching.conversations import fit
 from minigpt.batching.examples import Example, ExampleConfig, load_examples, own_tests, recognized
+from minigpt.batching.messages import to_example
+from minigpt.batching.pairs import to_pair, to_prompt
 from minigpt.batching.prepare import prepare
 from minigpt.data.cleaning import CleanConfig, clean_files
 from minigpt.data.corpus import read_documents, read_pieces
@@ -34,6 +37,7 @@ PAGE = (ROOT / "docs" / "data_formats.md").read_text("utf-8")
 SHOWN = re.findall(
     r"^`([\w.]+)`\n\n```\w*\n(.*?)```\n\n> ([^\n]*)$", PAGE, re.MULTILINE | re.DOTALL
 )
+MAKERS = {"pairs": partial(to_pair, None), "prompts": to_prompt}
 RUSSIAN = "Мама мыла раму, а папа читал газету и пил чай. " * 40
 CHINESE = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。\n" * 40
 FRENCH = "Le café est fermé à midi, même l'été.\n" * 40
@@ -57,7 +61,7 @@ def texts_of(example: Example) -> tuple[str, ...]:
 
 
 def test_the_page_shows_all_kinds():
-    assert len(SHOWN) >= 22
+    assert len(SHOWN) >= 31
 
 
 @pytest.mark.parametrize(("name", "content", "said"), SHOWN, ids=[row[0] for row in SHOWN])
@@ -66,8 +70,11 @@ def test_each_file_of_the_page_is_read_as_it_says(name, content, said, tmp_path)
     if said.startswith("documents"):
         assert f"documents: {len(list(read_documents(path)))}" == said
         return
+    noun = next((noun for noun in MAKERS if f" {noun}: " in said), "examples")
     try:
-        line = recognized(load_examples(path, ExampleConfig(), "train", counts)[0], counts)
+        make = MAKERS.get(noun, to_example)
+        found, _ = load_examples(path, ExampleConfig(), "train", counts, make)
+        line = recognized(found, counts, noun)
     except DataError as error:
         line = f"error: {error.what}"
     assert line == said

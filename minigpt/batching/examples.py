@@ -5,7 +5,7 @@ files, the readers in `data` know.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +42,9 @@ from minigpt.support.errors import DataError
 MOST_LABELS = 30  # more different answers than that are texts
 MOST_MISSING = 0.5  # share of records without an answer that are left out
 
+# Makes an example of a record: of a file, by some settings, with counts, the record, its place.
+Maker = Callable[[DataFile, ExampleConfig, ReadCounts, object, str], Example | Missing]
+
 
 def read_examples(
     path: str | Path,
@@ -62,27 +65,28 @@ def load_examples(
     config: ExampleConfig,
     split: str = "train",
     counts: ReadCounts | None = None,
+    make: Maker = to_example,
 ) -> tuple[list[Example], int]:
     """Return the examples and how many bad ones were left out; `counts` gets what was understood.
 
     Raises DataError naming file and line of the first bad one or, with `skip_bad`, of the first in
     a file of which more than 1 % are bad; and where all have one and the same label, which is the
     name of the file. `split="test"` reads the test files of a data set that is given by its name,
-    and of a folder that has some.
+    and of a folder that has some. `make` says what a record is read as (`pairs.py` has others).
     """
     counts = ReadCounts() if counts is None else counts
     refuse_unfit(str(word))
     if config.answers is not None:
         examples = list(parallel_examples(Path(word), Path(config.answers), config, counts))
     else:
-        examples = table_examples(word, config, split, counts)
+        examples = table_examples(word, config, split, counts, make)
     if not examples:
         raise DataError("no examples", str(word), "give a file with examples in it")
     return examples, counts.skipped
 
 
 def table_examples(
-    word: str | Path, config: ExampleConfig, split: str, counts: ReadCounts
+    word: str | Path, config: ExampleConfig, split: str, counts: ReadCounts, make: Maker
 ) -> list[Example]:
     """Return the examples of files in which each record is one."""
     files = find_files(word, split, encoding=config.encoding, counts=counts)
@@ -99,7 +103,7 @@ def table_examples(
     for file in files:
         if config.prompt is None and not config.columns:
             file = with_guessed_columns(file, counts)
-        found += read_records(file, reading, counts, partial(to_example, file, config, counts))
+        found += read_records(file, reading, counts, partial(make, file, config, counts))
     examples = [example for example in found if isinstance(example, Example)]
     missing = [example for example in found if isinstance(example, Missing)]
     if len(missing) > MOST_MISSING * len(found):
@@ -176,16 +180,22 @@ def parallel_examples(
 
 
 def own_tests(
-    word: str | Path, config: ExampleConfig, counts: ReadCounts | None = None
+    word: str | Path,
+    config: ExampleConfig,
+    counts: ReadCounts | None = None,
+    make: Maker = to_example,
 ) -> list[Example]:
     """Return the test examples that a public data set or a folder brings, if it has any."""
     if config.answers is not None or not has_own_tests(str(word)):
         return []
-    return load_examples(word, config, "test", counts)[0]
+    return load_examples(word, config, "test", counts, make)[0]
 
 
-def recognized(examples: Sequence[Example], counts: ReadCounts) -> str:
+def recognized(examples: Sequence[Example], counts: ReadCounts, noun: str = "examples") -> str:
     """Say in one line what was understood: "9 examples: prompt from `a`, answer from `b`; ..."."""
+    if noun != "examples":  # what answers recur says nothing about pairs and prompts
+        line = f"{len(examples):,} {noun}: {', '.join(list(counts.layouts)[:3])}"
+        return "; ".join([line, *said_notes(counts)])
     labels = {example.messages[-1]["content"] for example in examples}
     recur = len(labels) <= min(MOST_LABELS, len(examples) / 2)
     kinds = [f"{len(labels)} labels"] if recur else []

@@ -73,6 +73,8 @@ class Example(NamedTuple):
     group: str  # which part of a set it is from, told by the file's name
     others: tuple[str, ...] = ()  # further right answers
     split: str = ""  # what the record itself says: "train", "test" or nothing
+    rejected: str = ""  # of a pair: the worse answer, beside the last message
+    record: dict | None = None  # of a prompt that a reward is given for: all of its columns
 
 
 def to_example(

@@ -19,9 +19,9 @@ T = TypeVar("T")
 # What --help shows of a command with more flags than MOST_FLAGS.
 EVERYDAY = frozenset(
     """
-    out config resume data tokenizer field checkpoint held_out prompt answer epochs over_long
+    out config resume data task tokenizer field checkpoint held_out prompt answer epochs over_long
     vocab_size block_size n_layer n_head n_embd dropout
-    max_steps batch_size micro_batch_size learning_rate seed dtype device compile
+    max_steps batch_size micro_batch_size learning_rate seed dtype device
     """.split()  # noqa: SIM905 - a list of words in quotes is harder to read
 )
 MOST_FLAGS = 25

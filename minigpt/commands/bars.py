@@ -73,15 +73,15 @@ def training_bar(
 ) -> Iterator[Callable[[dict], None]]:
     """Show a bar of a training's steps; yields the function that takes rows of metrics.jsonl.
 
-    Beside the bar stand loss, validation loss and, where it is known, the floor. The time left
-    follows from all steps since `first_step`, at which a resumed run begins; validations count.
+    Beside the bar stand loss, validation loss, reward and floor, where they are known. The time
+    left follows from all steps since `first_step`, at which a resumed run begins, and validations.
     """
     shown = {} if floor is None else {"floor": f"{floor:.3f}"}
     steps = {"total": max_steps, "initial": first_step, "unit": "step", "smoothing": 0}
     with Bar(desc=name, disable=silent, **steps) as bar:
 
         def show(row: dict) -> None:
-            shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss") if k in row})
+            shown.update({k: f"{row[k]:.3f}" for k in ("loss", "val_loss", "reward") if k in row})
             bar.set_postfix(shown, refresh=False)
             bar.update(row["step"] - bar.n)
 

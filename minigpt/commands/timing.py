@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 
 from minigpt.baselines import bag_of_words
 from minigpt.batching.packing import EvalPacked
-from minigpt.batching.windows import EvalDocuments, EvalWindows
+from minigpt.batching.windows import Batch, EvalDocuments, EvalWindows
 from minigpt.commands.inputs import Data
 from minigpt.generate import generate
 from minigpt.gpt import GPT
@@ -19,6 +20,7 @@ from minigpt.recipe import TrainConfig
 from minigpt.sampling import SampleConfig
 from minigpt.train import Source, prefetch
 from minigpt.trainer import Trainer
+from minigpt.validation import Objective, next_token_loss
 
 WARMUP, TIMED = 2, 6  # steps; the first ones load kernels and are slower
 LEAST_STEPS = 10 * (WARMUP + TIMED)  # a shorter run is nearly over when its steps are timed
@@ -34,7 +36,7 @@ class Estimate(NamedTuple):
     report: float | None
 
 
-Validation = EvalWindows | EvalDocuments | EvalPacked
+Validation = EvalWindows | EvalDocuments | EvalPacked | Collection[Batch]
 
 
 def estimate(
@@ -44,6 +46,7 @@ def estimate(
     config: TrainConfig,
     first_step: int = 0,
     data: Data | None = None,
+    objective: Objective = next_token_loss,
 ) -> Estimate | None:
     """Return how long training from `first_step` on and, of a run on `data`, its report will take.
 
@@ -54,7 +57,7 @@ def estimate(
     if steps < LEAST_STEPS:
         return None
     with torch.random.fork_rng():
-        trainer = Trainer(copy.deepcopy(model), config, Path(), {})
+        trainer = Trainer(copy.deepcopy(model), config, Path(), {}, objective)
         a_step = step_seconds(trainer, source, first_step, steps)
         a_validation = validation_seconds(trainer, validation)
         validations = math.ceil(config.max_steps / config.eval_interval)

@@ -18,6 +18,7 @@ TASK_NAMES = {
     "question_who_has": "questions, who has it",
     "story": "story as asked for",
     "consistent_stories": "consistent stories",
+    "ranked_right": "pairs ranked right",
 }
 TASK_HEAD = ("task", "score", "95 % interval", "best baseline", "points ahead", "items", "metric")
 ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
@@ -175,6 +176,10 @@ def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
     if "tasks" in report:
         rows = task_rows(report["tasks"])
         found.append(("Tasks", report.get("about_tasks", EXPLAINED["Tasks"]), TASK_HEAD, rows))
+    if report.get("changes"):
+        changes: list[Row] = [(c["name"], c["before"], c["after"]) for c in report["changes"]]
+        about = report.get("about_changes", "")
+        found.append(("Before and after", about, ("", "before", "after"), changes))
     if "stories" in report:
         rows = story_rows(report["stories"])
         found.append(("Stories", EXPLAINED["Stories"], ("", ""), rows))

@@ -30,6 +30,7 @@ REPORT_FILES = ("report.json", "report.md", "report.html", "loss.png")
 # What commands that train write into a run directory.
 RUN_FILES = (
     *("config.json", "finetune.json", "tokenizer.json", "train.bin", "val.bin", "metrics.jsonl"),
+    "rewards.jsonl",
     *("bad_batch.safetensors", "checkpoints", "pretrained", *REPORT_FILES),
 )
 

@@ -1,0 +1,1 @@
+"""Alignment: fine-tuning runs that learn from preferences, or from rewards."""

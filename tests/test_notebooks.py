@@ -881,6 +881,10 @@ def test_imports_of_the_package_print_nothing():
 
 # Modules whose tests have another module's name, and why.
 TESTED_ELSEWHERE = {
+    "alignment.dpo": ("test_alignment", "one test for the runs of both kinds"),
+    "alignment.grpo": ("test_alignment", "one test for the runs of both kinds"),
+    "alignment.measures": ("test_alignment", "what their reports say"),
+    "alignment.stories": ("test_rewards", "storyworld as pairs and as a judge"),
     "batching.layouts": ("test_inputs", "what people bring is planted there, kind by kind"),
     "data.foreign": ("test_inputs", "the same"),
     "data.sniffing": ("test_inputs", "the same"),

@@ -125,9 +125,15 @@ class DPOPhase(Phase):
         )
         rows = [
             share_change("better answer likelier", before.tolist(), after.tolist()),
-            change("margin: beta times the log ratio's difference, nats", 0, mean(better - worse)),
-            change("log p of a better answer, nats", mean(was[0::2]), mean(now[0::2]), "{:.2f}"),
-            change("log p of a worse answer, nats", mean(was[1::2]), mean(now[1::2]), "{:.2f}"),
+            change(
+                "margin: beta times the log ratio's difference, nats", 0, mean_of(better - worse)
+            ),
+            change(
+                "log p of a better answer, nats", mean_of(was[0::2]), mean_of(now[0::2]), "{:.2f}"
+            ),
+            change(
+                "log p of a worse answer, nats", mean_of(was[1::2]), mean_of(now[1::2]), "{:.2f}"
+            ),
             change("tokens of an own answer", old.length, new.length, "{:.1f}"),
             change("KL from the checkpoint, nats a token", old.kl, new.kl),
         ]
@@ -206,12 +212,12 @@ def ranked(pairs: Sequence[Pair], right: Sequence[float]) -> dict:
     """Return the score of pairs ranked right, beside rankings that have learned nothing."""
     longer = [float(len(pair.chosen) > len(pair.rejected)) for pair in pairs]
     shorter = [float(len(pair.chosen) < len(pair.rejected)) for pair in pairs]
-    shares = {"coin": 0.5, "longer": mean(longer), "shorter": mean(shorter)}
+    shares = {"coin": 0.5, "longer": mean_of(longer), "shorter": mean_of(shorter)}
     best = max(shares, key=lambda name: shares[name])
     low, high = bootstrap_interval(right)
     return {
         "metric": "implicit reward",
-        "score": mean(right),
+        "score": mean_of(right),
         "low": low,
         "high": high,
         "n": len(pairs),
@@ -221,7 +227,7 @@ def ranked(pairs: Sequence[Pair], right: Sequence[float]) -> dict:
     }
 
 
-def mean(values: Tensor | Sequence[float]) -> float:
+def mean_of(values: Tensor | Sequence[float]) -> float:
     return float(torch.as_tensor(values, dtype=torch.float64).mean())
 
 

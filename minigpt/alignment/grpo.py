@@ -36,7 +36,7 @@ ABOUT_CHANGE = (
 Asked = tuple[list[Example], list[list[int]]]  # examples, and the ids of their prompts
 
 
-class Told(Rollouts):
+class WrittenRollouts(Rollouts):
     """Rollouts that write a row for each step into a file, also over a resume."""
 
     def __init__(self, path: Path, *args, **options):
@@ -94,7 +94,7 @@ class GRPOPhase(Phase):
         if config.epochs is not None:
             steps = math.ceil(config.epochs * len(self.taught[0]) / self.rl.n_prompts)
         device = choose_device(training.device)
-        self.told = Told(
+        self.told = WrittenRollouts(
             run_dir / FILE, model.to(device), self.taught[1], self.graded, self.rl, self.stops
         )
         run = run_config(config, model, training, steps)

@@ -34,7 +34,8 @@ from minigpt.batching.messages import (
 )
 from minigpt.chat import Message, check_messages
 from minigpt.data.decoding import ReadCounts
-from minigpt.data.formats import DataFile, is_objects, json_kind
+from minigpt.data.formats import DataFile
+from minigpt.data.json_records import is_objects, json_kind
 from minigpt.support.errors import DataError
 
 ANSWERS = (  # columns of a better and a worse answer

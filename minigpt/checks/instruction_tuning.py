@@ -207,7 +207,15 @@ def _targets_hint(targets: list[int], ids: list[int], flags: list[bool], case: s
 
 # Drift of the template
 
-DRIFT = {"worst": "space", "why": "b"}
+DRIFT = {
+    "space": 0.062,
+    "newline": 0.875,
+    "no end": 0.854,
+    "no role": 0.854,
+    "worst": "space",
+    "why": "b",
+}
+DRIFT_SLACK = 0.025  # one of the 48 prompts
 DRIFT_HINTS = {
     "worst": "The one with the fewest exact answers; print all four scores.",
     "why": "What did the model see at this place in every conversation of its training?",
@@ -216,11 +224,20 @@ DRIFT_HINTS = {
 
 @exercise("instruction_tuning.drift", "the same prompts, ids changed in one place, four scores.")
 def drift(answer: Any, generator: Generator) -> None:
-    """Expect the name of the worst change, and the letter that says why."""
+    """Expect four shares, the name of the worst change, and the letter that says why."""
     named = isinstance(answer, dict) and set(answer) == set(DRIFT)
     require(named, f"expected a dict of {sorted(DRIFT)}")
     for name, right in DRIFT.items():
-        require(answer[name] == right, f"{name} is {answer[name]!r}. {DRIFT_HINTS[name]}")
+        got = answer[name]
+        if isinstance(right, str):
+            require(got == right, f"{name} is {got!r}. {DRIFT_HINTS[name]}")
+            continue
+        require(isinstance(got, int | float), f"{name} should be a share, got {got!r}")
+        require(
+            abs(got - right) < DRIFT_SLACK,
+            f"{name} is {got:.3f}, and we measured another share. Is the change at the right "
+            "place, and is it the only one?",
+        )
 
 
 # Rejection sampling
@@ -235,6 +252,7 @@ PROMPTS, WANTED, BUDGET, AIM = 24, 3, 300, 0.82
 )
 def rejection_sampling(answer: Callable, generator: Generator) -> None:
     """Expect collect(draw, n_prompts, wanted, budget): different accepted texts of each prompt."""
+    _small_budgets(answer)
     shares = []
     for _ in range(6):
         judge = Sampler(generator)
@@ -257,6 +275,30 @@ def rejection_sampling(answer: Callable, generator: Generator) -> None:
         f"{share:.0%} of the texts wanted were found; the aim is {AIM:.0%}. Where do your draws "
         "go: to prompts that have enough, or again and again to one that is nearly hopeless?",
     )
+
+
+def _small_budgets(answer: Callable) -> None:
+    """Expect all texts where each draw is accepted: the last draw is used, and none is too many."""
+    for count, wanted, budget in [(1, 1, 1), (2, 2, 4), (2, 2, 50)]:
+        drawn: list[int] = []
+
+        def draw(prompt: int, drawn: list[int] = drawn) -> tuple[str, bool]:
+            drawn.append(prompt)
+            return f"text {len(drawn)} of prompt {prompt}", True
+
+        case = f"{count} prompts, {wanted} texts each, {budget} draws, each draw accepted"
+        got = call(answer, draw, count, wanted, budget, case=case)
+        require(isinstance(got, dict), f"expected a dict: prompt -> list of texts ({case})")
+        found = sum(len(texts) for texts in got.values() if isinstance(texts, list))
+        require(
+            found == count * wanted,
+            f"{found} of the texts wanted were found, not {count * wanted} ({case})",
+        )
+        require(
+            len(drawn) == count * wanted,
+            f"{len(drawn)} draws for {count * wanted} texts: the budget is {budget}, and you can "
+            f"stop when every prompt has enough ({case})",
+        )
 
 
 class Sampler:

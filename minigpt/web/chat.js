@@ -59,12 +59,13 @@ function percent(share) { return (100 * share).toFixed(1) + " %"; }
 function detail(node, token) {
   document.querySelectorAll(".token.chosen").forEach((other) => other.classList.remove("chosen"));
   node.classList.add("chosen");
-  const rows = token.top_logprobs.some((other) => other.token === token.token)
+  const isSame = (other) => String(other.bytes) === String(token.bytes);  // half characters look alike
+  const rows = token.top_logprobs.some(isSame)
     ? token.top_logprobs : [...token.top_logprobs, token];
   at("detail").replaceChildren(...rows.map((row) => {
     const line = document.createElement("div"), text = document.createElement("code");
     const meter = document.createElement("meter"), share = document.createElement("span");
-    line.className = row.token === token.token ? "chosen" : "";
+    line.className = isSame(row) ? "chosen" : "";
     text.textContent = JSON.stringify(row.token);
     meter.value = Math.exp(row.logprob);
     share.textContent = percent(Math.exp(row.logprob));
@@ -148,7 +149,7 @@ function addTokens(message, entries) {
   message.bytes = message.bytes || new TextDecoder("utf-8", { ignoreBOM: true });
   for (const entry of entries) {
     const shown = message.bytes.decode(new Uint8Array(entry.bytes), { stream: true });
-    message.tokens.push({ ...entry, bytes: undefined, shown });
+    message.tokens.push({ ...entry, shown });
   }
 }
 

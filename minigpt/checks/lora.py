@@ -72,7 +72,8 @@ def merge_two(answer: Callable, generator: Generator) -> None:
         got = call(answer, a1, b1, scale1, a2, b2, scale2, case=case)
         pair = isinstance(got, tuple | list) and len(got) == 2
         require(pair, f"expected a pair of tensors, A and B ({case})")
-        for name, part, shape in zip(("A", "B"), got, ((sum(ranks), n), (m, sum(ranks)))):
+        shapes = {"A": (sum(ranks), n), "B": (m, sum(ranks))}
+        for (name, shape), part in zip(shapes.items(), got, strict=True):
             require(isinstance(part, Tensor), f"{name} is no tensor ({case})")
             require(
                 part.shape == shape,

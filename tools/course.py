@@ -200,9 +200,11 @@ IMPORT_ONLY_NAMES = frozenset(
         "gpt.NORMS",
         "gpt.POSITIONS",
         "gpt.ResolvedConfig",
+        "lora.PARTS",
         "muon.Muon",
         "muon.orthogonalize_shards",
         "preference.check_pairs",
+        "runs.adapters.begin_adapter",
         "runs.resume.Metrics",
         "validation.Objective",
     }

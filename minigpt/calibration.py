@@ -72,10 +72,14 @@ def fit_temperature(log_likelihoods: Sequence[Sequence[float]], targets: Sequenc
     It changes no choice, only how sure it is. Guo et al. 2017, section 4.2.
     """
     check_pairs(log_likelihoods, targets)
+    scores = np.full((len(targets), max(map(len, log_likelihoods))), -np.inf)  # (N, K)
+    for place, row in enumerate(log_likelihoods):
+        scores[place, : len(row)] = row
+    scores -= scores.max(axis=1, keepdims=True)
+    of_right = scores[np.arange(len(targets)), targets]
 
     def loss(temperature: float) -> float:
-        pairs = zip(log_likelihoods, targets, strict=True)
-        shares = [choice_probabilities(row, temperature)[k] for row, k in pairs]
-        return -float(np.log(np.maximum(shares, 1e-300)).mean())
+        total = np.log(np.exp(scores / temperature).sum(axis=1))
+        return float((total - of_right / temperature).mean())
 
     return float(min(TEMPERATURES, key=loss))

@@ -33,7 +33,7 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> tuple[float
     share, spread = right / n, z * z / n
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / n / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def quantile(confidence: float) -> float:

@@ -205,7 +205,8 @@ def test_a_question_knows_its_text():
 def test_two_models_on_one_page(tmp_path, capsys):
     file = lines(tmp_path / "places.jsonl", story_rows(6))
     words = ("--checkpoint", "little", "little-base", "--task", file, "--out", tmp_path / "o")
-    code, out, _ = helpers.run(capsys, "evaluate", *words, "--text", file, "--device", "cpu")
+    text = ("--text", file, "--field", "ctx")
+    code, out, _ = helpers.run(capsys, "evaluate", *words, *text, "--device", "cpu")
     assert code == 0
     report = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))
     assert [model["name"] for model in report["models"]] == ["little", "little-base"]

@@ -42,7 +42,7 @@ def overlaps(items: Sequence[str], training: Iterable[str], n: int = N) -> np.nd
         raise ConfigError(f"n = {n}", "contamination", f"give {FEWEST} or more words")
     owners: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for place, item in enumerate(items):
-        for run in runs(units(item), n):
+        for run in word_runs(units(item), n):
             owners[run].add(place)
     lengths = sorted({len(run) for run in owners})
     found: set[tuple[str, ...]] = set()
@@ -61,7 +61,7 @@ def overlaps(items: Sequence[str], training: Iterable[str], n: int = N) -> np.nd
     return np.divide(seen, total, out=np.zeros(len(items)), where=total > 0)
 
 
-def runs(words: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
+def word_runs(words: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     """Return the different runs of n words, or all words where they are fewer, but at least 4."""
     n = min(n, len(words))
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} if n >= FEWEST else ()

@@ -105,7 +105,7 @@ def read_task(
     """
     config = config or ExampleConfig()
     files = find_files(word, "test", encoding=config.encoding)
-    kind = kind or kind_of(files, str(word), config)
+    kind = kind or task_kind(files, str(word), config)
     if kind == "answers":
         examples, _ = load_examples(word, config, "test")
         items: Sequence[Any] = as_items(examples)
@@ -124,7 +124,7 @@ def task_name(word: str) -> str:
     return Path(word).stem if "/" in word or "\\" in word or "." in word else word
 
 
-def kind_of(files: Sequence[DataFile], word: str, config: ExampleConfig) -> Kind:
+def task_kind(files: Sequence[DataFile], word: str, config: ExampleConfig) -> Kind:
     """Tell by the first record what a task asks for."""
     if not files:
         raise DataError("a data set without test files", word, "give a file with questions in it")

@@ -40,14 +40,19 @@ Progress = Callable[[int, int], None]  # gets how many are done, and of how many
 # --- how well a model predicts ---
 
 
-@torch.inference_mode()
 def token_losses(model: GPT, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """Return -log p in nats of each token of a row but the first, given those before it.
 
     Rows of like length share a forward pass; a row of n + 1 ids gives an array (n,).
     """
+    return [losses for losses, _ in token_scores(model, rows)]
+
+
+@torch.inference_mode()
+def token_scores(model: GPT, rows: Sequence[Sequence[int]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return, beside each token's loss (n,), whether the model finds it the likeliest one (n,)."""
     refuse_classifier(model, "predict text")
-    found: list[np.ndarray] = [np.zeros(0)] * len(rows)
+    found = [(np.zeros(0), np.zeros(0, dtype=bool))] * len(rows)
     device = model.embedding.weight.device
     with evaluating(model):
         for places in batches_by_length([len(row) - 1 for row in rows], TOKENS_AT_A_TIME):
@@ -55,9 +60,13 @@ def token_losses(model: GPT, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
             padded = [[*rows[place], *[0] * (T - len(rows[place]))] for place in places]
             ids = torch.tensor(padded, device=device)  # (B, T)
             logits, _ = model(ids[:, :-1])  # (B, T - 1, V)
-            nats = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
-            for place, row in zip(places, nats.double().cpu().numpy(), strict=True):
-                found[place] = row[: len(rows[place]) - 1]
+            targets = ids[:, 1:].flatten()
+            nats = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
+            nats = nats.view(len(places), T - 1)
+            best = (logits.argmax(dim=-1) == ids[:, 1:]).cpu().numpy()
+            for row, place in enumerate(places):
+                n = len(rows[place]) - 1
+                found[place] = (nats[row, :n].double().cpu().numpy(), best[row, :n])
     return found
 
 

@@ -8,7 +8,7 @@ holds that is not used is left to the caller to say.
 import ast
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from minigpt.data.json_records import json_kind
@@ -249,8 +249,17 @@ def parsed_cell(text: str) -> Any:
     return text
 
 
-def find_choices(record: dict, where: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """Return a question with its lettered choices, the right letter, and the columns used.
+class Choices(NamedTuple):
+    """A question with its choices as they stand in a record."""
+
+    question: str
+    texts: tuple[str, ...]
+    right: int  # the place of the right one
+    used: tuple[str, ...]  # its columns
+
+
+def read_choices(record: dict, where: str) -> Choices | None:
+    """Return a record's question and choices, or None where it has none.
 
     The right one may be given as a number from 0, as a letter, or as its own text.
     """
@@ -266,15 +275,33 @@ def find_choices(record: dict, where: str) -> tuple[str, str, tuple[str, ...]] |
     )
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DataError("choices that are no list of texts", where, "correct them")
-    letters = [chr(ord("A") + n) for n in range(len(texts))]
-    place = place_of(record[right[0]], texts, labels or letters)
+    place = place_of(record[right[0]], texts, labels or letters(len(texts)))
     if place is None:
         what = f"the answer {str(record[right[0]])[:30]!r} is none of the choices"
         raise DataError(what, where, "give its number from 0, its letter or its text")
-    rows = [f"{letter}. {text.strip()}" for letter, text in zip(letters, texts, strict=True)]
-    prompt = "\n".join([str(record[asked[0]]).strip(), *rows])
     used = (asked[0], right[0], *(listed[:1] or [names[x] for x in lettered]))
-    return prompt, letters[place], used
+    question = str(record[asked[0]]).strip()
+    return Choices(question, tuple(text.strip() for text in texts), place, used)
+
+
+def find_choices(record: dict, where: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return a question with its lettered choices, the right letter, and the columns used."""
+    found = read_choices(record, where)
+    if found is None:
+        return None
+    right = letters(len(found.texts))[found.right]
+    return lettered_prompt(found.question, found.texts), right, found.used
+
+
+def letters(n: int) -> list[str]:
+    """Return the names of n choices: 3 -> ["A", "B", "C"]."""
+    return [chr(ord("A") + k) for k in range(n)]
+
+
+def lettered_prompt(question: str, texts: Sequence[str]) -> str:
+    """Return a question with its choices below it, a letter before each."""
+    rows = [f"{name}. {text}" for name, text in zip(letters(len(texts)), texts, strict=True)]
+    return "\n".join([question, *rows])
 
 
 def texts_of(choices: Any) -> tuple[list, list]:

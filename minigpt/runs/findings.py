@@ -22,6 +22,9 @@ TASK_NAMES = {
 }
 TASK_HEAD = ("task", "score", "95 % interval", "best baseline", "points ahead", "items", "metric")
 ANSWER_HEAD = ("task", "asked", "answer", "right, if it is another")
+MODEL_HEAD = ("", "model", "parameters", "steps")
+SIDES, PAIRS = "Side by side", "In pairs"
+PAIR_HEAD = ("comparison", "points", "95 % interval", "only A right", "only it right", "p", "so")
 SHOWN = 100  # characters of a prompt, and half of those of an answer
 EXPLAINED = {
     "Tasks": "Each score is the share of right answers, on stories that training never showed. "
@@ -31,6 +34,12 @@ EXPLAINED = {
     "Stories": "Stories told by the model alone and read by the world's own parser: consistent "
     "means that every sentence agrees with all before it, up to the end.",
     "It answers": "The first answers to each task.",
+    SIDES: "All models got the same items. Each score has the 95 % interval of another draw of "
+    "such items, taken alone: intervals that overlap do not show that two models are equal.",
+    PAIRS: "Each model is compared with A item by item, which cancels what makes an item hard for "
+    "both: the difference with its paired bootstrap interval. p is that of McNemar's exact test on "
+    "the items that only one of the two has right; it allows for how many comparisons there are "
+    "(Holm). It knows the luck of the items, not that of training.",
 }
 
 
@@ -91,7 +100,8 @@ def task_rows(tasks: dict[str, dict]) -> list[Row]:
 
 def also(task: dict) -> list[str]:
     """Return the scores by other metrics of the same answers, each with its name."""
-    return [f"{name} {percent(value)}" for name, value in task.get("also", {}).items()]
+    shares = [f"{name} {percent(value)}" for name, value in task.get("also", {}).items()]
+    return shares + [f"{name} {value:.4g}" for name, value in task.get("facts", {}).items()]
 
 
 def task_name(name: str) -> str:
@@ -100,6 +110,63 @@ def task_name(name: str) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def model_rows(models: Sequence[dict], texts: Sequence[dict]) -> list[Row]:
+    """Return a line for each of several models, with what it makes of a text."""
+    scores = [(f"{t['bits_per_byte']:.4f}", f"{t['perplexity']:.3f}") for t in texts]
+    return [
+        (letter, model["name"], f"{model['parameters']:,}", f"{model['steps']:,}", *score)
+        for letter, model, score in zip(
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(models)],
+            models,
+            scores or [()] * len(models),
+            strict=True,
+        )
+    ]
+
+
+def compared_rows(tasks: dict[str, list[dict]]) -> list[Row]:
+    """Return a line for each task, with a cell for each model."""
+    return [
+        (
+            task_name(name),
+            *(
+                f"{percent(m['score'])} ({100 * m['low']:.1f} to {100 * m['high']:.1f}"
+                + "".join(f"; {more}" for more in also(m))
+                + ")"
+                for m in models
+            ),
+            f"{percent(models[0]['baseline'])} ({models[0]['baseline_name'].replace('_', ' ')})",
+            f"{models[0]['n']:,}",
+            models[0]["metric"],
+        )
+        for name, models in tasks.items()
+    ]
+
+
+def pair_rows(pairs: Sequence[dict]) -> list[Row]:
+    """Return a line for each comparison with model A, under PAIR_HEAD."""
+    rows = []
+    for pair in pairs:
+        is_clear = pair["low"] > 0 or pair["high"] < 0
+        if "p_adjusted" in pair:
+            is_clear = pair["p_adjusted"] < 0.05
+            alone = (f"{pair['only_a']:,}", f"{pair['only_b']:,}", f"{pair['p_adjusted']:.2g}")
+        else:
+            alone = ("", "", "")
+        letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[pair["model"]]
+        better = f"{letter} is better" if pair["difference"] > 0 else "A is better"
+        rows.append(
+            (
+                f"{task_name(pair['task'])}: {letter} - A",
+                f"{100 * pair['difference']:+.1f}",
+                f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}",
+                *alone,
+                better if is_clear else "not told apart",
+            )
+        )
+    return rows
 
 
 def story_rows(stories: dict) -> list[Row]:
@@ -173,6 +240,15 @@ def sections(report: dict) -> list[tuple[str, str, Row, list[Row]]]:
     found: list[tuple[str, str, Row, list[Row]]] = [("Report", "", ("", ""), fact_rows(report))]
     if "text" in report:
         found.append(("Text", "", ("", ""), text_rows(report["text"])))
+    if "models" in report:
+        models, texts = report["models"], report.get("texts", ())
+        head = MODEL_HEAD + (("bits per byte", "perplexity a token") if texts else ())
+        found.append(("Models", "", head, model_rows(models, texts)))
+    if "compared" in report:
+        names = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(report["models"])]
+        head = ("task", *names, "baseline", "items", "metric")
+        found.append((SIDES, EXPLAINED[SIDES], head, compared_rows(report["compared"])))
+        found.append((PAIRS, EXPLAINED[PAIRS], PAIR_HEAD, pair_rows(report["pairs"])))
     if "tasks" in report:
         rows = task_rows(report["tasks"])
         found.append(("Tasks", report.get("about_tasks", EXPLAINED["Tasks"]), TASK_HEAD, rows))

@@ -48,7 +48,8 @@ def is_report(path: Path) -> bool:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(report, dict) and {"data", "parameters", "steps"} <= report.keys()
+    kinds = ({"data", "parameters", "steps"}, {"data", "models"})
+    return isinstance(report, dict) and any(keys <= report.keys() for keys in kinds)
 
 
 def finite(value):
@@ -129,7 +130,7 @@ LONG = 600  # characters; of a longer text the page shows both ends, and the res
 
 def report_page(report: dict, curve=None, run: Path | None = None) -> str:
     """Return the report as one HTML page; `curve` is the figure of the losses."""
-    title = f"What a model learned from {report.get('data', 'its text')}"
+    title = title_of(report)
     body = [f"<h1>{html.escape(title)}</h1>", paragraph(opening(report))]
     if curve is not None:
         body += ["<h2>How it learned</h2>", paragraph(ABOUT_LOSS), plots.to_svg(curve)]
@@ -145,6 +146,13 @@ def report_page(report: dict, curve=None, run: Path | None = None) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def title_of(report: dict) -> str:
+    """Return the heading of a report of one model, or of several."""
+    if "models" in report:
+        return f"{len(report['models'])} models side by side on {report['data']}"
+    return f"What a model learned from {report.get('data', 'its text')}"
 
 
 def paragraph(text: str) -> str:

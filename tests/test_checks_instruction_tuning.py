@@ -1,5 +1,7 @@
 """Wrong answers about instruction tuning fail, each with a word on what to look at."""
 
+from types import FunctionType
+
 import pytest
 from solved import answer_of, fails, passes_always
 
@@ -106,7 +108,9 @@ def test_wrong_template(options, words):
 
 def test_the_broken_template_of_the_exercise_fails():
     assert template.__doc__
-    broken = answer_of("instruction_tuning.template").__globals__["broken_rows"]
+    answer = answer_of("instruction_tuning.template")
+    assert isinstance(answer, FunctionType)
+    broken = answer.__globals__["broken_rows"]
     verdict, message = judge("instruction_tuning.template", broken)
     assert verdict == "failed"
     assert "targets" in message

@@ -132,7 +132,7 @@ def clopper(k, n, tail=0.025):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda k, n: wilson_interval(k, n), "are covered"),  # noqa: PLW0108
+        (lambda k, n: wilson_interval(k, n), "are covered"),
         (lambda k, n: (0.0, 1.0), "mean width"),
         (lambda k, n: clopper(k, n, 0.05), "are covered"),
         (lambda k, n: 0.5, "low and high"),

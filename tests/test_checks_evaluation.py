@@ -47,7 +47,7 @@ def covered(interval, n, p, first=0, strict=False, weighted=True):
     [
         (lambda i, n, p: covered(i, n, p, strict=True), "end that equals p"),
         (lambda i, n, p: covered(i, n, p, weighted=False), "binomial"),
-        (lambda i, n, p: covered(i, n, 1 - p), "binomial"),
+        (lambda i, n, p: covered(i, n, p / 2), "binomial"),
         (lambda i, n, p: "0.95", "should be a number"),
     ],
 )
@@ -132,7 +132,7 @@ def clopper(k, n, tail=0.025):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (wilson_interval, "are covered"),
+        (lambda k, n: wilson_interval(k, n), "are covered"),
         (lambda k, n: (0.0, 1.0), "mean width"),
         (lambda k, n: clopper(k, n, 0.05), "are covered"),
         (lambda k, n: 0.5, "low and high"),

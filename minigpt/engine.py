@@ -114,7 +114,7 @@ class Answer:
         if self.history is not None:
             self.history.append([0], [token])
         if self.request.top_logprobs is not None:
-            self.held.append(score(logits, token, self.request.top_logprobs))
+            self.held.append(score_token(logits, token, self.request.top_logprobs))
         self.token, self.n_tokens = token, self.n_tokens + 1
         text = self.stop.push(self.text.push(token))
         if self.stop.found:
@@ -143,7 +143,7 @@ class Answer:
             self.deliver(piece)
 
 
-def score(logits: Tensor, token: int, count: int) -> TokenScore:
+def score_token(logits: Tensor, token: int, count: int) -> TokenScore:
     """Return what the model itself thought of a token: before penalties, bias and temperature."""
     logprobs = logits.float().log_softmax(dim=-1)  # (V)
     values, ids = logprobs.topk(min(count, logits.size(0)))

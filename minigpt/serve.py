@@ -157,7 +157,7 @@ class Service:
             Route("/v1/completions", self.completion, methods=["POST"]),
             *(Route(path, page) for path in PAGES),
         ]
-        handlers: dict[Any, Any] = {ApiError: refusal, HTTPException: http_refusal}
+        handlers: dict[Any, Any] = {ApiError: api_refusal, HTTPException: http_refusal}
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
         return Guard(app, api_key, hosts, self.limits)
 
@@ -287,7 +287,7 @@ def no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def refusal(request: Request, error: ApiError) -> Response:
+def api_refusal(request: Request, error: ApiError) -> Response:
     """Send a refusal in OpenAI's form, and say when asking again makes sense."""
     headers = {"Retry-After": "1"} if error.status in (429, 503) else {}
     if error.status in (408, 413, 504):
@@ -324,7 +324,7 @@ class Guard:
         try:
             self.check(request)
         except ApiError as error:
-            await refusal(request, error)(scope, receive, send)
+            await api_refusal(request, error)(scope, receive, send)
             return
         with contextlib.suppress(TimeoutError):
             await self.app(scope, receive, send_in_time)

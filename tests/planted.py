@@ -427,7 +427,7 @@ FAULTS = [
     ),
     fault(
         "nobody hears of letters that were not shown",
-        r"unseen\.update\(lacking\)",
+        r"lost_letters\.update\(lacking\)",
         "pass",
         "console",
     ),

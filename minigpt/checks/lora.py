@@ -176,7 +176,7 @@ def dial(answer: Any, generator: Generator) -> None:
 
 @exercise("lora.budget", "what does one more direction of a matrix bring, and what does it cost?")
 def budget(answer: Callable, generator: Generator) -> None:
-    """Expect choose(updates, budget): ranks by name that keep nearly the most energy."""
+    """Expect spend_budget(updates, budget): ranks by name that keep nearly the most energy."""
     for shapes in [[(12, 12)] * 4, [(12, 12)] * 4 + [(12, 30)] * 2 + [(30, 12)]]:
         updates = {
             f"matrix {number}": _update(*shape, generator) for number, shape in enumerate(shapes)

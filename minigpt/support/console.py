@@ -20,7 +20,7 @@ REMEDY = (
 )
 REMEDY += "all, and with PYTHONUTF8=1 they are printed, too"
 
-unseen: set[str] = set()  # letters that were not shown
+lost_letters: set[str] = set()  # letters that were not shown
 
 
 def stand_in(error: UnicodeError) -> tuple[str, int]:
@@ -29,7 +29,7 @@ def stand_in(error: UnicodeError) -> tuple[str, int]:
         raise error
     lacking = error.object[error.start : error.end]
     if not STAND_INS.keys() >= set(lacking) and not error.encoding.startswith("utf"):
-        unseen.update(lacking)
+        lost_letters.update(lacking)
     return "".join(STAND_INS.get(character, "?") for character in lacking), error.end
 
 
@@ -58,6 +58,6 @@ def prepare_streams() -> None:
 
 def say_what_is_unseen() -> None:
     """Print one line where letters could not be shown, and how to see them."""
-    if unseen:
-        unseen.clear()
+    if lost_letters:
+        lost_letters.clear()
         print(REMEDY, file=sys.stderr)

@@ -91,7 +91,7 @@ def choice_log_likelihoods(
     return [np.array([next(found).log_likelihood for _ in q.choices]) for q in questions]
 
 
-def choose(
+def likeliest_choice(
     log_likelihoods: np.ndarray, choices: Sequence[str], normalize: Normalization = "none"
 ) -> int:
     """Return the place of the likeliest choice; long ones may be forgiven their length.
@@ -99,9 +99,9 @@ def choose(
     "none" is lm-eval's acc, "characters" its acc_norm, "bytes" its acc_bytes. A sum gives short
     choices an advantage; a mean forgives long ones that are easy letter by letter.
 
-    >>> choose(np.array([-4.0, -6.0]), ["no", "certainly"], "none")
+    >>> likeliest_choice(np.array([-4.0, -6.0]), ["no", "certainly"], "none")
     0
-    >>> choose(np.array([-4.0, -6.0]), ["no", "certainly"], "characters")
+    >>> likeliest_choice(np.array([-4.0, -6.0]), ["no", "certainly"], "characters")
     1
     """
     if normalize == "none":

@@ -16,7 +16,7 @@ import numpy as np
 from minigpt.batching.examples import ExampleConfig, load_examples
 from minigpt.batching.layouts import lettered_prompt, letters, read_choices
 from minigpt.calibration import calibration_error, choice_probabilities
-from minigpt.choices import Question, choice_log_likelihoods, choose, continuations
+from minigpt.choices import Question, choice_log_likelihoods, continuations, likeliest_choice
 from minigpt.comparison import holm, mcnemar, paired_bootstrap, wilson_interval
 from minigpt.contamination import LEAKED, overlaps
 from minigpt.data.decoding import ReadCounts
@@ -209,11 +209,13 @@ def ask_choices(model: GPT, tokenizer: Tokenizer, questions: Sequence[Question])
     rows = choice_log_likelihoods(model, tokenizer, questions)
     pairs = list(zip(questions, rows, strict=True))
     by = {
-        "accuracy": np.array([choose(row, q.choices) == q.right for q, row in pairs]),
+        "accuracy": np.array([likeliest_choice(row, q.choices) == q.right for q, row in pairs]),
         "by characters": np.array(
-            [choose(row, q.choices, "characters") == q.right for q, row in pairs]
+            [likeliest_choice(row, q.choices, "characters") == q.right for q, row in pairs]
         ),
-        "by bytes": np.array([choose(row, q.choices, "bytes") == q.right for q, row in pairs]),
+        "by bytes": np.array(
+            [likeliest_choice(row, q.choices, "bytes") == q.right for q, row in pairs]
+        ),
     }
     sure = [choice_probabilities(row.tolist()).max() for row in rows]
     return Result(

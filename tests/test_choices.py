@@ -10,9 +10,9 @@ from minigpt.chat import SPECIAL
 from minigpt.choices import (
     Question,
     choice_log_likelihoods,
-    choose,
     continuations,
     encode_pair,
+    likeliest_choice,
 )
 from minigpt.support.errors import ConfigError, DataError
 from minigpt.tokenizer import BPETokenizer
@@ -79,13 +79,15 @@ def test_the_space_between_belongs_to_the_continuation(tokenizer):
 def test_normalization_forgives_length():
     row = np.array([-4.0, -6.0, -5.0])
     choices = ["no", "certainly", "红的"]
-    assert choose(row, choices) == 0
-    assert choose(row, choices, "characters") == 1
-    assert choose(np.array([-4.0, -9.0, -4.5]), choices, "characters") == 1
-    assert choose(np.array([-4.0, -9.9, -4.5]), choices, "bytes") == 2  # 6 bytes, 2 characters
-    assert choose(np.array([-1.0, -1.0]), ["ab", "cd"]) == 0  # of equal ones the first
+    assert likeliest_choice(row, choices) == 0
+    assert likeliest_choice(row, choices, "characters") == 1
+    assert likeliest_choice(np.array([-4.0, -9.0, -4.5]), choices, "characters") == 1
+    assert (
+        likeliest_choice(np.array([-4.0, -9.9, -4.5]), choices, "bytes") == 2
+    )  # 6 bytes, 2 characters
+    assert likeliest_choice(np.array([-1.0, -1.0]), ["ab", "cd"]) == 0  # of equal ones the first
     with pytest.raises(ConfigError, match="words"):
-        choose(row, choices, "words")  # type: ignore[arg-type]
+        likeliest_choice(row, choices, "words")  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_asked_is_refused(model, tokenizer):

@@ -220,6 +220,7 @@ IMPORT_ONLY_NAMES = frozenset(
         "muon.Muon",
         "muon.orthogonalize_shards",
         "preference.check_pairs",
+        "rl.RLConfig",
         "runs.adapters.begin_adapter",
         "runs.resume.Metrics",
         "validation.Objective",

@@ -216,8 +216,6 @@ NOT_YET: dict[str, set[str]] = {
     # mended, and not run under this test since
     "06_tokenizer": {"broken"},
     "07_counting_and_embeddings": {"broken"},
-    "08_attention": {"broken"},
-    "09_gpt": {"broken"},
     "10_training": {"broken"},
     "11_generation": {"broken"},
     # not run under this test yet

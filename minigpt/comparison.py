@@ -77,8 +77,9 @@ def paired_bootstrap(
     if not (callable(a) and callable(b)):
         if callable(a) or callable(b):
             raise ConfigError("a function and numbers", "paired bootstrap", "give two of a kind")
-        check_pairs(a, b)
-        gain = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+        before, after = (np.asarray(each, dtype=np.float64) for each in (a, b))
+        check_pairs(before.tolist(), after.tolist())
+        gain = after - before
         low, high = bootstrap_interval(gain.tolist(), None, confidence, n_samples, seed)
         return Difference(float(gain.mean()), low, high)
     first, second = a, b

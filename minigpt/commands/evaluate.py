@@ -97,7 +97,7 @@ def main(words: list[str]) -> int:
     tasks, seen = read_tasks(command)
     if len(command.checkpoint) > 1:
         return compare(command, tasks, seen)
-    run = opened(command.checkpoint[0], command.device)
+    run = opened(next(iter(command.checkpoint)), command.device)
     out = command.out or (run.folder / "evaluation" if run.folder else None)
     if out and not command.out:
         check_out(out)

@@ -226,7 +226,7 @@ def best_of_n(answer: Any, generator: Generator) -> None:
         n = 8 if name.endswith("8") else 1
         which = "trained(logits)" if name.startswith("trained") else "logits"
         same_number(answer[name], right, name, f"It is success({which}, {n}).", 0.004)
-    slips = {
+    slips: dict[float, str] = {
         34: "240 + 34 is still more than 8 times 34: look at the next one.",
         30: "After training, each visit costs one draw as well.",
         240: "240 draws are training; compare 240 + v with 8 v.",

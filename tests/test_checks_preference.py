@@ -103,6 +103,8 @@ def test_the_logit_of_the_share_fails_where_opponents_differ():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"clean": 0.95}, "the seeds 0 to 9"),
+        ({"noisy": [0.9] * 6}, "noise 0.3"),
         ({"worth": 800}, "at least as good"),
         ({"worth": 1600.0}, "at least as good"),
         ({"why": "a"}, "limit below"),
@@ -116,7 +118,10 @@ def test_wrong_label_noise(change, words):
 
 
 def test_the_experiment_finds_what_its_check_expects():
-    assert answer_of("preference.label_noise") == NOISE
+    answer = answer_of("preference.label_noise")
+    assert answer["clean"] == pytest.approx(NOISE["clean"], abs=0.01)
+    assert answer["noisy"] == pytest.approx(NOISE["noisy"], abs=0.01)
+    assert (answer["worth"], answer["why"]) == (NOISE["worth"], NOISE["why"])
 
 
 @pytest.mark.parametrize(

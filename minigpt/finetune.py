@@ -24,7 +24,6 @@ from typing import Annotated, Literal
 
 import torch
 
-from minigpt.alignment.settings import DPOConfig, GRPOConfig
 from minigpt.batching.conversations import OverLong
 from minigpt.batching.examples import (
     MOST_LABELS,
@@ -69,6 +68,7 @@ from minigpt.pretrained import with_chat_tokens, with_more_tokens
 from minigpt.recipe import TrainConfig
 from minigpt.runs.adapters import adapt, begin_adapter, read_adapter
 from minigpt.runs.checkpoint import checkpoint_paths
+from minigpt.runs.goals import DPOConfig, GRPOConfig
 from minigpt.runs.run import (
     RunConfig,
     build,

@@ -96,7 +96,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "export": (16,),
     "scaling": (14,),
     "baselines": (22,),
-    "alignment.settings": (),
+    "runs.goals": (),
     "finetune": (17, 18),
     "preference": (20,),
     "rl": (21,),

@@ -186,10 +186,10 @@ def twenty(answer: Any, generator: Generator) -> None:
         hint = look
         if isinstance(answer[name], int | float) and abs(answer[name] * right - 1) < 0.02:
             hint = "That is N / D."
-        same_number(answer[name], right, name, hint, slack=0.02 * right)
+        same_number(answer[name], right, name, hint, slack=0.005 * right)
     growth = _ratio(PUBLISHED, 100 * CHINCHILLA) / _ratio(PUBLISHED, CHINCHILLA)
     hint = "The ratio at 100 times the compute, divided by the ratio before; both by `published`."
-    same_number(answer["growth"], growth, "growth", hint, slack=0.02 * growth)
+    same_number(answer["growth"], growth, "growth", hint, slack=0.005 * growth)
     letter = str(answer["why"]).strip().lower().strip("().")
     replies = {
         "a": "6 N D holds well for models of this size; it moves N and D together.",

@@ -148,6 +148,31 @@ def test_wrong_budget(answer, words):
     fails("lora.budget", answer, words)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda s, cost: s / cost,  # the root of the energy
+        lambda s, cost: s**2,  # whatever it costs
+        lambda s, cost: s**2 * cost,
+    ],
+)
+def test_the_best_by_another_measure_keeps_too_little(value):
+    def choose(updates, allowed):
+        ranks = dict.fromkeys(updates, 0)
+        found = [
+            (value(s, sum(update.shape)), name)
+            for name, update in updates.items()
+            for s in torch.linalg.svdvals(update).tolist()
+        ]
+        for _, name in sorted(found, reverse=True):
+            if sum(updates[name].shape) <= allowed:
+                allowed -= sum(updates[name].shape)
+                ranks[name] += 1
+        return ranks
+
+    fails("lora.budget", choose, "of the energy")
+
+
 def test_the_cheapest_energy_first_always_meets_the_aim(monkeypatch):
     passes_always("lora.budget", monkeypatch, students=40)
 

@@ -177,14 +177,11 @@ def dial(answer: Any, generator: Generator) -> None:
 @exercise("lora.budget", "what does one more direction of a matrix bring, and what does it cost?")
 def budget(answer: Callable, generator: Generator) -> None:
     """Expect spend_budget(updates, budget): ranks by name that keep nearly the most energy."""
-    for shapes in [[(12, 12)] * 4, [(12, 12)] * 4 + [(12, 30)] * 2 + [(30, 12)]]:
-        updates = {
-            f"matrix {number}": _update(*shape, generator) for number, shape in enumerate(shapes)
-        }
+    for matrices, allowed in _budgets(generator):
+        updates = {f"matrix {number}": update for number, update in enumerate(matrices)}
         spectra = {name: torch.linalg.svdvals(u).square().tolist() for name, u in updates.items()}
         costs = {name: sum(u.shape) for name, u in updates.items()}
-        allowed = integers(generator, 250, 350)[0]
-        case = f"{len(shapes)} matrices, a budget of {allowed}"
+        case = f"{len(updates)} matrices, a budget of {allowed}"
         got = call(answer, updates, allowed, case=case)
         named = isinstance(got, dict) and set(got) <= set(updates)
         require(named, f"expected a dict of ranks, by the names of the matrices ({case})")
@@ -202,11 +199,29 @@ def budget(answer: Callable, generator: Generator) -> None:
         )
 
 
-def _update(m: int, n: int, generator: Generator) -> Tensor:
-    """Return a matrix (m, n) of random size, whose singular values fall at a random rate."""
+def _budgets(generator: Generator) -> list[tuple[list[Tensor], int]]:
+    """Return updates and what may be spent on them."""
+
+    def drawn(shapes: list[tuple[int, int]], largest: float | None = None) -> list[Tensor]:
+        return [_update(*shape, generator, largest) for shape in shapes]
+
+    squares, others = [(12, 12)] * 4, [(12, 30), (12, 30), (30, 12)]
+    small, large = [(6, 6)] * 4, [(40, 40)] * 2
+    return [
+        (drawn(squares), integers(generator, 250, 350)[0]),
+        (drawn(squares + others), integers(generator, 250, 350)[0]),
+        (drawn(squares), 24),  # one direction, to the last parameter
+        (drawn(small, 1.0) + drawn(large, 6.0), 116),  # one large, three small: energy is a square
+        (drawn(small, 2.0) + drawn(large, 2.2), 84),  # seven small: the price counts
+    ]
+
+
+def _update(m: int, n: int, generator: Generator, largest: float | None) -> Tensor:
+    """Return a matrix (m, n) whose singular values fall from the largest at a random rate."""
     size, fall = torch.rand(2, generator=generator).tolist()
     u, v = (torch.linalg.qr(torch.randn(k, k, generator=generator)).Q for k in (m, n))
-    s = (0.2 + 3 * size) * torch.exp(-(0.15 + 0.8 * fall) * torch.arange(min(m, n)))
+    largest = 0.2 + 3 * size if largest is None else largest
+    s = largest * torch.exp(-(0.15 + 0.8 * fall) * torch.arange(min(m, n)))
     return u[:, : len(s)] @ torch.diag(s) @ v[:, : len(s)].T
 
 

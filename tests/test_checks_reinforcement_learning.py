@@ -122,28 +122,40 @@ def closed(asked, told, right):
     return 1.0 if right == asked else right / asked / 2
 
 
-HACK = {"hack": (3, 1, 1), "closed": closed}
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((3, 3, 3), "it is no hack"),
+        ((3, 2, 1), "is paid 0.50"),
+        ((3, 0, 0), "can be like that"),
+        ((3, 1, 2), "can be like that"),
+        ((3, 2, 2), "a shorter one"),
+        ((3, 4, 4), "a shorter one"),
+        ((2, 1, 1), "asks for 3"),
+        ((3, 1), "three whole numbers"),
+        ((3, 1.0, 1), "three whole numbers"),
+    ],
+)
+def test_wrong_hacks(answer, words):
+    assert judge("reinforcement_learning.hack", (3, 1, 1)) == ("passed", "passed")
+    fails("reinforcement_learning.hack", answer, words)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("answer", "words"),
     [
-        ({"hack": (3, 3, 3)}, "it is no hack"),
-        ({"hack": (3, 2, 1)}, "is paid 0.50"),
-        ({"hack": (3, 0, 0)}, "can be like that"),
-        ({"hack": (3, 1)}, "three whole numbers"),
-        ({"closed": lambda a, t, r: r / max(t, 1)}, "0.5 at most"),
-        ({"closed": lambda a, t, r: float(t == r == a)}, "more right sentences"),
-        ({"closed": lambda a, t, r: r / a / 2}, "not paid 1"),
-        ({"closed": lambda a, t, r: 1.0 if t == r == a else r / max(t, 1) / 2}, "wrong length"),
-        ({"closed": lambda a, t, r: 2.0}, "expected 0 to 1"),
-        ({"closed": lambda a, t, r: "1"}, "expected 0 to 1"),
-        ({"more": 1}, "expected a dict"),
+        (lambda a, t, r: r / max(t, 1), "0.5 at most"),
+        (lambda a, t, r: float(t == r == a), "more right sentences"),
+        (lambda a, t, r: r / a / 2, "not paid 1"),
+        (lambda a, t, r: 1.0 if t == r == a else r / max(t, 1) / 2, "wrong length"),
+        (lambda a, t, r: 2.0, "expected 0 to 1"),
+        (lambda a, t, r: "1", "expected 0 to 1"),
+        (3, "expected a function"),
     ],
 )
-def test_wrong_hacks(change, words):
-    assert judge("reinforcement_learning.hack", HACK) == ("passed", "passed")
-    fails("reinforcement_learning.hack", HACK | change, words)
+def test_rewards_that_are_not_closed(answer, words):
+    assert judge("reinforcement_learning.closed", closed) == ("passed", "passed")
+    fails("reinforcement_learning.closed", answer, words)
 
 
 # Best of n

@@ -158,22 +158,29 @@ def _kl_hint(got: Any, log_p: Tensor, log_q: Tensor, counted: Tensor) -> str:
 
 @exercise(
     "reinforcement_learning.hack",
-    "what is the easiest answer with right / told = 1? Then pay nothing for a wrong number.",
+    "what is the shortest answer with right / told = 1?",
 )
 def hack(answer: Any, generator: Generator) -> None:
-    """Expect {"hack": (asked, told, right), "closed": function of those three}."""
-    keys = {"hack", "closed"}
-    require(isinstance(answer, dict) and set(answer) == keys, f"expected a dict of {sorted(keys)}")
-    found = answer["hack"]
-    is_three = isinstance(found, tuple | list) and len(found) == 3
-    whole = is_three and all(isinstance(n, int) and not isinstance(n, bool) for n in found)
-    require(whole, f"hack is {found!r}, expected three whole numbers: asked, told, right")
-    asked, told, right = found
-    require(1 <= asked <= 5 and 1 <= told and 0 <= right <= told, "no answer can be like that")
+    """Expect (3, told, right): the shortest answer that is paid 1 and is not right."""
+    is_three = isinstance(answer, tuple | list) and len(answer) == 3
+    whole = is_three and all(isinstance(n, int) and not isinstance(n, bool) for n in answer)
+    require(whole, f"hack is {answer!r}, expected three whole numbers: asked, told, right")
+    asked, told, right = answer
+    require(asked == 3, f"{asked} sentences are asked for; the exercise asks for 3")
+    require(told >= 1 and 0 <= right <= told, "no answer can be like that")
     require(right == told, f"this answer is paid {right / told:.2f}; find one that is paid 1")
     require(told != asked, "this answer is right, so it deserves its reward: it is no hack")
+    require(told == 1, f"paid 1, and not right; but a shorter one than {told} sentences is, too")
+
+
+@exercise(
+    "reinforcement_learning.closed",
+    "pay nothing for a wrong number of sentences, and less than half for a wrong sentence.",
+)
+def closed(answer: Callable, generator: Generator) -> None:
+    """Expect closed(asked, told, right) -> 0 to 1."""
     for asked in range(1, 6):
-        _require_closed(answer["closed"], asked)
+        _require_closed(answer, asked)
 
 
 def _require_closed(closed: Callable, asked: int) -> None:

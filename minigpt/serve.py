@@ -47,6 +47,7 @@ PAGE_HEADERS = {
 }
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+DISCARD_SECONDS = 1.0  # time in which a body that is refused is read to its end
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,7 @@ async def read_json(request: Request, limits: Limits) -> Any:
     declared = request.headers.get("content-length", "0")
     too_large = ApiError(413, f"the body is larger than {limits.body_bytes} bytes")
     if not declared.isdigit() or len(declared) > 15 or int(declared) > limits.body_bytes:
+        await discard_body(request, limits)
         raise too_large
     data = bytearray()
     try:
@@ -271,6 +273,7 @@ async def read_json(request: Request, limits: Limits) -> Any:
             async for chunk in request.stream():
                 data += chunk
                 if len(data) > limits.body_bytes:
+                    await discard_body(request, limits)
                     raise too_large
     except TimeoutError:
         raise ApiError(408, "the body did not arrive in time") from None
@@ -280,6 +283,17 @@ async def read_json(request: Request, limits: Limits) -> Any:
         raise ApiError(400, "the body is nested too deeply") from None
     except ValueError as error:  # of JSON, of UTF-8, or of a number of a million digits
         raise ApiError(400, f"the body is no JSON: {error}") from None
+
+
+async def discard_body(request: Request, limits: Limits) -> None:
+    """Read on for a moment: a client that is still sending would not see the answer otherwise."""
+    left = 8 * limits.body_bytes
+    with contextlib.suppress(TimeoutError, RuntimeError):  # RuntimeError: it was read to its end
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    return
 
 
 def no_number(name: str) -> None:

@@ -620,8 +620,8 @@ FAULTS = [
     ),
     fault(
         "an item's n-grams are not compared in lower case",
-        r"characters\(text\.lower\(\)\)",
-        "characters(text)",
+        r"for letter in characters\(text\.lower\(\)\) if letter\.isalnum",
+        "for letter in characters(text) if letter.isalnum",
         "contamination",
     ),
     fault(

@@ -29,6 +29,7 @@ GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 
 Pair = tuple[int, int]
 NO_MERGE = 1 << 62  # above every number of a merge
+BORDER, GONE = -1, -2  # in place of an id: between two words; joined to its left neighbor
 AS_NUMBERED = range(NO_MERGE)  # the id of merge 300 is 300
 SHORT = 48  # bytes of a chunk up to which looking again is faster than a linked list
 
@@ -94,7 +95,8 @@ def learn_merges(
     in place. Between equally frequent pairs the smaller pair of ids wins. Where no pair is left,
     fewer merges than `new_ids` come back. `may_join(pair, count, new_id)` can turn a pair down.
     """
-    pair_counts, pair_words = index_pairs(words, counts)
+    linked = LinkedWords(words, counts)
+    pair_counts = linked.pair_counts
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
     merges: dict[Pair, int] = {}
@@ -105,35 +107,73 @@ def learn_merges(
         if may_join is not None and not may_join(pair, pair_counts[pair], new_id):
             continue
         merges[pair] = new_id
-        touched = set()
-        # Only words with this pair change; in them, only the pairs beside it.
-        for word in pair_words.pop(pair):
-            words[word], gone, made = merge_pair(words[word], pair, new_id)
-            for neighbors in gone:
-                pair_counts[neighbors] -= counts[word]
-            for neighbors in made:
-                pair_counts[neighbors] += counts[word]
-                pair_words[neighbors].add(word)
-            touched.update(made)
         # Fallen counts are corrected when their pair is taken. Risen ones must be pushed, or
         # the pair would be found too late.
-        for neighbors in touched:
-            if pair_counts[neighbors] > 0:
-                heapq.heappush(heap, (-pair_counts[neighbors], neighbors))
+        for made in linked.join(pair, new_id):
+            if pair_counts[made] > 0:
+                heapq.heappush(heap, (-pair_counts[made], made))
+    words[:] = linked.words()
     return merges
 
 
-def index_pairs(
-    words: list[list[int]], counts: list[int]
-) -> tuple[dict[Pair, int], dict[Pair, set[int]]]:
-    """Count each pair of neighbors over all words, and note the words in which it stands."""
-    pair_counts: dict[Pair, int] = defaultdict(int)
-    pair_words: dict[Pair, set[int]] = defaultdict(set)
-    for word, ids in enumerate(words):
-        for pair in pairwise(ids):
-            pair_counts[pair] += counts[word]
-            pair_words[pair].add(word)
-    return pair_counts, pair_words
+class LinkedWords:
+    """All words in one linked list of ids, with the counts and the places of all pairs.
+
+    Each place knows its neighbors, so joining two costs the same in a word of any length. Before,
+    between and behind the words stands BORDER, which no pair holds.
+    """
+
+    def __init__(self, words: list[list[int]], counts: list[int]) -> None:
+        self.ids, self.counts = [BORDER], [0]  # at each place: an id, how often its word occurs
+        for word, count in zip(words, counts, strict=True):
+            self.ids += [*word, BORDER]
+            self.counts += [count] * (len(word) + 1)
+        end = len(self.ids)
+        self.before, self.after = list(range(-1, end - 1)), list(range(1, end + 1))
+        self.pair_counts: dict[Pair, int] = defaultdict(int)
+        self.places: dict[Pair, list[int]] = defaultdict(list)  # of the first of the two
+        for left, pair in enumerate(pairwise(self.ids)):
+            if BORDER not in pair:
+                self.pair_counts[pair] += self.counts[left]
+                self.places[pair].append(left)
+
+    def join(self, pair: Pair, new_id: int) -> set[Pair]:
+        """Replace every occurrence of `pair`, left to right; return the pairs that this makes.
+
+        5 1 2 6 becomes 5 9 6: (5, 1) and (2, 6) are counted out, (5, 9) and (9, 6) in.
+        """
+        ids, pair_counts = self.ids, self.pair_counts
+        first, second = pair
+        made: set[Pair] = set()
+        for left in sorted(self.places.pop(pair)):
+            right = self.after[left]
+            if ids[left] != first or ids[right] != second:
+                continue  # one of the two has been joined to something else since
+            before, after = self.before[left], self.after[right]
+            ids[left], ids[right] = new_id, GONE
+            self.after[left], self.before[after] = after, left
+            outer_left, outer_right = ids[before], ids[after]
+            for place, parted, new in (
+                (before, (outer_left, first), (outer_left, new_id)),
+                (left, (second, outer_right), (new_id, outer_right)),
+            ):
+                if BORDER not in new:
+                    pair_counts[parted] -= self.counts[left]
+                    pair_counts[new] += self.counts[left]
+                    self.places[new].append(place)
+                    made.add(new)
+        del pair_counts[pair]
+        return made
+
+    def words(self) -> list[list[int]]:
+        """Return the words as they are now."""
+        words: list[list[int]] = []
+        for token in self.ids[:-1]:
+            if token == BORDER:
+                words.append([])
+            elif token != GONE:
+                words[-1].append(token)
+        return words
 
 
 def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]) -> Pair | None:
@@ -147,33 +187,6 @@ def pop_most_frequent(heap: list[tuple[int, Pair]], pair_counts: dict[Pair, int]
         if count > 0:
             heapq.heappush(heap, (-count, pair))
     return None
-
-
-def merge_pair(ids: list[int], pair: Pair, new_id: int) -> tuple[list[int], list[Pair], list[Pair]]:
-    """Replace every occurrence of `pair`, left to right; also say which neighbors this parts.
-
-    [5, 1, 2, 6], (1, 2), 9 -> [5, 9, 6], gone [(5, 1), (2, 6)], made [(5, 9), (9, 6)]
-    """
-    first, second = pair
-    merged: list[int] = []
-    gone: list[Pair] = []
-    made: list[Pair] = []
-    i, last = 0, len(ids) - 1
-    while i <= last:
-        if ids[i] != first or i == last or ids[i + 1] != second:
-            merged.append(ids[i])
-            i += 1
-            continue
-        # The neighbor on the left may itself be a pair that was just joined: look in `merged`.
-        if merged:
-            gone.append((merged[-1], first))
-            made.append((merged[-1], new_id))
-        if i + 1 < last:
-            gone.append((second, ids[i + 2]))
-            made.append((new_id, ids[i + 2]))
-        merged.append(new_id)
-        i += 2
-    return merged, gone, made
 
 
 # --- applying merges ---

@@ -214,8 +214,6 @@ PASTED = 1 / 5  # the largest share of a chapter's code lines that may be pasted
 # fails. Delete it when the chapter is mended.
 NOT_YET: dict[str, set[str]] = {
     # mended, and not run under this test since
-    "10_training": {"broken"},
-    "11_generation": {"broken"},
     # not run under this test yet
     "16_pretrained_weights": {"broken"},
     "17_classification": {"broken"},

@@ -23,6 +23,7 @@ from minigpt.classification import refuse_classifier
 from minigpt.gpt import ARCHITECTURES, GPT, GPTConfig, ResolvedConfig
 from minigpt.layers import llama3_slowdown
 from minigpt.pretrained import SETTINGS, place_of
+from minigpt.quantize import refuse_quantized
 from minigpt.support.errors import ConfigError
 from minigpt.support.files import atomic_write
 from minigpt.support.tensor_files import WEIGHTS
@@ -79,6 +80,7 @@ def differences(c: ResolvedConfig, family: str) -> list[str]:
 def export_folder(model: GPT, tokenizer: Tokenizer, out: Path) -> str:
     """Write a model and its tokenizer as `transformers` reads them; return the family's name."""
     refuse_classifier(model, "be exported")
+    refuse_quantized(model, "be exported")
     family = family_of(model.config)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, Any] = {
@@ -220,6 +222,7 @@ GGUF_NAMES = {
 def export_gguf(model: GPT, tokenizer: Tokenizer, path: Path) -> str:
     """Write a model and its tokenizer as one GGUF file in float32; return the family's name."""
     refuse_classifier(model, "be exported")
+    refuse_quantized(model, "be exported")
     try:
         import gguf  # pyright: ignore[reportMissingImports]
     except ImportError:

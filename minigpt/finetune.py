@@ -65,6 +65,7 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.lora import LoRAConfig
 from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.pretrained import with_chat_tokens, with_more_tokens
+from minigpt.quantize import refuse_quantized
 from minigpt.recipe import TrainConfig
 from minigpt.runs.adapters import adapt, begin_adapter, read_adapter
 from minigpt.runs.checkpoint import checkpoint_paths
@@ -412,6 +413,7 @@ def start(
     elif base:
         tokenizer = base.tokenizer
         refuse_classifier(base.model, "be tuned further")
+        refuse_quantized(base.model, "be trained")
         if base.is_published and not can_chat(tokenizer) and config.task == "instruct":
             if config.lora:
                 what = "thin matrices alone cannot teach a base the marks of a conversation"

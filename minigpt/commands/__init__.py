@@ -23,6 +23,7 @@ COMMANDS = {
     "generate": "generate text with a trained model",
     "serve": "answer programs and people over HTTP: OpenAI's API and a chat page",
     "evaluate": "score a trained model on its tasks, on any text, or on your own examples",
+    "quantize": "make a model smaller: its weights in 8 or 4 bits",
     "export": "write a model for transformers, vLLM or llama.cpp",
     "tokenizer": "train a tokenizer, or look at how one cuts text",
     "data": "get public data sets, or clean your own text",

@@ -29,6 +29,7 @@ from minigpt.machine.device import choose_device, choose_dtype
 from minigpt.machine.distributed import processes_here, rank_zero_first, world
 from minigpt.runs.checkpoint import RunLock, checkpoint_paths
 from minigpt.runs.planning import check_memory
+from minigpt.runs.quantized import refuse_quantized_run
 from minigpt.runs.report import write_report
 from minigpt.runs.run import (
     RUN_FILES,
@@ -163,6 +164,7 @@ def check_out(out: Path, resume: bool, is_ours: Callable[[Path], bool] = is_run)
     if out.exists() and not out.is_dir():
         raise ConfigError("--out is a file", str(out), "name a directory")
     if resume:
+        refuse_quantized_run(out, "be trained on")
         return
     if checkpoint_paths(out):
         raise ConfigError(

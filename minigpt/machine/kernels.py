@@ -43,3 +43,21 @@ def attend(
         is_causal=is_causal,
         enable_gqa=is_grouped,
     )
+
+
+MOST_ROWS_BY_KERNEL = 32  # above, one product of floats is faster
+
+
+def int8_linear(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x (..., K) by a matrix of int8 codes (N, K) with a scale (N) for each row: (..., N).
+
+    The same as `F.linear(x, codes.float() * scales[:, None])`. On a CPU a few rows at a time go
+    through torch's own kernel, which reads one byte a weight and makes floats of it in registers.
+    scales: (N), or (1) for all rows. Source: torch.ops.aten._weight_int8pack_mm.
+    """
+    rows = x.flatten(0, -2)  # (M, K)
+    if x.is_cpu and x.dtype == torch.float32 and len(rows) <= MOST_ROWS_BY_KERNEL:
+        each = scales.expand(len(codes)).contiguous()
+        y = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), codes, each)  # (M, N)
+        return y.view(*x.shape[:-1], -1)
+    return F.linear(x, codes.to(x.dtype)) * scales

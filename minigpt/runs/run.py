@@ -4,6 +4,7 @@ A run directory holds config.json, tokenizer.json, train.bin and val.bin (tokens
 loss.png, checkpoints/, report.json, report.md and report.html. Knows nothing of the command line.
 """
 
+import copy
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ from minigpt.gpt import GPT, GPTConfig
 from minigpt.lora import merge, own_state
 from minigpt.machine.device import choose_device
 from minigpt.pretrained import is_pretrained, load_pretrained, pad_vocabulary
+from minigpt.quantize import QuantConfig, quantize, refuse_quantized
 from minigpt.recipe import CHANGEABLE, TrainConfig
-from minigpt.runs.adapters import adapt, read_adapter
-from minigpt.runs.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from minigpt.runs.adapters import adapt, is_name, read_adapter, seen_from
+from minigpt.runs.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from minigpt.runs.quantized import Quantized, read_quantized, write_quantized
 from minigpt.runs.resume import check_unchanged, metrics_lines
 from minigpt.runs.shipped import REMEDY, is_shipped, load_shipped, notes_on_name
 from minigpt.runs.upgrades import FORMAT, upgrade
@@ -300,9 +308,10 @@ def open_run(path: Path, device: str = "auto") -> Run:
     check_tokenizer(checkpoint, tokenizer, run_dir)
     check_model(checkpoint, config, run_dir)
     pad_vocabulary(tokenizer, config.model.vocab_size)
-    adapter = read_adapter(run_dir)
+    adapter, quantized = read_adapter(run_dir), read_quantized(run_dir)
     if adapter is None:
         model = GPT(config.model)
+        model = quantize(model, quantized.config) if quantized else model
     else:
         model = open_run(adapter.base_path(run_dir), device).model
         model = adapt(model, adapter, run_dir)
@@ -314,6 +323,29 @@ def open_run(path: Path, device: str = "auto") -> Run:
     model = model.to(choose_device(device)).eval()
     folder = None if is_shipped(path) else run_dir
     return Run(model, tokenizer, config, checkpoint.step, tuple(notes), folder)
+
+
+def save_quantized(run: Run, config: QuantConfig, out: Path, source: Path) -> Path:
+    """Write a quantized copy of an opened run into a directory; return the file of its weights.
+
+    The directory opens as any run does. The run's own model stays as it is. source: what the run
+    was opened by; it is named where somebody asks the copy for what only the original can do.
+    """
+    refuse_quantized(run.model, "be quantized again")
+    model = quantize(copy.deepcopy(run.model), config)
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(out, dataclasses.replace(run.config, model=model.config))
+    run.tokenizer.save(out / "tokenizer.json")
+    place = str(source) if is_name(source) else seen_from(out, source)
+    write_quantized(out, Quantized(config, place))
+    facts = {
+        "model": dataclasses.asdict(model.config),
+        "tokenizer_sha256": run.tokenizer.fingerprint,
+        "quantized": f"{config.bits} bits, {config.group}",
+    }
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    path = save_checkpoint(out, run.step, weights, {}, {"facts": facts})
+    return path / "model.safetensors"
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer, run_dir: Path) -> None:

@@ -14,7 +14,7 @@ Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", se
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,9 @@ from minigpt.counts import count_parameters, matrix_parameters
 from minigpt.gpt import GPT, GPTConfig
 from minigpt.machine import kernels
 from minigpt.support.errors import ConfigError, require
-from minigpt.support.settings import at_least, check_fields
+from minigpt.support.settings import check_fields
 
-Sharing = Literal["tensor", "row"] | Annotated[int, at_least(2)]
+Sharing = Literal["tensor", "row"] | int
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class QuantConfig:
     """Who shares a scale: the weights of a row, the whole tensor, or so many neighbors in a row."""
 
     def __post_init__(self):
-        if isinstance(self.group, str):
-            wanted = "row, tensor, or a number of weights"
-            require(self.group in ("row", "tensor"), "group", self.group, wanted)
         check_fields(self)
+        is_size = type(self.group) is int and self.group >= 2
+        wanted = "row, tensor, or a number of weights from 2 on"
+        require(is_size or self.group in ("row", "tensor"), "group", self.group, wanted)
 
 
 # --- weights to codes, and back ---

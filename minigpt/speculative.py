@@ -138,7 +138,8 @@ def speculate(
         if len(prompt) > 1:
             prefill(model, cache, [prompt[:-1]])
         while len(ids) < limit:
-            tokens = draft(ids, min(n_draft, limit - len(ids) - 1))
+            wanted = min(n_draft, limit - len(ids) - 1)  # behind them comes one of the model's own
+            tokens = draft(ids, wanted)[:wanted]
             idx = torch.tensor([[ids[-1], *tokens]], device=cache.positions.device)  # (1, T)
             logits, _ = model(idx, cache=cache)  # (1, T, V)
             written = check_draft(next_probabilities(logits[0], config), tokens, rng)

@@ -50,7 +50,8 @@ def read_quantized(run_dir: Path) -> Quantized | None:
         source = str(content.pop("source"))
         return Quantized(QuantConfig(**content), source)
     except (AttributeError, KeyError, TypeError, ConfigError) as error:
-        what = f"not the settings of a quantized run: {error}"
+        reason = error.what if isinstance(error, ConfigError) else error
+        what = f"not the settings of a quantized run: {reason}"
         raise CheckpointError(what, str(path), "restore the file") from None
 
 

@@ -1,0 +1,321 @@
+"""Quantized weights against torch's own rounding, as layers, as models, and as runs in files."""
+
+import copy
+import json
+import shutil
+import warnings
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from helpers import VARIANTS, random_model
+from torch.nn import functional as F
+
+import minigpt
+from minigpt.classification import Classifier
+from minigpt.commands import main
+from minigpt.evaluate import token_losses
+from minigpt.generate import generate
+from minigpt.machine import kernels
+from minigpt.quantize import (
+    QuantConfig,
+    QuantizedLinear,
+    dequantize,
+    is_quantized,
+    pack_int4,
+    quantize,
+    quantize_matrix,
+    quantized_bytes,
+    round_to_codes,
+    unpack_int4,
+)
+from minigpt.runs.run import open_run
+from minigpt.sampling import SampleConfig
+from minigpt.storyworld import World, story
+from minigpt.support.errors import ConfigError
+
+FORMS = [
+    QuantConfig(8, "row"),
+    QuantConfig(8, "tensor"),
+    QuantConfig(8, 8),
+    QuantConfig(4, "row"),
+    QuantConfig(4, "tensor"),
+    QuantConfig(4, 8),
+]
+PLAIN = [options for options in VARIANTS if options.get("mlp") != "experts"]
+IDX = torch.tensor([[1, 5, 9, 2, 7], [3, 3, 8, 0, 11]])
+
+
+@pytest.fixture
+def weight():
+    return torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def little():
+    return minigpt.load("little", "cpu")
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDX)[0]
+
+
+# --- rounding ---
+
+
+def test_by_hand():
+    codes, scales = round_to_codes(torch.tensor([0.7, -0.32, 0.04, -0.7, 0.26, 0.0]), bits=4)
+    assert codes.tolist() == [7, -3, 0, -7, 3, 0]
+    assert codes.dtype == torch.int8
+    assert scales.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_each_row_is_rounded_as_torch_rounds_channels(weight, bits):
+    codes, scales = round_to_codes(weight, bits)
+    top = 2 ** (bits - 1) - 1
+    assert codes.abs().amax(dim=1).tolist() == [top] * 6
+    theirs = torch.fake_quantize_per_channel_affine(
+        weight, scales[:, 0], torch.zeros(6, dtype=torch.int32), 0, -top, top
+    )
+    torch.testing.assert_close(codes * scales, theirs, atol=1e-6, rtol=0)
+    if bits == 8:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.13 calls this form deprecated
+            theirs = torch.quantize_per_channel(
+                weight, scales[:, 0], torch.zeros(6), 0, torch.qint8
+            )
+        assert torch.equal(codes, theirs.int_repr())
+
+
+@pytest.mark.parametrize("group", ["tensor", "row", 8, 4])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_no_weight_moves_by_more_than_half_a_scale(weight, bits, group):
+    codes, scales = quantize_matrix(weight, bits, group)
+    n_groups = {"tensor": 1, "row": 1, 8: 2, 4: 4}[group]
+    assert scales.shape == (1 if group == "tensor" else 6, n_groups)
+    assert scales.dtype == (torch.float16 if isinstance(group, int) else torch.float32)
+    found = dequantize(codes, scales)
+    steps = scales.float().expand(6, n_groups).repeat_interleave(16 // n_groups, dim=1)
+    assert ((found - weight).abs() <= 0.501 * steps).all()
+    assert (found - weight).abs().max() > 0.2 * steps.min(), "something was rounded"
+
+
+def test_groups_have_scales_of_their_own(weight):
+    weight[2, 8:12] *= 100
+    codes, scales = quantize_matrix(weight, 4, 4)
+    assert codes.unflatten(1, (4, 4)).abs().amax(dim=2).min() == 7
+    assert scales[2, 2] > 10 * scales[2, [0, 1, 3]].max()
+
+
+def test_rows_of_zeros_and_tiny_weights_stay_finite():
+    zeros, scales = quantize_matrix(torch.zeros(2, 8), 4, 4)
+    assert not dequantize(zeros, scales).any()
+    tiny = torch.full((1, 8), 1e-9)  # its scale is 0 in half precision
+    assert dequantize(*quantize_matrix(tiny, 8, 4)).isfinite().all()
+
+
+def test_packing_keeps_every_pair():
+    codes = torch.arange(-8, 8, dtype=torch.int8)
+    pairs = torch.cartesian_prod(codes, codes)  # (256, 2)
+    packed = pack_int4(pairs)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (256, 1)
+    assert len(packed.unique()) == 256
+    assert torch.equal(unpack_int4(packed), pairs)
+    assert pack_int4(torch.tensor([[3, -1, 7, -8]], dtype=torch.int8)).tolist() == [[243, 135]]
+
+
+# --- layers ---
+
+
+@pytest.mark.parametrize("rows", [1, 3, kernels.MOST_ROWS_BY_KERNEL + 1])
+@pytest.mark.parametrize("n_scales", [6, 1])
+def test_the_kernel_computes_what_it_says(weight, rows, n_scales):
+    codes, scales = quantize_matrix(weight, 8, "row" if n_scales == 6 else "tensor")
+    x = torch.randn(rows, 2, 16)[:, :1]  # not contiguous
+    expected = F.linear(x, codes.float() * scales)
+    found = kernels.int8_linear(x, codes, scales[:, 0])
+    assert found.shape == (rows, 1, 6)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    half = kernels.int8_linear(x.to(torch.bfloat16), codes, scales[:, 0].to(torch.bfloat16))
+    torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("config", FORMS, ids=str)
+def test_a_layer_multiplies_by_its_own_weight(weight, config):
+    codes, scales = quantize_matrix(weight, config.bits, config.group)
+    codes = pack_int4(codes) if config.bits == 4 else codes
+    bias = torch.nn.Parameter(torch.randn(6))
+    layer = QuantizedLinear(codes, scales, config.bits, bias)
+    x = torch.randn(2, 3, 16)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, bias), atol=1e-5, rtol=1e-5)
+
+
+# --- models ---
+
+
+@pytest.mark.parametrize("config", FORMS, ids=str)
+@pytest.mark.parametrize("options", PLAIN, ids=str)
+def test_a_quantized_model_computes_what_its_rounded_weights_say(options, config):
+    model = random_model(**options).eval()
+    before, rounded = logits(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for name, p in rounded.named_parameters():
+            if p.ndim == 2 and not name.startswith("positions"):
+                p.copy_(dequantize(*quantize_matrix(p, config.bits, config.group)))
+    assert quantize(model, config) is model
+    torch.testing.assert_close(logits(model), logits(rounded), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(logits(model), before)
+    assert is_quantized(model)
+    assert not model.training
+    prompts = [[1, 5], [3, 2, 4]]
+    setting = SampleConfig(5, temperature=0.0)
+    assert generate(model, prompts, setting) == generate(rounded, prompts, setting)
+
+
+@pytest.mark.parametrize("config", FORMS, ids=str)
+@pytest.mark.parametrize("options", PLAIN, ids=str)
+def test_bytes_are_foreseen_by_formula(options, config):
+    model = quantize(random_model(**options), config)
+    stored = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert stored == quantized_bytes(model.config, config)
+
+
+def test_a_tied_head_reads_the_embeddings_codes():
+    tied = quantize(random_model(), QuantConfig())
+    assert tied.head.codes is tied.embedding.codes
+    assert not any(name.startswith("head") for name in tied.state_dict())
+    free = quantize(random_model(tie_embeddings=False), QuantConfig())
+    assert not torch.equal(free.head.codes, free.embedding.codes)
+    assert {"head.codes", "head.scales"} <= free.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "words"),
+    [
+        (lambda: quantize(random_model(), QuantConfig()), QuantConfig(), "quantized again"),
+        (lambda: random_model(mlp="experts"), QuantConfig(), "experts"),
+        (lambda: Classifier(random_model(), ["a", "b"]), QuantConfig(), "be quantized"),
+        (random_model, QuantConfig(4, 7), "groups of 7"),
+        (lambda: random_model(n_hidden=33), QuantConfig(4), "packed in pairs"),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused(make, config, words):
+    with pytest.raises(ConfigError, match=words):
+        quantize(make(), config)
+
+
+@pytest.mark.parametrize("wrong", [{"bits": 5}, {"group": 1}, {"group": "column"}, {"group": 2.5}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        QuantConfig(**wrong)
+
+
+def test_the_shipped_model_loses_little(little):
+    """The goals of chapter 23: int8 below 0.5 %, int4 in groups below 3 %."""
+    texts = [story(seed, World.little()).english for seed in range(70_000, 70_060)]
+    rows = [[little.tokenizer.bos_id, *little.tokenizer.encode(text)] for text in texts]
+
+    def loss(model):
+        return np.concatenate(token_losses(model, rows)).mean()
+
+    before = loss(little.model)
+    for config, most in ((QuantConfig(8), 0.005), (QuantConfig(4, 32), 0.03)):
+        model = quantize(copy.deepcopy(little.model), config)
+        assert loss(model) < before * (1 + most), config
+
+
+# --- runs ---
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for bits, group in ((8, "row"), (4, 32)):
+        words = ["quantize", "--checkpoint", "little", "--out", folder / f"int{bits}"]
+        assert main([*map(str, words), "--bits", str(bits), "--group", str(group)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, "row"), (4, 32)])
+def test_a_quantized_run_opens_as_any_other(quantized, little, bits, group):
+    out = quantized / f"int{bits}"
+    opened = minigpt.load(out, "cpu")
+    config = QuantConfig(bits, group)
+    expected = quantize(copy.deepcopy(little.model), config)
+    assert torch.equal(logits(opened.model), logits(expected))
+    (file,) = out.glob("checkpoints/*/model.safetensors")
+    assert file.stat().st_size == pytest.approx(
+        quantized_bytes(little.model.config, config), rel=0.05
+    )
+    told = json.loads((out / "quantized.json").read_text(encoding="utf-8"))
+    assert told == {"format": 1, "bits": bits, "group": group, "source": "little"}
+    asked = [{"role": "user", "content": "Tell me a story."}]
+    assert opened.chat(asked, max_new_tokens=20, temperature=0.0)
+    assert opened.run.step == little.run.step
+    again = open_run(next(out.glob("checkpoints/*")), "cpu")
+    assert torch.equal(logits(again.model), logits(expected))
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    words = ["quantize", "--checkpoint", "little", "--out", tmp_path / "small", "--bits", "4"]
+    code, out, _ = helpers.run(capsys, *words)
+    assert code == 0
+    assert "bits each" in out
+    assert str(tmp_path / "small") in out
+    assert "already there" in helpers.refused(capsys, *words)
+    bad = ["quantize", "--checkpoint", "little", "--out", tmp_path / "b", "--group", "48"]
+    assert "groups of 48" in helpers.refused(capsys, *bad)
+    assert not (tmp_path / "b" / "checkpoints").exists()
+
+
+def test_other_commands_take_a_quantized_run(quantized, capsys, tmp_path):
+    story_file = helpers.write(tmp_path / "some.txt", story(70_001, World.little()).english)
+    out = quantized / "int8"
+    code, said, err = helpers.run(
+        capsys, "evaluate", "--checkpoint", out, "--text", story_file, "--out", tmp_path / "e"
+    )
+    assert code == 0, err
+    assert "perplexity" in said.lower()
+    words = ["generate", "--checkpoint", out, "--prompt", "One", "--max-new-tokens", "5"]
+    code, said, err = helpers.run(capsys, *words)
+    assert code == 0, err
+    assert said.startswith("One")
+
+
+def test_what_needs_plain_weights_refuses_a_quantized_run(quantized, capsys, tmp_path):
+    out = quantized / "int8"
+    line = helpers.refused(capsys, "export", "--checkpoint", out, "--out", tmp_path / "x")
+    assert "quantized" in line
+    assert "made from" in line
+    words = ["quantize", "--checkpoint", out, "--out", tmp_path / "y"]
+    assert "quantized again" in helpers.refused(capsys, *words)
+    lines = "".join(f'{{"prompt": "a{n}", "answer": "b"}}\n' for n in range(40))
+    data = helpers.write(tmp_path / "d.jsonl", lines)
+    words = ["finetune", "--checkpoint", out, "--data", data, "--out", tmp_path / "z"]
+    assert "quantized" in helpers.refused(capsys, *words)
+    words = ["train", "--data", "storyworld", "--out", out, "--resume"]
+    line = helpers.refused(capsys, *words)
+    assert "8 bits" in line
+    assert "little" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not JSON"),
+        ('{"format": 2, "bits": 8, "group": "row", "source": "x"}', "newer"),
+        ('{"format": 1, "bits": 3, "group": "row", "source": "x"}', "settings"),
+        ('{"format": 1, "bits": 8, "group": "row"}', "settings"),
+    ],
+)
+def test_a_damaged_quantized_json_is_named(quantized, capsys, tmp_path, content, words):
+    out = tmp_path / "copy"
+    shutil.copytree(quantized / "int8", out)
+    (out / "quantized.json").write_text(content, encoding="utf-8")
+    line = helpers.refused(capsys, "generate", "--checkpoint", out)
+    assert words in line
+    assert "quantized.json" in line

@@ -149,10 +149,10 @@ def test_wrong_group_size(change, words):
     fails("compression.group_size", _groups() | change, words)
 
 
-def searched(weights, bits, factors=torch.linspace(0.3, 1.0, 36)):
+def searched(weights, bits):
     top = 2 ** (bits - 1) - 1
     largest = weights.abs().amax(dim=1, keepdim=True) / top
-    tried = [factor * largest for factor in factors]
+    tried = [factor * largest for factor in torch.linspace(0.3, 1.0, 36)]
     backs = [(weights / s).round().clamp(-top, top) * s for s in tried]
     errors = torch.stack([(back - weights).square().sum(dim=1) for back in backs])
     return torch.stack(tried).gather(0, errors.argmin(dim=0)[None, :, None])[0]

@@ -131,7 +131,30 @@ def test_packing_keeps_every_pair():
 # --- layers ---
 
 
-@pytest.mark.parametrize("rows", [1, 3, kernels.MOST_ROWS_BY_KERNEL + 1])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_the_kernel_for_large_matrices_is_near_the_plain_product(monkeypatch, rows, by_row):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(600, 512, generator=generator)
+    weight *= torch.rand(600, 1, generator=generator) + 0.1  # each row has another scale
+    codes, scales = quantize_matrix(weight, 8, "row" if by_row else "tensor")
+    x = torch.randn(rows, 512, generator=generator)
+    expected = F.linear(x, codes.float() * scales)
+    calls = []
+    op = torch.ops.aten._weight_int8pack_mm
+    monkeypatch.setattr(torch.ops.aten, "_weight_int8pack_mm", lambda *a: calls.append(1) or op(*a))
+    found = kernels.int8_linear(x, codes, scales[:, 0])
+    assert calls, "the kernel was not asked"
+    assert found.dtype == torch.float32
+    assert ((found - expected).norm() / expected.norm()) < 0.005
+    many = x.repeat(9, 1)
+    torch.testing.assert_close(
+        kernels.int8_linear(many, codes, scales[:, 0]), expected.repeat(9, 1), atol=1e-3, rtol=1e-4
+    )
+    assert len(calls) == 1, "many rows are one product of floats"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("n_scales", [6, 1])
 def test_the_kernel_computes_what_it_says(weight, rows, n_scales):
     codes, scales = quantize_matrix(weight, 8, "row" if n_scales == 6 else "tensor")

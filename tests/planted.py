@@ -589,6 +589,36 @@ FAULTS = [
         "classification",
     ),
     fault(
+        "a group's scale is that of its neighbors too",
+        r"codes\.unflatten\(-1, \(scales\.size\(-1\), -1\)\)",
+        "codes.unflatten(-1, (-1, scales.size(-1))).transpose(-1, -2)",
+        "quantize",
+    ),
+    fault(
+        "the upper of two packed codes is lost",
+        r"halves\[\.\.\., 0::2\] \| \(halves\[\.\.\., 1::2\] << 4\)",
+        "halves[..., 0::2] | halves[..., 1::2]",
+        "quantize",
+    ),
+    fault(
+        "a refused token is replaced by one of the model's, whatever the draft had",
+        r"missing = \(p - q\)\.clamp\(min=0\)",
+        "missing = p",
+        "speculative",
+    ),
+    fault(
+        "refused tokens stay in the cache",
+        r"cache\.advance\(len\(written\) - idx\.size\(1\)\)",
+        "pass",
+        "speculative",
+    ),
+    fault(
+        "a softened loss shrinks with the temperature",
+        r"return temperature\*\*2 \* F\.kl_div",
+        "return F.kl_div",
+        "distillation",
+    ),
+    fault(
         "Wilson's interval forgets that the truth has a spread of its own",
         r"\+ spread / n / 4\)",
         "+ 0 * spread)",

@@ -319,6 +319,7 @@ def test_what_needs_plain_weights_refuses_a_quantized_run(quantized, capsys, tmp
     lines = "".join(f'{{"prompt": "a{n}", "answer": "b"}}\n' for n in range(40))
     data = helpers.write(tmp_path / "d.jsonl", lines)
     words = ["finetune", "--checkpoint", out, "--data", data, "--out", tmp_path / "z"]
+    words += ["--validation-fraction", "0.3"]
     assert "quantized" in helpers.refused(capsys, *words)
     words = ["train", "--data", "storyworld", "--out", out, "--resume"]
     line = helpers.refused(capsys, *words)

@@ -223,6 +223,8 @@ IMPORT_ONLY_NAMES = frozenset(
         "muon.Muon",
         "muon.orthogonalize_shards",
         "preference.check_pairs",
+        "quantize.QuantConfig",
+        "quantize.quantized_bytes",
         "rl.RLConfig",
         "runs.adapters.begin_adapter",
         "runs.resume.Metrics",

@@ -83,22 +83,25 @@ def latest_of_equals(requests):
     ],
 )
 def test_wrong_fair_queue(answer, words):
-    assert judge("serving.fair_queue", _fair) == ("passed", "passed")
+    assert judge("serving.fair_queue", lambda requests: _fair(requests)) == ("passed", "passed")
     fails("serving.fair_queue", answer, words)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (_no_limit, "holds `burst`"),
-        (_refused_pay, "takes no permit"),
-        (lambda t, rate, burst: [x * rate for x in _bucket(t, rate, burst)], "(1 - permits) / rate"),
+        (lambda *given: _no_limit(*given), "holds `burst`"),
+        (lambda *given: _refused_pay(*given), "takes no permit"),
+        (
+            lambda t, rate, burst: [x * rate for x in _bucket(t, rate, burst)],
+            "(1 - permits) / rate",
+        ),
         (lambda t, rate, burst: _bucket(t, rate, burst + 1), "at most up to burst"),
         (lambda t, rate, burst: [0.0], "expected a list"),
     ],
 )
 def test_wrong_rate_limit(answer, words):
-    assert judge("serving.rate_limit", _bucket) == ("passed", "passed")
+    assert judge("serving.rate_limit", lambda *given: _bucket(*given)) == ("passed", "passed")
     fails("serving.rate_limit", answer, words)
 
 
@@ -148,13 +151,8 @@ def never_longer(next_logits, choices, end):
     ],
 )
 def test_wrong_choice(answer, words):
-    assert judge("serving.choice", _choose) == ("passed", "passed")
-    for _ in range(3):  # by luck a wrong rule may give the right choices
-        verdict, message = judge("serving.choice", answer)
-        assert verdict == "failed", message
-        if words in message:
-            return
-    raise AssertionError(message)
+    assert judge("serving.choice", lambda *given: _choose(*given)) == ("passed", "passed")
+    fails("serving.choice", answer, words)
 
 
 def calculator(result=_result, sign="=", counts=True, last=True, whole=True):
@@ -213,4 +211,4 @@ def test_results_are_whole_numbers_or_errors():
 @pytest.mark.parametrize("name", ["fair_queue", "rate_limit", "choice", "calculator"])
 def test_every_student_can_pass(name, monkeypatch):
     assert answer_of(f"serving.{name}")
-    passes_always(f"serving.{name}", monkeypatch, students=30)
+    passes_always(f"serving.{name}", monkeypatch, students=10)

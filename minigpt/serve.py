@@ -160,7 +160,11 @@ class Service:
             Route("/v1/completions", self.completion, methods=["POST"]),
             *(Route(path, page) for path in PAGES),
         ]
-        handlers: dict[Any, Any] = {ApiError: api_refusal, HTTPException: http_refusal}
+        handlers: dict[Any, Any] = {
+            ApiError: api_refusal,
+            HTTPException: http_refusal,
+            ClientDisconnect: nobody_reads,
+        }
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
         return Guard(app, api_key, hosts, self.limits)
 
@@ -310,6 +314,11 @@ def api_refusal(request: Request, error: ApiError) -> Response:
         # The official client would send the same again, twice.
         headers |= {"X-Should-Retry": "false", "Connection": "close"}
     return JSONResponse(error.body(), error.status, headers)
+
+
+def nobody_reads(request: Request, error: ClientDisconnect) -> Response:
+    """Answer a client that hung up in the middle of its request: for the form alone."""
+    return Response(status_code=499)
 
 
 def http_refusal(request: Request, error: HTTPException) -> Response:

@@ -289,7 +289,7 @@ def choice(answer: Callable, generator: Generator) -> None:
     for choices, end in cases:
         for _ in range(3):
             seed = integers(generator, 0, 2**31 - 2)[0]
-            next_logits = _model(seed)
+            next_logits = _model(seed, max(map(len, choices)))
             case = f"choices {choices}, end {end}"
             got = call(answer, next_logits, [list(c) for c in choices], end, case=case)
             got = got.tolist() if isinstance(got, Tensor) else got
@@ -299,10 +299,11 @@ def choice(answer: Callable, generator: Generator) -> None:
             require(list(got) == right, f"expected {right}, got {list(got)} ({case}). {look}")
 
 
-def _model(seed: int) -> Callable[[list[int]], Tensor]:
+def _model(seed: int, longest: int) -> Callable[[list[int]], Tensor]:
     """Return a small model that looks at all that was written; token 9 is its favorite."""
 
     def next_logits(written: list[int]) -> Tensor:
+        require(len(written) <= longest, f"{written[:9]} is longer than any choice: it must end")
         text = f"{seed} {written}"
         rng = random.Random(text)
         logits = torch.tensor([rng.gauss(0, 2) for _ in range(10)])

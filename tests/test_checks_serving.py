@@ -190,7 +190,8 @@ def unsafe(expression):
         (calculator(counts=False), "at most 2 calls"),
         (calculator(last=False), "<<"),
         (calculator(whole=False), "all of the text"),
-        (lambda write, most: write(""), "result is missing"),
+        (lambda write, most: write("") + write("x"), "all of the text"),
+        (calculator(lambda expression: "", sign=""), "result is missing"),
         (lambda write, most: 7, "expected a text"),
     ],
 )

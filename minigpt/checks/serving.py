@@ -295,7 +295,7 @@ def choice(answer: Callable, generator: Generator) -> None:
             got = got.tolist() if isinstance(got, Tensor) else got
             require(isinstance(got, list | tuple), f"expected ids, got {got!r} ({case})")
             right = _choose(next_logits, choices, end)
-            look = _choice_slip(list(got), choices, next_logits, end)
+            look = _choice_slip(list(got), right, choices, next_logits, end)
             require(list(got) == right, f"expected {right}, got {list(got)} ({case}). {look}")
 
 
@@ -313,11 +313,14 @@ def _model(seed: int, longest: int) -> Callable[[list[int]], Tensor]:
     return next_logits
 
 
-def _choice_slip(got: list, choices: list, next_logits: Callable, end: int) -> str:
+def _choice_slip(got: list, right: list, choices: list, next_logits: Callable, end: int) -> str:
     if end in got and got[:-1] in choices:
         return "The end is not part of the answer."
     if got not in choices:
         return "That is none of the choices: mask all other tokens, and end at complete ones only."
+    shorter = min(len(got), len(right))
+    if got[:shorter] == right[:shorter]:
+        return "Where a choice is complete and another goes on, the model decides: end, or next id."
     scores = []
     for each in choices:
         path = [*each, end]
@@ -325,8 +328,6 @@ def _choice_slip(got: list, choices: list, next_logits: Callable, end: int) -> s
         scores.append(float(sum(rows)))
     if got == choices[scores.index(max(scores))]:
         return "That is the likeliest choice as a whole; here each token is chosen greedily."
-    if any(c[: len(got)] == got and len(c) > len(got) for c in choices):
-        return "Where a choice is complete and another goes on, the model decides: end, or next id."
     return "At each step, of the allowed ids the one with the largest logit."
 
 
@@ -338,6 +339,7 @@ OPERATORS: dict[type, Callable] = {
     ast.Mult: operator.mul,
 }
 GOOD = ["1+1", "12*3", "2*(3+4)-5", "7-10", "10*10*10", "(8)", "2+3*4", "100-1-1", "(2+3)*(4-6)"]
+GOOD += ["999999+1", "1+" * 19 + "12"]  # the largest number, the longest expression
 BAD = [
     "2**9",
     "7/2",
@@ -350,7 +352,9 @@ BAD = [
     "'a'*3",
     "len([1])",
     "True+1",
+    "1000000-1",
     "9" * 30 + "*2",
+    "1+" * 20 + "1",
     "(" * 3000 + "1" + ")" * 3000,
 ]
 LONGEST = 40  # characters of an expression

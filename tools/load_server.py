@@ -134,7 +134,7 @@ def summary(clients: int, seen: Sequence[Seen], seconds: float) -> str:
     firsts = sorted(1000 * each.first for each in seen)
     speed = sum(each.n_tokens for each in seen) / seconds
     return (
-        f"{clients:3} at a time: {speed:6.1f} tokens a second; first text after "
+        f"{clients:3} at a time: {speed:6.1f} tokens per second; first text after "
         f"{statistics.median(firsts):.0f} ms (median), {firsts[-1]:.0f} ms (worst)"
     )
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Limits:
 
     body_bytes: int = 2**20  # of a request
     body_seconds: float = 10.0  # until all of it is there
+    header_bytes: int = 2**14  # of a request's path and header fields
     header_seconds: float = 10.0  # until a new connection has asked for something
     answer_seconds: float = 120.0  # from the request to the last piece, the wait included
     send_seconds: float = 20.0  # until a reader takes what it was sent
@@ -158,7 +160,11 @@ class Service:
             Route("/v1/completions", self.completion, methods=["POST"]),
             *(Route(path, page) for path in PAGES),
         ]
-        handlers: dict[Any, Any] = {ApiError: api_refusal, HTTPException: http_refusal}
+        handlers: dict[Any, Any] = {
+            ApiError: api_refusal,
+            HTTPException: http_refusal,
+            ClientDisconnect: nobody_reads,
+        }
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
         return Guard(app, api_key, hosts, self.limits)
 
@@ -310,6 +316,11 @@ def api_refusal(request: Request, error: ApiError) -> Response:
     return JSONResponse(error.body(), error.status, headers)
 
 
+def nobody_reads(request: Request, error: ClientDisconnect) -> Response:
+    """Answer a client that hung up in the middle of its request: for the form alone."""
+    return Response(status_code=499)
+
+
 def http_refusal(request: Request, error: HTTPException) -> Response:
     """Send what Starlette refuses, such as an unknown path, in the same form."""
     message = f"{error.detail}: {request.method} {request.url.path[:80]}"
@@ -344,7 +355,16 @@ class Guard:
             await self.app(scope, receive, send_in_time)
 
     def check(self, request: Request) -> None:
-        """Raise ApiError for a foreign host or page, and for a wrong key."""
+        """Raise ApiError for a large header, a foreign host or page, and a wrong key."""
+        scope = request.scope
+        texts = (
+            scope["path"],
+            scope["query_string"],
+            *(t for both in scope["headers"] for t in both),
+        )
+        size = sum(map(len, texts))
+        if size > self.limits.header_bytes:
+            raise ApiError(431, f"the header is larger than {self.limits.header_bytes} bytes")
         host = request.headers.get("host", "")
         if self.hosts and host_name(host) not in self.hosts:
             raise ApiError(403, f"this server does not answer for the host {host[:60]!r}")
@@ -387,11 +407,15 @@ class Protocol(H11Protocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP in the form of all errors."""
-        body = json.dumps(ApiError(400, msg).body()).encode("utf-8")
+        """Refuse what is no HTTP, or never stops being a header, in the form of all errors."""
+        is_long = getattr(sys.exception(), "error_status_hint", 400) == 431
+        status, reason = (
+            (431, "Request Header Fields Too Large") if is_long else (400, "Bad Request")
+        )
+        body = json.dumps(ApiError(status, reason if is_long else msg).body()).encode("utf-8")
         headers = [("content-type", "application/json"), ("connection", "close")]
         headers.append(("content-length", str(len(body))))
-        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        start = h11.Response(status_code=status, headers=headers, reason=reason)
         for part in (start, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(part) or b"")
         self.transport.close()
@@ -407,6 +431,7 @@ class Server(uvicorn.Server):
             http=type("LimitedProtocol", (Protocol,), {"header_seconds": limits.header_seconds}),
             ws="none",
             lifespan="on",
+            h11_max_incomplete_event_size=limits.header_bytes,
             log_level="error",
             access_log=False,
             server_header=False,

@@ -558,6 +558,12 @@ FAULTS = [
         "engine",
     ),
     fault(
+        "a header may have any size",
+        r"if size > self\.limits\.header_bytes:",
+        "if False:",
+        "serve",
+    ),
+    fault(
         "one token too many fits into the context",
         r"if wanted > room:",
         "if wanted > room + 1:",

@@ -11,9 +11,17 @@ def test_random_input_never_ends_in_a_traceback(kind, count, tmp_path, monkeypat
     assert not (found := fuzz.faults(kind, count, seed=1)), "\n".join(found)
 
 
+@pytest.mark.slow
+def test_a_server_survives_2000_random_requests(tmp_path, monkeypatch):
+    pytest.importorskip("uvicorn", reason="needs the server: pip install minigpt-course[serve]")
+    monkeypatch.chdir(tmp_path)
+    assert not (found := fuzz.faults("requests", 2000, seed=1)), "\n".join(found)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("kind", "count"), [("tables", 1000), ("commands", 1000), ("prompts", 300)]
+    ("kind", "count"),
+    [("tables", 1000), ("commands", 1000), ("prompts", 300), ("requests", 50_000)],
 )
 def test_soak_random_input(kind, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -318,6 +318,32 @@ def test_bytes_that_are_no_good_http(client, head):
     assert client.health()["status"] == "ok"
 
 
+@pytest.mark.parametrize(("n", "status"), [(10_000, 200), (20_000, 431), (60_000, 431)])
+def test_a_header_that_is_too_large_is_431(client, n, status):
+    """20,000 bytes arrive whole; of 60,000 the server refuses to wait for the rest."""
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * n + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), 10) as link:
+        if n < 60_000:
+            link.sendall(head)
+        else:
+            for start in (0, 8_000, 16_000):
+                link.sendall(head[start : start + 8_000])
+                time.sleep(0.02)
+        answer = link.recv(2000)
+    assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+    assert client.send("GET", "/health?" + "a" * 20_000)[0] == 431
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_leaves_no_traceback(client, caplog):
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{"
+    with socket.create_connection(("127.0.0.1", client.port), 10) as link:
+        link.sendall(head.encode("ascii"))
+        link.shutdown(socket.SHUT_WR)
+        assert link.recv(1) == b""
+    assert client.health()["status"] == "ok"
+    assert not [record.getMessage() for record in caplog.records]
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(model):
     with serving(Engine(model, TOKENIZER), body_seconds=0.3, header_seconds=0.3) as client:
         with socket.create_connection(("127.0.0.1", client.port), 10) as link:

@@ -1,8 +1,9 @@
-"""Throw random input at the package: tables, command lines, prompts; none may end in a traceback.
+"""Throw random input at the package; none may end in a traceback, or in a fault of the server.
 
     python tools/fuzz.py tables --count 1000
     python tools/fuzz.py commands --count 1000
     python tools/fuzz.py prompts --count 300 --seed 7
+    python tools/fuzz.py requests --count 2000
 
 Each case is a function of the seed and its number. A case fails where anything but one of the
 package's own errors comes out, or where it takes longer than 10 seconds. The same functions run in
@@ -13,12 +14,15 @@ import argparse
 import contextlib
 import csv
 import functools
+import http.client
 import io
 import json
 import os
 import random
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -258,10 +262,83 @@ def shipped() -> Model:
     return load()
 
 
+CHAT = "/v1/chat/completions"
+GREEDY = {"model": "little", "temperature": 0, "max_tokens": 5}
+GREEDY["messages"] = [{"role": "user", "content": "Tell me a story."}]
+FIELDS = (
+    *GREEDY,
+    *("prompt", "stream", "stream_options", "stop", "seed", "top_p", "top_k", "min_p", "n"),
+    *("logprobs", "top_logprobs", "logit_bias", "presence_penalty", "repetition_penalty", "tools"),
+    *("max_completion_tokens", "user", "response_format", "temperatur", ""),
+)
+
+
+def send_request(rng: random.Random, folder: Path) -> None:
+    """Send a request that is more or less broken; the server must refuse it, and be as before."""
+    port, greedy = served()
+    body: object = dict(GREEDY)
+    for _ in range(rng.randrange(4)):
+        body |= {rng.choice(FIELDS): random_value(rng)}  # type: ignore[operator]
+    data = json.dumps(body if rng.random() < 0.9 else random_value(rng)).encode("utf-8")
+    path = rng.choice([CHAT, CHAT, CHAT, "/v1/completions", "/v1/models", "/health", "/", "/%00"])
+    length = rng.choice(["", "-1", "x", str(10**20)]) if rng.random() < 0.1 else str(len(data))
+    head = f"{rng.choice(['POST', 'POST', 'POST', 'GET', 'PUT', 'X'])} {path} HTTP/1.1\r\n"
+    head += f"Host: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    message = bytearray(head.encode("utf-8") + data)
+    for _ in range(rng.choice([0, 0, 0, 1])):
+        message[rng.randrange(len(message))] = rng.randrange(256)
+    is_cut = rng.random() < 0.05
+    if is_cut:
+        del message[rng.randrange(len(message)) :]
+    answer = exchange(port, bytes(message), is_cut)
+    assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
+    if rng.random() < 0.05:
+        assert ask_greedily(port) == greedy, "the greedy answer has changed"
+
+
+def exchange(port: int, message: bytes, hangs_up: bool) -> bytes:
+    """Send bytes, perhaps hang up, and return what comes back until the server hangs up."""
+    link, answer = socket.create_connection(("127.0.0.1", port), SLOWEST), b""
+    with link, contextlib.suppress(ConnectionError):
+        link.sendall(message)
+        if hangs_up:
+            link.shutdown(socket.SHUT_WR)
+        while data := link.recv(65536):
+            answer += data
+    return answer
+
+
+@functools.cache
+def served() -> tuple[int, str]:
+    """Serve the shipped model until the process ends; return the port and a greedy answer."""
+    from minigpt.engine import Engine
+    from minigpt.serve import Limits, Server, Service, open_socket
+
+    engine = Engine(shipped().model, shipped().tokenizer, n_slot=4)
+    service = Service(engine, "little", Limits(body_seconds=1.0, header_seconds=1.0))
+    listening = open_socket("127.0.0.1", 0)
+    server = Server(service, service.app())
+    run = {"sockets": [listening]}
+    threading.Thread(target=server.run, kwargs=run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.01)
+    port = listening.getsockname()[1]
+    return port, ask_greedily(port)
+
+
+def ask_greedily(port: int) -> str:
+    """Return what the server answers to a question that is as it should be."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=SLOWEST)
+    with contextlib.closing(link):
+        link.request("POST", CHAT, json.dumps(GREEDY))
+        return json.loads(link.getresponse().read())["choices"][0]["message"]["content"]
+
+
 KINDS: dict[str, Callable[[random.Random, Path], None]] = {
     "tables": read_everything,
     "commands": run_command,
     "prompts": write_on,
+    "requests": send_request,
 }
 
 

@@ -119,6 +119,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "engine": (24,),
     "openai_api": (),
     "serve": (24,),
+    "pictures": (),
     "vision": (25,),
     "checks": (),
     "classroom": (),

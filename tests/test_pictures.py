@@ -1,7 +1,8 @@
-"""Drawn pictures are what their labels say; files of pictures are read, or refused with a reason."""
+"""Drawn pictures are what their labels say; files of pictures are read, or refused."""
 
 import gzip
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_a_digit_moves_by_the_same_step_and_comes_back():
             (y, x)
             for y in (-4, 0, 4)
             for x in (-4, 0, 4)
-            if all(torch.equal(a.roll((y, x), (-2, -1)), b) for a, b in zip(movie, movie[1:]))  # noqa: B905
+            if all(torch.equal(a.roll((y, x), (-2, -1)), b) for a, b in pairwise(movie))
         ]
         assert len(moves) == 1
         assert moves != [(0, 0)]

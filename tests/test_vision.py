@@ -189,7 +189,7 @@ def test_each_epoch_takes_every_example_once():
     model = nn.Linear(2, 2)
     vision.fit_pictures(model, loss_of, count=10, epochs=2, batch_size=4)
     assert [len(rows) for rows in seen] == [4, 4, 2, 4, 4, 2]
-    first, second = sum(seen[:3], []), sum(seen[3:], [])
+    first, second = ([n for rows in each for n in rows] for each in (seen[:3], seen[3:]))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
     assert not model.training

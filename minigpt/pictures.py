@@ -99,8 +99,8 @@ def move_digits(count: int, n_frames: int, seed: int, step: int = 4) -> Tensor:
 # --- scenes: two things of the story world, what they are, and where ---
 
 THINGS = ("kite", "boat", "hat", "mask", "doll")
-COLORS = {"red": (0.85, 0.2, 0.2), "blue": (0.2, 0.35, 0.85), "green": (0.2, 0.65, 0.3)}
-_PAPER = 0.96
+COLORS = {"red": (0.9, 0.25, 0.2), "blue": (0.3, 0.5, 0.95), "green": (0.25, 0.75, 0.35)}
+_GROUND = 0.04  # nearly black: things shine, as ink does in gray pictures
 
 # Whether a thing covers the place (x, y); the thing reaches from -1 to 1, top to bottom.
 _SHAPES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
@@ -115,9 +115,9 @@ _SHAPES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 
 
 class Scenes(NamedTuple):
-    """Drawn scenes: pictures (N, 3, 16, 32), a caption each, and what each point belongs to.
+    """Drawn scenes: pictures (N, 3, 16, W), a caption each, and what each point belongs to.
 
-    covers (N, 16, 32): 0 for the paper, else 1 + the thing's place in THINGS.
+    covers (N, 16, W): 0 for the ground, else 1 + the thing's place in THINGS.
     """
 
     pictures: Tensor
@@ -125,21 +125,26 @@ class Scenes(NamedTuple):
     covers: Tensor
 
 
-def draw_scenes(count: int, seed: int, without: Sequence[tuple[str, str]] = ()) -> Scenes:
-    """Draw scenes of one thing on the left and one on the right: "a red kite and a blue boat".
+def draw_scenes(
+    count: int,
+    seed: int,
+    n_things: int = 2,
+    without: Sequence[tuple[str, str]] = (),
+) -> Scenes:
+    """Draw scenes of things side by side, 16 points each: "a red kite and a blue boat".
 
     Size and place differ; `without` names pairs (color, thing) that are never drawn.
     """
-    rng = np.random.default_rng(seed)
+    rng, width = np.random.default_rng(seed), 16 * n_things
     kinds = [(c, thing) for c in COLORS for thing in THINGS if (c, thing) not in set(without)]
-    pictures, covers = np.full((count, 16, 32, 3), _PAPER), np.zeros((count, 16, 32), dtype=int)
+    pictures, covers = np.full((count, 16, width, 3), _GROUND), np.zeros((count, 16, width), int)
     captions = []
     for n in range(count):
         phrases = []
-        for side in (0, 16):
+        for left in range(0, width, 16):
             color, thing = kinds[rng.integers(len(kinds))]
-            x, y = side + 8 + rng.uniform(-2, 2), 8 + rng.uniform(-2, 2)
-            inside = _covered(THINGS.index(thing), x, y, rng.uniform(4.5, 6.5))
+            x, y = left + 8 + rng.uniform(-2, 2), 8 + rng.uniform(-2, 2)
+            inside = _covered(THINGS.index(thing), x, y, rng.uniform(4.5, 6.5), width)
             pictures[n][inside] = COLORS[color]
             covers[n][inside] = 1 + THINGS.index(thing)
             phrases.append(f"a {color} {thing}")
@@ -149,9 +154,9 @@ def draw_scenes(count: int, seed: int, without: Sequence[tuple[str, str]] = ()) 
     return Scenes(moved, captions, torch.from_numpy(covers))
 
 
-def _covered(thing: int, x: float, y: float, radius: float) -> np.ndarray:
-    """Return which points of a scene, (16, 32), a thing covers that is drawn around (x, y)."""
-    rows, columns = np.mgrid[0:16, 0:32] + 0.5
+def _covered(thing: int, x: float, y: float, radius: float, width: int) -> np.ndarray:
+    """Return which points of a scene, (16, width), a thing covers that is drawn around (x, y)."""
+    rows, columns = np.mgrid[0:16, 0:width] + 0.5
     across, down = (columns - x) / radius, (rows - y) / radius
     near = (np.abs(across) <= 1) & (np.abs(down) <= 1)
     return near & _SHAPES[thing](across, down)

@@ -23,9 +23,11 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from minigpt.gpt import GPT, GPTConfig
+from minigpt.muon import Muon
 from minigpt.optim import cosine_factor
 from minigpt.support.errors import CheckpointError, DataError, require
 
+RATES = (0.02, 0.01)  # the highest learning rates, of Muon and of AdamW
 PICTURES_AT_A_TIME = 512  # in one forward pass that only reads
 
 
@@ -79,7 +81,10 @@ class Vision(nn.Module):
         self.gpt = GPT(config)
 
     def hidden(
-        self, pictures: Tensor, idx: Tensor | None = None, mask: Tensor | None = None
+        self,
+        pictures: Tensor,
+        idx: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return what the head sees at each patch, then at each word: (N, T + L, C).
 
@@ -120,34 +125,36 @@ class Vision(nn.Module):
 
 
 def fit_pictures(
-    model: nn.Module,
+    model: Vision,
     loss_of: Callable[[Tensor], Tensor],
     count: int,
-    epochs: int = 10,
+    epochs: int = 8,
     batch_size: int = 64,
-    learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> list[float]:
     """Train a model in place and return the loss of every step.
 
     loss_of(rows) is the loss of the examples with these numbers, of `count` in all; each epoch goes
-    through all of them in a new order. AdamW with a cosine schedule.
+    through all of them in a new order. Muon for the matrices of the blocks and AdamW for the rest,
+    with rates that warm up and fall to 0, as the package trains on text.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
-    order = [torch.randperm(count, generator=generator) for _ in range(epochs)]
-    batches = [rows for epoch in order for rows in epoch.split(batch_size)]
+    matrices = [p for p in model.gpt.blocks.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    optimizers = [Muon(matrices, RATES[0], 0.9, 0.01), torch.optim.AdamW(rest, RATES[1])]
+    orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    batches = [rows for order in orders for rows in order.split(batch_size)]
     losses = []
     model.train()
     for step, rows in enumerate(batches):
         factor = cosine_factor(step, len(batches), warmup_steps=len(batches) // 20)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * factor
         loss = loss_of(rows)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, rate in zip(optimizers, RATES, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * factor
+            optimizer.step()
         losses.append(loss.item())
     model.eval()
     return losses

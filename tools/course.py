@@ -225,6 +225,8 @@ IMPORT_ONLY_NAMES = frozenset(
         "runs.adapters.begin_adapter",
         "runs.resume.Metrics",
         "validation.Objective",
+        "vision.join_patches",
+        "vision.picture_probabilities",
     }
 )
 

@@ -1,9 +1,12 @@
 """Patches equal a convolution, the blocks a library's encoder, and the model learns to see."""
 
 import doctest
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import image
 from torch import nn
 from torch.nn import functional as F
 
@@ -284,3 +287,20 @@ def test_labels_get_numbers():
     assert labels == ["a", "b"]
     with pytest.raises(DataError, match="at least two labels"):
         vision.numbered(["a", "a"])
+
+
+def test_the_lines_of_the_page_run(tmp_path, monkeypatch, capsys):
+    text = (Path(vision.__file__).parents[1] / "docs" / "pictures.md").read_text("utf-8")
+    train, use = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    pictures, digits = draw_digits(60, seed=0)
+    for n, (picture, digit) in enumerate(zip(pictures, digits.tolist(), strict=True)):
+        folder = tmp_path / ("new" if n < 3 else "mine") / ("cup" if digit % 2 else "spoon")
+        folder.mkdir(parents=True, exist_ok=True)
+        image.imsave(folder / f"{n}.png", 1 - picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    exec(compile(train, "docs/pictures.md", "exec"), {})
+    exec(compile(use, "docs/pictures.md", "exec"), {})
+    said, *lines = capsys.readouterr().out.splitlines()
+    assert "of 11 pictures that it has not seen are right" in said
+    assert len(lines) == 3
+    assert all(line.split()[0] in ("cup", "spoon") for line in lines)

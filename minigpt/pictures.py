@@ -80,17 +80,17 @@ def _ink(walks: np.ndarray, thickness: np.ndarray, side: int) -> np.ndarray:
 def move_digits(count: int, n_frames: int, seed: int, step: int = 4) -> Tensor:
     """Return digits on the move, (count, n_frames, 1, 16, 16): in each frame one step further.
 
-    The step, in points, is the same from frame to frame; its direction is one of eight, and what
-    leaves on one side comes back on the other. The digit is 8 points high.
+    The digit is 8 points high and begins on a grid of `step` points. It moves up, down, left or
+    right by as many points, always in the same direction, and what leaves on one side comes back on
+    the other.
     """
     rng = np.random.default_rng(seed)
-    small = draw_digits(count, seed, side=8)[0]
-    canvas = F.pad(small, (0, 8, 0, 8))  # (count, 1, 16, 16)
-    ways = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])
-    starts = rng.integers(16, size=(count, 2))
-    steps = step * ways[rng.integers(len(ways), size=count)]
+    canvas = F.pad(draw_digits(count, seed, side=8)[0], (0, 8, 0, 8))  # (count, 1, 16, 16)
+    ways = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
+    starts = rng.integers(16 // step, size=(count, 2)) * step
+    moves = step * ways[rng.integers(4, size=count)]
     frames = torch.zeros(count, n_frames, 1, 16, 16)
-    for n, (start, move) in enumerate(zip(starts, steps, strict=True)):
+    for n, (start, move) in enumerate(zip(starts, moves, strict=True)):
         for t in range(n_frames):
             frames[n, t] = canvas[n].roll((start + t * move).tolist(), dims=(-2, -1))
     return frames

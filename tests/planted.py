@@ -655,6 +655,36 @@ FAULTS = [
         "contamination",
     ),
     fault(
+        "patches come column by column",
+        r"squares\.permute\(0, 2, 3, 1, 4, 5\)\.flatten\(3\)",
+        "squares.permute(0, 3, 2, 1, 4, 5).flatten(3)",
+        "vision",
+    ),
+    fault(
+        "a patch sees only the ones before it",
+        r"mask = torch\.ones\(T, T, dtype=torch\.bool, device=x\.device\)",
+        "mask = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()",
+        "vision",
+    ),
+    fault(
+        "the patches of a picture see the words behind it",
+        r"mask = arrival_mask\(\[0\] \* T \+ list\(range\(1, L \+ 1\)\)\)",
+        "mask = arrival_mask([L] * T + list(range(1, L + 1)))",
+        "vision",
+    ),
+    fault(
+        "a picture's label is read from its first patch",
+        r"self\.hidden\(pictures, mask=mask\)\.mean\(dim=1\)",
+        "self.hidden(pictures, mask=mask)[:, 0]",
+        "vision",
+    ),
+    fault(
+        "light pictures keep their light as ink",
+        r"1 - gray if gray\.median\(\) > 0\.5 else gray",
+        "gray",
+        "pictures",
+    ),
+    fault(
         "an item's n-grams are not compared in lower case",
         r"for letter in characters\(text\.lower\(\)\) if letter\.isalnum",
         "for letter in characters(text) if letter.isalnum",

@@ -122,6 +122,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "engine": (24,),
     "openai_api": (),
     "serve": (24,),
+    "pictures": (),
     "vision": (25,),
     "checks": (),
     "classroom": (),
@@ -239,6 +240,8 @@ IMPORT_ONLY_NAMES = frozenset(
         "serve.Service",
         "serve.open_socket",
         "validation.Objective",
+        "vision.join_patches",
+        "vision.picture_probabilities",
     }
 )
 

@@ -18,20 +18,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from course import MODULES, ROOT, notebooks
 from hosted import colab, hosted_copy, place, repository
+from messages import page as all_messages
 from site_links import faults
 
 SETTINGS = ROOT / "docs" / "site"  # conf.py and the style sheet
 TEXTS = ("*.md", "docs/*.md", "datasets/**/*.md", "chapters/**/*.md", "minigpt/**/*.md")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+IGNORE_ALL = "   :ignore-module-all:"  # what a package hands on is shown where it is defined
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 SHELF = {  # pages beside the course, in the order of the menu
-    "Use it": ("guide", "troubleshooting", "data_formats", "serving", "clusters", "hosted"),
+    "Use it": ("guide", "troubleshooting", "messages", "data_formats", "serving", "clusters", "hosted"),
     "Look it up": ("glossary", "benchmarks", "real_text", "reliability", "experiments"),
 }
-PROJECT = ("CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "CHANGELOG", "datasets/README")
+PROJECT = ("CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "CHANGELOG")
+PROJECT += ("datasets/README", "minigpt/models/little/README")
 
 
 class Pages:
@@ -62,8 +66,10 @@ class Pages:
         here: the place of the page's source in the repository, with forward slashes.
         """
         path, mark, anchor = link.partition("#")
-        if not path or re.match(r"[a-z]+:", path):
+        if re.match(r"[a-z]+:", path):
             return link
+        if not path:
+            return mark + (slug(anchor) if here.endswith(".ipynb") else anchor)
         page = PurePosixPath(self.of.get(here, here)).parent.as_posix()
         wanted = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
         found = self.of.get(wanted) or self.of.get(posixpath.join(wanted, "README.md"))
@@ -72,6 +78,8 @@ class Pages:
             found = wanted
         if found is None and (self.root / wanted).exists():
             return f"{self.address}/tree/main/{wanted}" if self.address else None
+        if wanted.endswith(".ipynb"):
+            anchor = slug(anchor)
         return posixpath.relpath(found or wanted, page) + mark + anchor
 
     def rewrite(self, text: str, here: str) -> str:
@@ -84,6 +92,15 @@ class Pages:
         parts = CODE.split(text)
         parts[::2] = [LINK.sub(lead, part) for part in parts[::2]]
         return "".join(parts)
+
+
+def slug(anchor: str) -> str:
+    """Return the anchor of a heading as pages have it, from the one that Jupyter gives it.
+
+    >>> slug("9-·-How-sure-is-a-score%3F")
+    '9--how-sure-is-a-score'
+    """
+    return re.sub(r"[^\w-]", "", unquote(anchor).lower())
 
 
 def source_of(root: Path, module: str) -> str | None:
@@ -120,7 +137,7 @@ def parts_of_the_course(readme: str) -> dict[str, list[str]]:
 def front_page(pages: Pages) -> str:
     """Return the README as the first page, with the menu of the whole site."""
     readme = (pages.root / "README.md").read_text(encoding="utf-8")
-    have = {path.with_suffix("").as_posix() for path in pages.texts}
+    have = {path.with_suffix("").as_posix() for path in pages.texts} | {"docs/messages"}
     shelf = {name: [f"docs/{page}" for page in names] for name, names in SHELF.items()}
     listed = {page for names in shelf.values() for page in names}
     shelf["Look it up"] += sorted(p for p in have if p.startswith("docs/") and p not in listed)
@@ -177,11 +194,11 @@ def module_page(root: Path, name: str, path: str) -> str:
         files = sorted((root / path).parent.glob("*.py"))
         inner = (file.stem for file in files if not file.stem.startswith("__"))
         modules += [f"minigpt.{name}.{stem}" for stem in inner if f"{name}.{stem}" not in MODULES]
-    rows = ["```{py:currentmodule} minigpt", "```", "", f"# {name}", ""]
+    rows = [f"# {name}", ""]
     for number, module in enumerate(modules):
         if number:
             rows += [f"## {module.removeprefix('minigpt.')}", ""]
-        rows += ["```{eval-rst}", f".. automodule:: {module}", "   :members:", "```", ""]
+        rows += ["```{eval-rst}", f".. automodule:: {module}", "   :members:", IGNORE_ALL, "```", ""]
     return "\n".join(rows)
 
 
@@ -215,6 +232,7 @@ def lay_out(pages: Pages, folder: Path) -> None:
         write(folder / "source" / path, pages.rewrite(text, path.as_posix()))
     (folder / "source" / "README.md").unlink()
     write(folder / "source" / "index.md", front_page(pages))
+    write(folder / "source" / "docs/messages.md", all_messages(pages.root))
     write(folder / "source" / "chapters/solutions/index.md", solutions_page(pages))
     for name, text in api_pages(pages).items():
         write(folder / "source" / name, text)
@@ -223,8 +241,6 @@ def lay_out(pages: Pages, folder: Path) -> None:
         text = (pages.root / path).read_text(encoding="utf-8")
         write(folder / "extra" / place(path), hosted_copy(text, path, pages.address))
     write(folder / "extra" / ".nojekyll", "")  # GitHub would leave out folders such as _static
-    for text in (pages.root / "docs").glob("*.png"):
-        pages.files.add(text.relative_to(pages.root).as_posix())
     for file in sorted(pages.files):
         (folder / "source" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pages.root / file, folder / "source" / file)
@@ -246,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the site, without a network.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
     parser.add_argument("--repository", default=repository(), help="address of the public copy")
-    parser.add_argument("--jobs", type=int, default=1, help="processes of Sphinx")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of Sphinx")
     options = parser.parse_args(arguments)
     start, folder = time.perf_counter(), options.out.resolve()
     shutil.rmtree(folder, ignore_errors=True)

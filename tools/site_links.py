@@ -1,4 +1,4 @@
-"""Look through built pages: links that lead nowhere, and anything that a browser would load from elsewhere."""
+"""Look through built pages for links that lead nowhere, and for assets loaded from elsewhere."""
 
 import re
 from html.parser import HTMLParser

@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 from docutils import nodes  # noqa: E402
 from docutils.utils.math import MathError  # noqa: E402
 from docutils.utils.math.latex2mathml import tex2mathml  # noqa: E402
+from pygments.lexers.special import TextLexer  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
 import minigpt  # noqa: E402
@@ -18,7 +19,7 @@ import minigpt  # noqa: E402
 project, author = "minigpt", "The minigpt authors"
 version = release = minigpt.__version__
 language, html_title, html_short_title = "en", "minigpt", "minigpt"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["**.ipynb_checkpoints"]
 
 nb_execution_mode = "off"  # the stored outputs are the page
@@ -105,6 +106,7 @@ def plain_docstring(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def setup(app) -> None:
+    app.add_lexer("csv", TextLexer)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(inline_formula, None), block_renderers=(block_formula, None)
     )

@@ -31,7 +31,15 @@ CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 IGNORE_ALL = "   :ignore-module-all:"  # what a package hands on is shown where it is defined
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 SHELF = {  # pages beside the course, in the order of the menu
-    "Use it": ("guide", "troubleshooting", "messages", "data_formats", "serving", "clusters", "hosted"),
+    "Use it": (
+        "guide",
+        "troubleshooting",
+        "messages",
+        "data_formats",
+        "serving",
+        "clusters",
+        "hosted",
+    ),
     "Look it up": ("glossary", "benchmarks", "real_text", "reliability", "experiments"),
 }
 PROJECT = ("CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY", "CHANGELOG")
@@ -198,7 +206,14 @@ def module_page(root: Path, name: str, path: str) -> str:
     for number, module in enumerate(modules):
         if number:
             rows += [f"## {module.removeprefix('minigpt.')}", ""]
-        rows += ["```{eval-rst}", f".. automodule:: {module}", "   :members:", IGNORE_ALL, "```", ""]
+        rows += [
+            "```{eval-rst}",
+            f".. automodule:: {module}",
+            "   :members:",
+            IGNORE_ALL,
+            "```",
+            "",
+        ]
     return "\n".join(rows)
 
 

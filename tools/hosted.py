@@ -14,7 +14,7 @@ from course import ROOT
 
 BRANCH = "gh-pages"  # where the workflow puts the built site, the hosted copies with it
 UNKNOWN = "<address of the course>"  # as in README's `git clone <this repository>`
-CELL = '''\
+CELL = """\
 # Hosted notebooks only: fetch the course and install its package where it is missing.
 # The torch and numpy that are here already stay as they are.
 import importlib.util
@@ -34,7 +34,7 @@ if importlib.util.find_spec("minigpt") is None:
     sys.path.insert(0, str(folder))  # this kernel started before the package was installed
     importlib.invalidate_caches()
     os.chdir(folder / "{here}")  # the chapters read stored results beside them
-'''
+"""
 
 
 def repository(root: Path = ROOT) -> str | None:

@@ -93,7 +93,10 @@ def as_rst(lines: list[str]) -> list[str]:
         if all(row.startswith("    ") for row in rows) or rows[0].lstrip().startswith(">>>"):
             made += ["::", "", *("    " + row for row in rows), ""]
         elif rows[0].startswith("- "):
-            made += [*(("- " + safe(row[2:])) if row[:2] == "- " else safe(row) for row in rows), ""]
+            made += [
+                *(("- " + safe(row[2:])) if row[:2] == "- " else safe(row) for row in rows),
+                "",
+            ]
         elif any(row.startswith(" ") or "   " in row for row in rows[1:]):
             made += [safe(rows[0]), "", "::", "", *("    " + row for row in rows[1:]), ""]
         else:

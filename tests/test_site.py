@@ -125,10 +125,11 @@ def test_messages_that_the_page_quotes_exist():
 def test_commands_and_flags_that_the_page_quotes_exist():
     from test_remedies import known_flags
 
+    known = known_flags()
     for name in re.findall(r"python -m minigpt (\w+)", TROUBLE):
         assert name in COMMANDS
     for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", TROUBLE):
-        assert flag in known_flags(), flag
+        assert flag in known, flag
 
 
 def test_the_list_of_messages_is_read_from_the_source(tmp_path):

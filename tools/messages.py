@@ -2,8 +2,8 @@
 
     python tools/messages.py        # prints the page; tools/build_site.py puts it on the site
 
-The list is read from the source: each call of an error class with its words. What a message fills in
-when it is raised shows as `…`.
+The list is read from the source: each call of an error class with its words. What a message fills
+in when it is raised shows as `…`.
 """
 
 import ast
@@ -18,8 +18,9 @@ ERRORS |= {"UsageError", "damaged"}
 HEAD = """\
 # All messages
 
-Every message of the package that names a remedy, in alphabetical order, made from the source. `…` stands
-for what is filled in: a file, a number, a name. A message reads *what happened — where — what to do*.
+Every message of the package that names a remedy, in alphabetical order, made from the source.
+`…` stands for what is filled in: a file, a number, a name. A message reads
+*what happened — where — what to do*.
 [Troubleshooting](troubleshooting.md) explains the frequent ones.
 
 | message | what to do | from |

@@ -30,6 +30,8 @@ TEXTS = ("*.md", "docs/*.md", "datasets/**/*.md", "chapters/**/*.md", "minigpt/*
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 IGNORE_ALL = "   :ignore-module-all:"  # what a package hands on is shown where it is defined
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
+# Pages of modules stand in no menu: a menu of 300 entries on each page would take minutes to make.
+ORPHAN = ("---", "orphan: true", "---", "")
 SHELF = {  # pages beside the course, in the order of the menu
     "Use it": (
         "guide",
@@ -187,7 +189,7 @@ def chapter_page(pages: Pages, path: Path) -> str:
 
 def solutions_page(pages: Pages) -> str:
     """Return the page that links to the folder of solutions lead to."""
-    rows = ["---", "orphan: true", "---", "", "# Solutions", ""]
+    rows = [*ORPHAN, "# Solutions", ""]
     for path in pages.notebooks:
         if path.parent.name == "solutions":
             name = path.stem[3:].replace("_", " ")
@@ -202,7 +204,7 @@ def module_page(root: Path, name: str, path: str) -> str:
         files = sorted((root / path).parent.glob("*.py"))
         inner = (file.stem for file in files if not file.stem.startswith("__"))
         modules += [f"minigpt.{name}.{stem}" for stem in inner if f"{name}.{stem}" not in MODULES]
-    rows = [f"# {name}", ""]
+    rows = [*ORPHAN, f"# {name}", ""]
     for number, module in enumerate(modules):
         if number:
             rows += [f"## {module.removeprefix('minigpt.')}", ""]
@@ -219,24 +221,21 @@ def module_page(root: Path, name: str, path: str) -> str:
 
 def api_pages(pages: Pages) -> dict[str, str]:
     """Return the pages of the API: the list in reading order, rooms, modules."""
-    made, rooms, order = {}, {}, []
+    made, rooms = {}, {}
     for name, path in pages.modules.items():
         room, _, file = name.partition(".")
         made[f"minigpt/{name.replace('.', '/')}.md"] = module_page(pages.root, name, path)
         if file and room not in pages.modules:
             rooms.setdefault(room, []).append(file)
-            order.append(f"{room}/index")
-        elif file:
-            order.append(f"{room}/{file}")
-        else:
-            order.append(room)
     for room, files in rooms.items():
-        head = f"# {room}/\n\n```{{eval-rst}}\n.. automodule:: minigpt.{room}\n```\n"
+        head = (
+            "\n".join([*ORPHAN, ""])
+            + f"# {room}/\n\n```{{eval-rst}}\n.. automodule:: minigpt.{room}\n```\n"
+        )
         rows = "".join(f"- [{room}.{file}]({file}.md)\n" for file in files)
-        made[f"minigpt/{room}/index.md"] = f"{head}\n{rows}{toctree(files)}"
+        made[f"minigpt/{room}/index.md"] = f"{head}\n{rows}"
     text = (pages.root / "minigpt" / "README.md").read_text(encoding="utf-8")
-    menu = toctree(list(dict.fromkeys(order)))
-    made["minigpt/README.md"] = pages.rewrite(text, "minigpt/README.md") + menu
+    made["minigpt/README.md"] = pages.rewrite(text, "minigpt/README.md")
     return made
 
 

@@ -2,7 +2,8 @@
 
 Nothing is generated, so models that have not learned to answer can be asked, too. Conventions are
 those of EleutherAI's lm-evaluation-harness: context and choice are encoded together, nothing ends a
-choice, a long context loses its beginning, and of equal choices the first one counts.
+choice, a long context loses its beginning, and of equal choices the first one counts. Each text
+begins as a document does, which the harness does when asked: `add_bos_token=True`.
 (`evaluate.likeliest` is for chats: it scores whole answers, their end included.)
 """
 

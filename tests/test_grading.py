@@ -1,5 +1,6 @@
 """Grading a class: no answer can cheat its verdict, stop another's grading, or outlive its own."""
 
+import ast
 import contextlib
 import csv
 import json
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -773,6 +775,24 @@ def test_the_gradebook_is_a_table_that_no_spreadsheet_takes_for_formulas():
 
 
 @pytest.mark.slow
+def test_answers_are_parsed_one_at_a_time(monkeypatch):
+    """Python 3.11 ends a parse in a SystemError when another thread parses meanwhile."""
+    at_once, most, parse = 0, 0, ast.parse
+
+    def slow_parse(source):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        at_once -= 1
+        return parse(source)
+
+    monkeypatch.setattr("minigpt.classroom.notebook.ast.parse", slow_parse)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        assert list(pool.map(forbidden, ["x = 1"] * 8)) == [forbidden("x = 1")] * 8
+    assert most == 1
+
+
 def test_the_command_grades_a_class_and_a_roster(tmp_path, capsys):
     folder = tmp_path / "handed_in"
     (folder / "ada").mkdir(parents=True)

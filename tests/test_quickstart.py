@@ -89,8 +89,9 @@ def test_ctrl_c_is_answered_in_every_stage_and_the_run_goes_on(tmp_path, capsys,
         assert seconds < SLOW_MACHINE, stage
         assert "--resume" in said
         assert "Traceback" not in said
-        later = STAGES[STAGES.index(stage) + 1 :]
-        assert not any(line.startswith(later) for line in said.splitlines() if later)
+        # on a busy machine a short stage may end before the signal is sent: what counts is that
+        # nothing begins behind the answer
+        assert not any(line.startswith(STAGES) for line in said.split("Ctrl-C: ")[1].splitlines())
     assert checkpoint_paths(out)[-1].name == "step-00000020"
     assert not (out / "report.json").exists()
     assert load_config(out).training.max_steps == 20

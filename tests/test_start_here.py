@@ -39,8 +39,8 @@ def test_announcements_are_found(text, numbers):
 
 
 def test_the_short_path_is_named_as_the_chapters_are():
-    names = dict(re.findall(r'^    (\d+): "(\w+)"', text_of(START), re.MULTILINE))
-    assert list(names) == ["2", "6", "8", "9", "10", "18"]
-    here = {course.chapter_number(p): p.stem for p in (ROOT / "chapters").glob("*.ipynb")}
-    for number, name in names.items():
-        assert here.get(int(number), f"{int(number):02d}_{name}").split("_", 1)[1] == name
+    names = re.findall(r"\[(\d+) ([a-z ]+)\]\((\w+)\.ipynb\)", text_of(START))
+    assert [number for number, _, _ in names] == ["2", "6", "8", "9", "10", "18"]
+    for number, name, stem in names:
+        assert stem == f"{int(number):02d}_{name.replace(' ', '_')}"
+        assert (ROOT / "chapters" / f"{stem}.ipynb").is_file()

@@ -53,3 +53,35 @@ def test_the_front_page_is_short_and_has_a_picture():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= README_LINES
     assert re.search(r"!\[[^\]]{20,}\]\(docs/\w+\.png\)", text), "a picture with words for it"
+
+
+# Somebody's own computer: folders of a user or a machine, and addresses that packages come from
+PRIVATE = re.compile(
+    r"(?<![\w.~])/(?:home|Users|root|tmp|work|opt|mnt)/|[A-Z]:\\Users"
+    r"|download\.pytorch\.org|pypi\.org/simple|--index-url (?:https?|file)"
+)
+RECIPES = [
+    ROOT / "Containerfile",
+    ROOT / "pyproject.toml",
+    *sorted(ROOT.glob("requirements*.txt")),
+    *sorted((ROOT / ".github").rglob("*.*")),
+]
+
+
+def private_places(text: str) -> list[str]:
+    """Return the lines that name a place of one computer, or where its packages come from."""
+    return [line for line in text.splitlines() if PRIVATE.search(line)]
+
+
+@pytest.mark.parametrize(
+    "path", PAGES + RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_a_page_names_no_place_of_one_computer(path):
+    assert private_places(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_place_of_one_computer_is_caught():
+    told = ["-v mine:/home/reader/mine", "cd /work/main", r"C:\Users\me", "see /tmp/x"]
+    told.append("pip install --index-url https://download.pytorch.org/whl/cpu torch")
+    fine = ["data/home/x", "~/opt/x", "runs/my", "https://example.org/work/paper"]
+    assert private_places("\n".join(told + fine)) == told

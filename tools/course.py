@@ -82,6 +82,7 @@ MODULES: dict[str, tuple[int, ...]] = {
     "runs.checkpoint": (10,),
     "runs.shipped": (),
     "runs.resume": (10,),
+    "runs.side_files": (),
     "runs.adapters": (19,),
     "runs.quantized": (23,),
     "runs.planning": (12,),

@@ -105,7 +105,7 @@ def same_results(
     each: str = "number",
     first: int = 1,
 ) -> None:
-    """Require a dict of what was computed by hand: numbers, and lists of numbers, by name.
+    """Require a dict of results by name: numbers, lists of numbers, and letters that choose.
 
     hint(name, what was written) says what to look at. The places of a list are called `each` and
     counted from `first`.
@@ -114,6 +114,9 @@ def same_results(
     require(named, f"expected a dict of {sorted(expected)}")
     for name, right in expected.items():
         got = answer[name]
+        if isinstance(right, str):
+            require(got == right, f"{name} is {got!r}. {hint(name, got)}")
+            continue
         if not isinstance(right, list):
             same_number(got, right, name, hint(name, got), slack)
             continue

@@ -192,15 +192,7 @@ BOARD_HINTS = {
 @exercise("evaluation.leaderboard", "twenty equal models: one of them must be first.")
 def leaderboard(answer: Any, generator: Generator) -> None:
     """Expect what the leaderboard says of its winner, and why."""
-    expected = _board()
-    named = isinstance(answer, dict) and set(answer) == set(expected)
-    require(named, f"expected a dict of {sorted(expected)}")
-    for name, right in expected.items():
-        got = answer[name]
-        if name == "why":
-            require(got == right, f"why is {got!r}. {BOARD_HINTS[name]}")
-        else:
-            same_number(got, right, name, BOARD_HINTS[name], 1e-6)
+    same_results(answer, _board(), lambda name, _: BOARD_HINTS[name], slack=1e-6)
 
 
 # An interval that never promises too much

@@ -238,15 +238,7 @@ REUSE_HINTS = {
 @exercise("serving.prefix_reuse", "at least one token of every prompt is read.")
 def prefix_reuse(answer: Any, generator: Generator) -> None:
     """Expect the tokens that are read under four rules, and why one of them reads so many."""
-    expected = _measured()
-    named = isinstance(answer, dict) and set(answer) == set(expected)
-    require(named, f"expected a dict of {sorted(expected)}")
-    for name, right in expected.items():
-        got = answer[name]
-        if name == "why":
-            require(got == right, f"why is {got!r}. {REUSE_HINTS[name]}")
-        else:
-            same_number(got, right, name, _reuse_slip(name, got), 1e-6)
+    same_results(answer, _measured(), _reuse_slip, slack=1e-6)
 
 
 def _reuse_slip(name: str, got: Any) -> str:

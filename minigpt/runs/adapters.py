@@ -5,7 +5,6 @@ kB, so opening such a run opens its base first. Knows nothing of how the base is
 """
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 from minigpt.gpt import GPT
 from minigpt.lora import LoRAConfig, add_lora, fingerprint_weights
 from minigpt.runs.shipped import is_shipped
-from minigpt.support.errors import CheckpointError, ConfigError
-from minigpt.support.files import atomic_write
+from minigpt.runs.side_files import read_side_file, write_side_file
+from minigpt.support.errors import CheckpointError
 
 FILE = "adapter.json"
 
@@ -38,7 +37,7 @@ def begin_adapter(model: GPT, lora: LoRAConfig, base: Path, run_dir: Path) -> GP
     place = str(base) if is_name(base) else seen_from(run_dir, base)
     content = {"lora": dataclasses.asdict(lora), "base": place, "base_sha256": sha256}
     run_dir.mkdir(parents=True, exist_ok=True)
-    atomic_write(run_dir / FILE, json.dumps({"format": 1, **content}, indent=2) + "\n")
+    write_side_file(run_dir / FILE, content)
     return add_lora(model, lora)
 
 
@@ -57,22 +56,11 @@ def seen_from(run_dir: Path, base: Path) -> str:
 
 def read_adapter(run_dir: Path) -> Adapter | None:
     """Return what a run's adapter.json says; None for a run that has its own weights."""
-    path = run_dir / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not JSON ({error})", str(path), "restore the file") from None
-    try:
-        if content.pop("format") != 1:
-            raise CheckpointError(
-                "written by a newer version", str(path), "install that version of minigpt"
-            )
+
+    def build(content: dict) -> Adapter:
         return Adapter(LoRAConfig(**content.pop("lora")), **content)
-    except (AttributeError, KeyError, TypeError, ConfigError) as error:
-        what = f"not the settings of an adapter: {error}"
-        raise CheckpointError(what, str(path), "restore the file") from None
+
+    return read_side_file(run_dir / FILE, build, "an adapter")
 
 
 def adapt(base: GPT, adapter: Adapter, run_dir: Path) -> GPT:

@@ -5,13 +5,12 @@ state of an optimizer. Knows nothing of how runs are opened.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.quantize import QuantConfig
-from minigpt.support.errors import CheckpointError, ConfigError
-from minigpt.support.files import atomic_write
+from minigpt.runs.side_files import read_side_file, write_side_file
+from minigpt.support.errors import ConfigError
 
 FILE = "quantized.json"
 
@@ -29,30 +28,18 @@ class Quantized:
 
 def write_quantized(run_dir: Path, quantized: Quantized) -> None:
     """Write quantized.json into a run's directory."""
-    content = {"format": 1, **dataclasses.asdict(quantized.config), "source": quantized.source}
-    atomic_write(run_dir / FILE, json.dumps(content, indent=2) + "\n")
+    content = dataclasses.asdict(quantized.config)
+    write_side_file(run_dir / FILE, {**content, "source": quantized.source})
 
 
 def read_quantized(run_dir: Path) -> Quantized | None:
     """Return what a run's quantized.json says; None for a run that has plain weights."""
-    path = run_dir / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"not JSON ({error})", str(path), "restore the file") from None
-    try:
-        if content.pop("format") != 1:
-            raise CheckpointError(
-                "written by a newer version", str(path), "install that version of minigpt"
-            )
+
+    def build(content: dict) -> Quantized:
         source = str(content.pop("source"))
         return Quantized(QuantConfig(**content), source)
-    except (AttributeError, KeyError, TypeError, ConfigError) as error:
-        reason = error.what if isinstance(error, ConfigError) else error
-        what = f"not the settings of a quantized run: {reason}"
-        raise CheckpointError(what, str(path), "restore the file") from None
+
+    return read_side_file(run_dir / FILE, build, "a quantized run")
 
 
 def refuse_quantized_run(run_dir: Path, doing: str) -> None:

@@ -1,5 +1,6 @@
 """How the suite runs itself: when all cores are used, when nbval is loaded, what takes too long."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -103,3 +104,35 @@ def test_quick_leaves_out_slow_tests_and_notebooks(small):
     assert "4 passed" in out
     assert "test_b" not in out
     assert ".ipynb" not in out
+
+
+# Each process of a run collects the tests by itself, and all must find the same names
+
+CHANGES = {"time", "datetime", "uuid", "secrets", "tempfile", "os.getpid"}
+
+
+def changing_parameters(source: str) -> list[str]:
+    """Return the calls in parametrize whose value differs from one process to the next."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        for decorator in getattr(node, "decorator_list", []):
+            for call in ast.walk(decorator):
+                name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+                is_stamped = name == "gzip.compress" and not any(
+                    keyword.arg == "mtime" for keyword in call.keywords
+                )
+                if is_stamped or name in CHANGES or name.split(".")[0] in CHANGES:
+                    found.append(name)
+    return found
+
+
+def test_every_process_collects_the_same_tests():
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        assert changing_parameters(path.read_text(encoding="utf-8")) == [], path.name
+
+
+def test_a_parameter_that_changes_is_caught():
+    told = '@parametrize("data", [gzip.compress(b"x"), time.time()])\ndef test(data): ...'
+    assert changing_parameters(told) == ["gzip.compress", "time.time"]
+    same = told.replace('b"x")', 'b"x", mtime=0)').replace("time.time()", "1")
+    assert changing_parameters(same) == []
